@@ -1,0 +1,15 @@
+//! Version v1alpha1 of the API.
+
+mod checkpoint;
+mod duration;
+mod pipeline;
+mod restart;
+mod spec;
+mod workers;
+
+pub use checkpoint::CheckpointSpec;
+pub use duration::Duration;
+pub use pipeline::PipelineSpec;
+pub use restart::{RestartSpec, RestartStrategy};
+pub use spec::{StreamJob, StreamJobSpec};
+pub use workers::WorkersSpec;

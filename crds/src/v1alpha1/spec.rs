@@ -1,0 +1,61 @@
+//! The top level of a StreamJob, in the order a user reads it.
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use super::{CheckpointSpec, PipelineSpec, RestartSpec, WorkersSpec};
+
+/// A streaming job: a pipeline that runs until it is deleted, or until its bounded inputs end.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "millrace.dev",
+    version = "v1alpha1",
+    kind = "StreamJob",
+    plural = "streamjobs",
+    shortname = "sj",
+    category = "all",
+    namespaced,
+    cel,
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 40").message("metadata.name: at most 40 lower-case letters, digits and hyphens, beginning with a letter: names of pods are made from it").reason(Reason::FieldValueInvalid)
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.parallelism <= self.maxParallelism").message("spec.parallelism: at most spec.maxParallelism; key groups cannot be divided"),
+    validation = Rule::new("self.maxParallelism == oldSelf.maxParallelism").message("spec.maxParallelism: cannot be changed after the job was made; state is divided by it")
+)]
+pub struct StreamJobSpec {
+    /// What the job computes.
+    pub pipeline: PipelineSpec,
+
+    /// How many subtasks each operator runs as. Default: 1. May be changed: the job goes on from its last checkpoint.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 32768))]
+    pub parallelism: u32,
+
+    /// Number of key groups, a power of two up to 32768: the highest parallelism the job can ever have. Default: 1024.
+    /// Cannot be changed.
+    #[serde(default = "key_groups")]
+    #[schemars(range(min = 1, max = 32768))]
+    #[x_kube(validation = Rule::new("self in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]").message("spec.maxParallelism: a power of two from 1 to 32768"))]
+    pub max_parallelism: u32,
+
+    /// How and where the job's state is kept.
+    #[serde(default)]
+    pub checkpoint: CheckpointSpec,
+
+    /// What happens after a failure.
+    #[serde(default)]
+    pub restart: RestartSpec,
+
+    /// The processes that do the work.
+    #[serde(default)]
+    pub workers: WorkersSpec,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn key_groups() -> u32 {
+    1024
+}

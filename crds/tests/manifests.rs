@@ -1,0 +1,83 @@
+//! Manifests that are accepted or refused, and the committed definition.
+
+use kube::CustomResourceExt;
+use millrace_crds::{StreamJob, manifest};
+
+const GOOD: &str = "
+apiVersion: millrace.dev/v1alpha1
+kind: StreamJob
+metadata:
+  name: totals
+spec:
+  pipeline:
+    sql: INSERT INTO a SELECT 1
+";
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let job = manifest::read(GOOD).unwrap();
+
+    assert_eq!(job.metadata.namespace.as_deref(), Some("default"));
+    let spec = serde_json::to_value(&job.spec).unwrap();
+    assert_eq!(
+        spec,
+        serde_json::json!({
+            "pipeline": {"sql": "INSERT INTO a SELECT 1"},
+            "parallelism": 1,
+            "maxParallelism": 1024,
+            "checkpoint": {"interval": "10s", "timeout": "10m"},
+            "restart": {"strategy": "Exponential", "initialDelay": "1s", "maxDelay": "1m"},
+            "workers": {"slots": 2},
+        })
+    );
+}
+
+#[test]
+fn mistakes_name_the_field_and_the_cure() {
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("apiVersion: millrace.dev/v1alpha1", "apiVersion: v1", &["apiVersion: is v1, write millrace.dev/v1alpha1"]),
+        ("kind: StreamJob", "kind: Deployment", &["kind: is Deployment, write StreamJob"]),
+        ("name: totals", "name: Totals", &["metadata.name", "lower-case"]),
+        ("name: totals", "labels: {}", &["metadata.name", "missing"]),
+        ("spec:", "spec:\n  paralelism: 4", &["paralelism", "parallelism"]),
+        ("spec:", "spec:\n  parallelism: many", &["many"]),
+        ("spec:", "spec:\n  parallelism: 0", &["spec.parallelism: 0 is not from 1 to 32768"]),
+        ("spec:", "spec:\n  maxParallelism: 1000", &["spec.maxParallelism", "a power of two"]),
+        ("spec:", "spec:\n  parallelism: 8\n  maxParallelism: 4", &["spec.parallelism", "at most spec.maxParallelism"]),
+        ("spec:", "spec:\n  checkpoint: {interval: 10 s}", &["'10 s' is not a duration", "500ms, 10s"]),
+        ("spec:", "spec:\n  restart: {strategy: Sometimes}", &["Sometimes", "Exponential"]),
+        ("spec:", "spec:\n  workers: {slots: 65}", &["spec.workers.slots: 65 is not from 1 to 64"]),
+        ("sql: INSERT INTO a SELECT 1", "sql: ''", &["spec.pipeline.sql: is empty"]),
+        ("sql: INSERT INTO a SELECT 1", "file: a.sql", &["file", "sql"]),
+    ];
+    for (from, to, expected) in cases {
+        let refused = manifest::read(&GOOD.replace(from, to)).expect_err(to).to_string();
+
+        for part in *expected {
+            assert!(refused.contains(part), "{to}: '{part}' is not in: {refused}");
+        }
+    }
+}
+
+#[test]
+fn max_parallelism_cannot_be_changed() {
+    let old = manifest::read(GOOD).unwrap();
+    let mut new = old.clone();
+    new.spec.max_parallelism = 2048;
+
+    let refused = new.validate_cel_update(&old).unwrap_err();
+
+    assert!(format!("{refused:?}").contains("cannot be changed"), "{refused:?}");
+    assert!(old.validate_cel_update(&old).is_ok());
+}
+
+#[test]
+fn the_committed_definition_is_current() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/streamjobs.yaml");
+    let current = millrace_crds::definition(&StreamJob::crd()).unwrap();
+    if std::env::var_os("MILLRACE_REGENERATE").is_some() {
+        std::fs::write(path, &current).unwrap();
+    }
+
+    assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), current, "run `make generate`");
+}

@@ -1,0 +1,144 @@
+//! CREATE TABLE: columns, computed columns, watermark, options.
+
+use std::collections::BTreeMap;
+
+use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
+
+use super::cursor::{Cursor, Parsed, at_span, mistake};
+use super::statement::Name;
+use super::types::data_type;
+use crate::plan::DataType;
+
+/// A table as the user declared it.
+#[derive(Debug, Clone)]
+pub struct CreateTable {
+    pub name: Name,
+    pub columns: Vec<ColumnDeclaration>,
+    pub watermark: Option<WatermarkDeclaration>,
+    pub options: BTreeMap<String, String>,
+    /// Where each option's key stands.
+    pub option_spans: BTreeMap<String, Span>,
+}
+
+/// One column of a table.
+#[derive(Debug, Clone)]
+pub struct ColumnDeclaration {
+    pub name: Name,
+    pub kind: ColumnKind,
+}
+
+/// Where a column's values come from.
+#[derive(Debug, Clone)]
+pub enum ColumnKind {
+    /// Read from or written to the outside.
+    Physical { data_type: DataType, nullable: bool },
+    /// An expression over the other columns.
+    Computed { expression: Vec<TokenWithSpan> },
+}
+
+/// WATERMARK FOR column AS expression.
+#[derive(Debug, Clone)]
+pub struct WatermarkDeclaration {
+    pub column: Name,
+    pub expression: Vec<TokenWithSpan>,
+}
+
+/// Parses what follows CREATE TABLE.
+pub fn create_table(cursor: &mut Cursor<'_>) -> Parsed<CreateTable> {
+    let name = Name::parse(cursor, "a table name")?;
+    let mut table = CreateTable {
+        name,
+        columns: Vec::new(),
+        watermark: None,
+        options: BTreeMap::new(),
+        option_spans: BTreeMap::new(),
+    };
+    cursor.expect(&Token::LParen)?;
+    loop {
+        item(cursor, &mut table)?;
+        if !cursor.take(&Token::Comma) {
+            break;
+        }
+    }
+    cursor.expect(&Token::RParen)?;
+    if cursor.take_word("COMMENT") {
+        cursor.string("a comment in quotes")?;
+    }
+    if cursor.at_word("PARTITIONED") {
+        return Err(mistake(&cursor.peek(), "PARTITIONED BY is not supported yet")
+            .hint("remove it: files of all partitions are written into one folder"));
+    }
+    cursor.expect_word("WITH")?;
+    options(cursor, &mut table)?;
+    Ok(table)
+}
+
+fn item(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Parsed<()> {
+    let token = cursor.peek();
+    let is_quoted = matches!(&token.token, Token::Word(word) if word.quote_style.is_some());
+    if !is_quoted && cursor.at_word("WATERMARK") && !is_type_next(cursor) {
+        return watermark(cursor, table);
+    }
+    if !is_quoted && (cursor.at_word("PRIMARY") || cursor.at_word("CONSTRAINT")) {
+        return Err(mistake(&token, "PRIMARY KEY is not supported yet")
+            .hint("remove it: no connector of this release uses a key"));
+    }
+    column(cursor, table)
+}
+
+/// A column may be called `watermark`; then a type follows and not FOR.
+fn is_type_next(cursor: &Cursor<'_>) -> bool {
+    !matches!(cursor.peek_second(), Token::Word(word) if word.value.eq_ignore_ascii_case("FOR"))
+}
+
+fn column(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Parsed<()> {
+    let name = Name::parse(cursor, "a column name")?;
+    if table.columns.iter().any(|column| column.name.text == name.text) {
+        return Err(at_span(name.span, format!("the column '{}' is declared twice", name.text)));
+    }
+    let kind = if cursor.take_word("AS") {
+        ColumnKind::Computed { expression: cursor.until_end_of_item().to_vec() }
+    } else {
+        let (data_type, nullable) = data_type(cursor)?;
+        if cursor.at_word("METADATA") {
+            return Err(mistake(&cursor.peek(), "METADATA columns are not supported yet")
+                .hint("remove the column"));
+        }
+        ColumnKind::Physical { data_type, nullable }
+    };
+    if cursor.take_word("COMMENT") {
+        cursor.string("a comment in quotes")?;
+    }
+    table.columns.push(ColumnDeclaration { name, kind });
+    Ok(())
+}
+
+fn watermark(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Parsed<()> {
+    let place = cursor.next();
+    cursor.expect_word("FOR")?;
+    let column = Name::parse(cursor, "the name of the event-time column")?;
+    cursor.expect_word("AS")?;
+    let expression = cursor.until_end_of_item().to_vec();
+    if table.watermark.is_some() {
+        return Err(mistake(&place, "a table has one WATERMARK at most"));
+    }
+    table.watermark = Some(WatermarkDeclaration { column, expression });
+    Ok(())
+}
+
+fn options(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Parsed<()> {
+    cursor.expect(&Token::LParen)?;
+    loop {
+        let (key, span) = cursor.string("an option's name in single quotes")?;
+        cursor.expect(&Token::Eq)?;
+        let (value, _) = cursor.string("an option's value in single quotes")?;
+        if table.options.insert(key.clone(), value).is_some() {
+            return Err(at_span(span, format!("the option '{key}' is given twice")));
+        }
+        table.option_spans.insert(key, span);
+        if !cursor.take(&Token::Comma) {
+            break;
+        }
+    }
+    cursor.expect(&Token::RParen)
+}

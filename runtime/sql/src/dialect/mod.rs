@@ -1,0 +1,17 @@
+//! Our own front end for what Flink's SQL adds to the standard: statements, DDL and window table functions.
+//!
+//! ```text
+//! text ─▶ tokens ─▶ statements ─▶ CREATE TABLE / CREATE VIEW: parsed here
+//!                        └──────▶ queries: window functions replaced by names, the rest parsed by sqlparser
+//! ```
+//! Tokens keep their places, so that every mistake can be shown where it is.
+
+mod create_table;
+mod cursor;
+mod statement;
+mod types;
+mod window;
+
+pub use create_table::{ColumnDeclaration, ColumnKind, CreateTable, WatermarkDeclaration};
+pub use statement::{CreateView, Insert, Name, Query, Statement, parse};
+pub use window::WindowCall;

@@ -1,0 +1,163 @@
+//! Cuts a SQL text into statements.
+
+use sqlparser::dialect::GenericDialect;
+use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Word};
+
+use super::create_table::{CreateTable, create_table};
+use super::cursor::{Cursor, Parsed, mistake};
+use super::window::{WindowCall, replace_window_calls};
+use crate::diagnostic::Diagnostic;
+
+/// A name of the user's and where it stands.
+#[derive(Debug, Clone)]
+pub struct Name {
+    pub text: String,
+    pub span: Span,
+}
+
+/// A statement that makes up a job.
+#[derive(Debug, Clone)]
+pub enum Statement {
+    CreateTable(CreateTable),
+    CreateView(CreateView),
+    Insert(Insert),
+}
+
+/// CREATE VIEW name AS query.
+#[derive(Debug, Clone)]
+pub struct CreateView {
+    pub name: Name,
+    pub query: Query,
+}
+
+/// INSERT INTO table [(columns)] query.
+#[derive(Debug, Clone)]
+pub struct Insert {
+    pub table: Name,
+    pub columns: Option<Vec<Name>>,
+    pub query: Query,
+}
+
+/// A query whose window table functions are replaced by names.
+#[derive(Debug, Clone)]
+pub struct Query {
+    pub tokens: Vec<TokenWithSpan>,
+    pub windows: Vec<WindowCall>,
+}
+
+impl Name {
+    pub(super) fn parse(cursor: &mut Cursor<'_>, what: &str) -> Parsed<Self> {
+        let (text, span) = cursor.name(what)?;
+        Ok(Name { text, span })
+    }
+}
+
+/// Parses a whole text. All statements are looked at; every mistake found is returned.
+pub fn parse(sql: &str) -> Result<Vec<Statement>, Vec<Diagnostic>> {
+    let tokens = tokenize(sql).map_err(|mistake| vec![mistake])?;
+    let mut statements = Vec::new();
+    let mut mistakes = Vec::new();
+    let mut windows = 0;
+    for part in tokens.split(|token| token.token == Token::SemiColon) {
+        if part.iter().all(|token| matches!(token.token, Token::Whitespace(_))) {
+            continue;
+        }
+        match statement(part, &mut windows) {
+            Ok(statement) => statements.push(statement),
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+    if mistakes.is_empty() { Ok(statements) } else { Err(mistakes) }
+}
+
+fn tokenize(sql: &str) -> Parsed<Vec<TokenWithSpan>> {
+    let tokens = Tokenizer::new(&GenericDialect {}, sql)
+        .tokenize_with_location()
+        .map_err(|error| Diagnostic::at(error.location.line, error.location.column, 1, error.message))?;
+    Ok(tokens.into_iter().filter(|t| t.token != Token::EOF).flat_map(split_double_angle).collect())
+}
+
+/// `ROW<a ARRAY<INT>>` ends with what the tokenizer takes for a shift; the planner knows no shifts.
+fn split_double_angle(token: TokenWithSpan) -> Vec<TokenWithSpan> {
+    if token.token != Token::ShiftRight {
+        return vec![token];
+    }
+    let Span { start, end } = token.span;
+    let middle = Location { line: start.line, column: start.column + 1 };
+    vec![
+        TokenWithSpan { token: Token::Gt, span: Span { start, end: middle } },
+        TokenWithSpan { token: Token::Gt, span: Span { start: middle, end } },
+    ]
+}
+
+fn statement(tokens: &[TokenWithSpan], windows: &mut usize) -> Parsed<Statement> {
+    let end = tokens.last().map_or(Span::empty(), |token| Span { start: token.span.end, end: token.span.end });
+    let mut cursor = Cursor::new(tokens, end);
+    if cursor.take_word("CREATE") {
+        cursor.take_word("TEMPORARY");
+        if cursor.take_word("TABLE") {
+            let table = create_table(&mut cursor)?;
+            return expect_end(&cursor).map(|()| Statement::CreateTable(table));
+        }
+        if cursor.take_word("VIEW") {
+            return create_view(&mut cursor, windows).map(Statement::CreateView);
+        }
+        return Err(cursor.unexpected("TABLE or VIEW"));
+    }
+    if cursor.take_words(&["INSERT", "INTO"]) {
+        return insert(&mut cursor, windows).map(Statement::Insert);
+    }
+    let first = cursor.peek();
+    let word = first.token.to_string().to_uppercase();
+    Err(mistake(&first, format!("the statement {word} is not supported in a job"))
+        .hint("a job consists of CREATE TABLE, CREATE VIEW and INSERT INTO … SELECT"))
+}
+
+fn create_view(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<CreateView> {
+    let name = Name::parse(cursor, "a view name")?;
+    if cursor.peek().token == Token::LParen {
+        return Err(mistake(&cursor.peek(), "a column list of a view is not supported yet")
+            .hint("name the columns in the query: SELECT a AS b"));
+    }
+    cursor.expect_word("AS")?;
+    let query = query(cursor, windows)?;
+    Ok(CreateView { name, query })
+}
+
+fn insert(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<Insert> {
+    let table = Name::parse(cursor, "a table name")?;
+    let mut columns = None;
+    if cursor.take(&Token::LParen) {
+        let mut names = Vec::new();
+        loop {
+            names.push(Name::parse(cursor, "a column name")?);
+            if !cursor.take(&Token::Comma) {
+                break;
+            }
+        }
+        cursor.expect(&Token::RParen)?;
+        columns = Some(names);
+    }
+    let query = query(cursor, windows)?;
+    Ok(Insert { table, columns, query })
+}
+
+fn query(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<Query> {
+    if !cursor.at_word("SELECT") && !cursor.at_word("WITH") && cursor.peek().token != Token::LParen {
+        return Err(cursor.unexpected("SELECT"));
+    }
+    let (tokens, calls) = replace_window_calls(cursor.rest(), *windows)?;
+    *windows += calls.len();
+    if let Some(token) = tokens.iter().find(|token| is_double_quoted(token)) {
+        return Err(mistake(token, "a name in double quotes").hint("quote names with back quotes: `name`"));
+    }
+    Ok(Query { tokens, windows: calls })
+}
+
+fn is_double_quoted(token: &TokenWithSpan) -> bool {
+    matches!(&token.token, Token::Word(Word { quote_style: Some('"'), .. }))
+}
+
+fn expect_end(cursor: &Cursor<'_>) -> Parsed<()> {
+    if cursor.is_done() { Ok(()) } else { Err(cursor.unexpected("the end of the statement")) }
+}

@@ -1,0 +1,186 @@
+//! Window table functions: found among the tokens of a query and replaced by names.
+//!
+//! `TABLE(TUMBLE(TABLE bid, DESCRIPTOR(ts), INTERVAL '10' SECOND))` is grammar that the SQL parser does not know.
+//! It becomes one quoted name, under which the planner finds the windowed table.
+
+use sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
+
+use super::cursor::{Cursor, Parsed, at_span, is_word, mistake};
+use super::statement::Name;
+use crate::plan::Window;
+
+/// One call of a window table function.
+#[derive(Debug, Clone)]
+pub struct WindowCall {
+    /// The name that stands for the call in the query.
+    pub placeholder: String,
+    /// `tumble` or `hop`.
+    pub kind: &'static str,
+    pub table: Name,
+    pub time_column: Name,
+    pub window: Window,
+    pub span: Span,
+}
+
+/// Replaces each window table function of a query by a name; `first` numbers the names.
+pub fn replace_window_calls(
+    tokens: &[TokenWithSpan],
+    first: usize,
+) -> Parsed<(Vec<TokenWithSpan>, Vec<WindowCall>)> {
+    let mut out = Vec::with_capacity(tokens.len());
+    let mut calls = Vec::new();
+    let mut position = 0;
+    while position < tokens.len() {
+        let Some(found) = find_call(&tokens[position..]) else {
+            out.push(tokens[position].clone());
+            position += 1;
+            continue;
+        };
+        let call = window_call(&tokens[position..position + found.length], found, first + calls.len())?;
+        let word = Word { value: call.placeholder.clone(), quote_style: Some('`'), keyword: no_keyword() };
+        out.push(TokenWithSpan { token: Token::Word(word), span: call.span });
+        position += found.length;
+        calls.push(call);
+    }
+    Ok((out, calls))
+}
+
+fn no_keyword() -> sqlparser::keywords::Keyword {
+    sqlparser::keywords::Keyword::NoKeyword
+}
+
+#[derive(Clone, Copy)]
+struct Found {
+    length: usize,
+    is_wrapped: bool,
+}
+
+/// Sees whether `TABLE ( KIND (` or `KIND ( TABLE` starts here, and how many tokens the whole call has.
+fn find_call(tokens: &[TokenWithSpan]) -> Option<Found> {
+    let significant: Vec<usize> = (0..tokens.len())
+        .filter(|index| !matches!(tokens[*index].token, Token::Whitespace(_)))
+        .take(4)
+        .collect();
+    if significant.first() != Some(&0) {
+        return None;
+    }
+    let token = |n: usize| significant.get(n).map(|index| &tokens[*index].token);
+    let is = |n: usize, text: &str| matches!(token(n), Some(Token::Word(word)) if is_word(word, text));
+    let is_kind = |n: usize| ["TUMBLE", "HOP", "CUMULATE", "SESSION"].iter().any(|kind| is(n, kind));
+    let is_open = |n: usize| token(n) == Some(&Token::LParen);
+    let is_wrapped = is(0, "TABLE") && is_open(1) && is_kind(2) && is_open(3);
+    let is_bare = is_kind(0) && is_open(1) && (is(2, "TABLE") || is(2, "DATA"));
+    if !is_wrapped && !is_bare {
+        return None;
+    }
+    let mut depth = 0_usize;
+    for (index, token) in tokens.iter().enumerate() {
+        match token.token {
+            Token::LParen => depth += 1,
+            Token::RParen if depth == 1 => return Some(Found { length: index + 1, is_wrapped }),
+            Token::RParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Some(Found { length: tokens.len(), is_wrapped })
+}
+
+fn window_call(tokens: &[TokenWithSpan], found: Found, number: usize) -> Parsed<WindowCall> {
+    let span = tokens[0].span;
+    let end = tokens[tokens.len() - 1].span;
+    let mut cursor = Cursor::new(tokens, end);
+    if found.is_wrapped {
+        cursor.next();
+        cursor.next();
+    }
+    let kind_token = cursor.next();
+    let kind = match kind_token.token.to_string().to_ascii_uppercase().as_str() {
+        "TUMBLE" => "tumble",
+        "HOP" => "hop",
+        other => {
+            return Err(mistake(&kind_token, format!("the window function {other} is not supported yet"))
+                .hint("use TUMBLE or HOP"));
+        }
+    };
+    cursor.expect(&Token::LParen)?;
+    parameter(&mut cursor, "DATA");
+    cursor.expect_word("TABLE")?;
+    let table = Name::parse(&mut cursor, "the name of a table or view")?;
+    cursor.expect(&Token::Comma)?;
+    parameter(&mut cursor, "TIMECOL");
+    cursor.expect_word("DESCRIPTOR")?;
+    cursor.expect(&Token::LParen)?;
+    let time_column = Name::parse(&mut cursor, "the event-time column")?;
+    cursor.expect(&Token::RParen)?;
+    cursor.expect(&Token::Comma)?;
+    let window = window_arguments(&mut cursor, kind)?;
+    cursor.expect(&Token::RParen)?;
+    if found.is_wrapped {
+        cursor.expect(&Token::RParen)?;
+    }
+    Ok(WindowCall { placeholder: format!("__window_{number}"), kind, table, time_column, window, span })
+}
+
+fn parameter(cursor: &mut Cursor<'_>, name: &str) {
+    if cursor.at_word(name) && cursor.peek_second() == Token::RArrow {
+        cursor.next();
+        cursor.next();
+    }
+}
+
+fn window_arguments(cursor: &mut Cursor<'_>, kind: &str) -> Parsed<Window> {
+    let place = cursor.peek();
+    let slide_ms = if kind == "hop" {
+        parameter(cursor, "SLIDE");
+        let slide = interval(cursor)?;
+        cursor.expect(&Token::Comma)?;
+        Some(slide)
+    } else {
+        None
+    };
+    parameter(cursor, "SIZE");
+    let size_ms = interval(cursor)?;
+    let mut offset_ms = 0;
+    if cursor.take(&Token::Comma) {
+        parameter(cursor, "OFFSET");
+        offset_ms = interval(cursor)?;
+    }
+    let slide_ms = slide_ms.unwrap_or(size_ms);
+    if slide_ms <= 0 || size_ms <= 0 {
+        return Err(mistake(&place, "a window's size and slide are longer than zero"));
+    }
+    if slide_ms > size_ms {
+        return Err(mistake(&place, "a HOP window slides by at most its size")
+            .hint("the order is HOP(TABLE t, DESCRIPTOR(ts), slide, size)"));
+    }
+    Ok(Window { size_ms, slide_ms, offset_ms })
+}
+
+/// Parses `INTERVAL 'n' UNIT` into milliseconds.
+fn interval(cursor: &mut Cursor<'_>) -> Parsed<i64> {
+    cursor.expect_word("INTERVAL")?;
+    let is_negative = cursor.take(&Token::Minus);
+    let (text, span) = cursor.string("a number in single quotes")?;
+    let number: i64 = text
+        .trim()
+        .parse()
+        .map_err(|_| at_span(span, format!("'{text}' is not a whole number")).hint("write INTERVAL '10' SECOND"))?;
+    let unit_token = cursor.peek();
+    let (unit, _) = cursor.name("a unit such as SECOND")?;
+    let unit_ms = match unit.to_ascii_uppercase().trim_end_matches('S') {
+        "MILLISECOND" => 1,
+        "SECOND" => 1_000,
+        "MINUTE" => 60_000,
+        "HOUR" => 3_600_000,
+        "DAY" => 86_400_000,
+        "WEEK" => 604_800_000,
+        _ => {
+            return Err(mistake(&unit_token, format!("'{unit}' is not a unit of time for windows"))
+                .hint("use MILLISECOND, SECOND, MINUTE, HOUR, DAY or WEEK"));
+        }
+    };
+    let milliseconds = number
+        .checked_mul(unit_ms)
+        .ok_or_else(|| at_span(span, format!("the interval '{text}' {unit} is too long")))?;
+    Ok(if is_negative { -milliseconds } else { milliseconds })
+}

@@ -1,0 +1,202 @@
+//! Lowers expressions of the plan to DataFusion's physical expressions and evaluates them over batches.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow::datatypes::{IntervalMonthDayNano, Schema, SchemaRef};
+use datafusion_common::config::ConfigOptions;
+use datafusion_common::{DataFusionError, Result, ScalarValue, internal_err};
+use datafusion_expr::{ColumnarValue, Operator};
+use datafusion_physical_expr::expressions;
+use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
+use snafu::Snafu;
+
+use crate::functions;
+use crate::plan::{self, Node, TypeKind, Value, function};
+
+/// An expression could not be prepared or a row could not be computed.
+#[derive(Debug, Snafu)]
+#[snafu(display("{message}"))]
+pub struct EvaluateError {
+    message: String,
+}
+
+impl From<DataFusionError> for EvaluateError {
+    fn from(error: DataFusionError) -> Self {
+        EvaluateError { message: error.strip_backtrace() }
+    }
+}
+
+/// An expression ready to be evaluated over batches of one schema.
+#[derive(Debug, Clone)]
+pub struct Evaluator {
+    expression: Arc<dyn PhysicalExpr>,
+}
+
+impl Evaluator {
+    /// Prepares an expression over a schema.
+    pub fn new(expression: &plan::Expr, input: &SchemaRef) -> Result<Self, EvaluateError> {
+        Ok(Evaluator { expression: lower(expression, input)? })
+    }
+
+    /// One value a row.
+    pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, EvaluateError> {
+        Ok(self.expression.evaluate(batch)?.into_array(batch.num_rows())?)
+    }
+
+    /// Which rows a condition holds for; NULL counts as false. `None`: for all.
+    pub fn matches(&self, batch: &RecordBatch) -> Result<Option<BooleanArray>, EvaluateError> {
+        let values = match self.expression.evaluate(batch)? {
+            ColumnarValue::Scalar(ScalarValue::Boolean(Some(true))) => return Ok(None),
+            value => value.into_array(batch.num_rows())?,
+        };
+        let Some(matches) = values.as_any().downcast_ref::<BooleanArray>() else {
+            return Err(EvaluateError { message: format!("a condition of type {}", values.data_type()) });
+        };
+        Ok(Some(arrow::compute::prep_null_mask_filter(matches)).filter(|mask| mask.true_count() < mask.len()))
+    }
+}
+
+fn lower(expression: &plan::Expr, input: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
+    match &expression.node {
+        None => internal_err!("an empty expression"),
+        Some(Node::Column(index)) => {
+            let index = *index as usize;
+            if index >= input.fields().len() {
+                return internal_err!("column {index} of {}", input.fields().len());
+            }
+            Ok(Arc::new(expressions::Column::new(input.field(index).name(), index)))
+        }
+        Some(Node::Literal(literal)) => Ok(Arc::new(expressions::Literal::new(scalar(literal)?))),
+        Some(Node::Call(call)) => lower_call(call, input),
+        Some(Node::Cast(cast)) => lower_cast(cast, input),
+        Some(Node::Case(case)) => lower_case(case, input),
+        Some(Node::Field(access)) => {
+            let row = lower_boxed(access.expr.as_deref(), input)?;
+            let name = expressions::Literal::new(ScalarValue::from(access.field.as_str()));
+            scalar_function(functions::FIELD, vec![row, Arc::new(name)], input)
+        }
+    }
+}
+
+fn lower_boxed(expression: Option<&plan::Expr>, input: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
+    match expression {
+        Some(expression) => lower(expression, input),
+        None => internal_err!("a missing operand"),
+    }
+}
+
+fn lower_cast(cast: &plan::Cast, input: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
+    let inner = lower_boxed(cast.expr.as_deref(), input)?;
+    let to = cast.to.clone().unwrap_or_default().to_arrow();
+    if cast.is_try { expressions::try_cast(inner, input, to) } else { expressions::cast(inner, input, to) }
+}
+
+fn lower_case(case: &plan::Case, input: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
+    let operand = case.operand.as_deref().map(|operand| lower(operand, input)).transpose()?;
+    let otherwise = case.otherwise.as_deref().map(|otherwise| lower(otherwise, input)).transpose()?;
+    let branches = case
+        .branches
+        .iter()
+        .map(|branch| Ok((lower_boxed(branch.when.as_ref(), input)?, lower_boxed(branch.then.as_ref(), input)?)))
+        .collect::<Result<_>>()?;
+    expressions::case(operand, branches, otherwise)
+}
+
+fn lower_call(call: &plan::Call, input: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
+    let mut arguments = call.arguments.iter().map(|argument| lower(argument, input)).collect::<Result<Vec<_>>>()?;
+    match (call.function.as_str(), arguments.len()) {
+        (function::NOT, 1) => expressions::not(arguments.remove(0)),
+        (function::NEGATE, 1) => expressions::negative(arguments.remove(0), input),
+        (function::IS_NULL, 1) => expressions::is_null(arguments.remove(0)),
+        (function::IS_NOT_NULL, 1) => expressions::is_not_null(arguments.remove(0)),
+        (name @ (function::IN | function::NOT_IN), 2..) => {
+            let value = arguments.remove(0);
+            expressions::in_list(value, arguments, &(name == function::NOT_IN), input)
+        }
+        (name @ (function::LIKE | function::NOT_LIKE), 2) => {
+            let pattern = arguments.remove(1);
+            expressions::like(name == function::NOT_LIKE, false, arguments.remove(0), pattern, input)
+        }
+        (name, 2) if operator(name).is_some() => {
+            let right = arguments.remove(1);
+            let operator = operator(name).unwrap_or(Operator::Eq);
+            expressions::binary(arguments.remove(0), operator, right, input)
+        }
+        (name, _) => scalar_function(name, arguments, input),
+    }
+}
+
+fn scalar_function(
+    name: &str,
+    arguments: Vec<Arc<dyn PhysicalExpr>>,
+    input: &Schema,
+) -> Result<Arc<dyn PhysicalExpr>> {
+    let Some(function) = functions::scalar(name) else {
+        return internal_err!("the plan names the unknown function '{name}'; a newer release may know it");
+    };
+    let options = Arc::new(ConfigOptions::default());
+    Ok(Arc::new(ScalarFunctionExpr::try_new(function, arguments, input, options)?))
+}
+
+fn operator(name: &str) -> Option<Operator> {
+    Some(match name {
+        function::AND => Operator::And,
+        function::OR => Operator::Or,
+        function::EQ => Operator::Eq,
+        function::NOT_EQ => Operator::NotEq,
+        function::LT => Operator::Lt,
+        function::LT_EQ => Operator::LtEq,
+        function::GT => Operator::Gt,
+        function::GT_EQ => Operator::GtEq,
+        function::PLUS => Operator::Plus,
+        function::MINUS => Operator::Minus,
+        function::TIMES => Operator::Multiply,
+        function::DIVIDE => Operator::Divide,
+        function::MODULO => Operator::Modulo,
+        function::CONCAT => Operator::StringConcat,
+        function::IS_DISTINCT_FROM => Operator::IsDistinctFrom,
+        function::IS_NOT_DISTINCT_FROM => Operator::IsNotDistinctFrom,
+        _ => return None,
+    })
+}
+
+fn scalar(literal: &plan::Literal) -> Result<ScalarValue> {
+    let data_type = literal.data_type.clone().unwrap_or_default();
+    let arrow = data_type.to_arrow();
+    let Some(value) = &literal.value else {
+        return ScalarValue::try_from(&arrow);
+    };
+    Ok(match (value, data_type.kind()) {
+        (Value::Boolean(value), _) => ScalarValue::Boolean(Some(*value)),
+        (Value::Integer(value), TypeKind::Timestamp | TypeKind::TimestampLtz) => {
+            ScalarValue::Int64(Some(*value)).cast_to(&arrow)?
+        }
+        (Value::Integer(value), TypeKind::Date | TypeKind::Time) => {
+            ScalarValue::Int32(i32::try_from(*value).ok()).cast_to(&arrow)?
+        }
+        (Value::Integer(value), _) => ScalarValue::Int64(Some(*value)).cast_to(&arrow)?,
+        (Value::Double(value), TypeKind::Float) => ScalarValue::Float32(Some(*value as f32)),
+        (Value::Double(value), _) => ScalarValue::Float64(Some(*value)),
+        (Value::String(value), _) => ScalarValue::Utf8(Some(value.clone())),
+        (Value::Bytes(value), TypeKind::Interval) => interval(value)?,
+        (Value::Bytes(value), _) => ScalarValue::Binary(Some(value.clone())),
+        (Value::Decimal(value), _) => {
+            let Ok(bytes) = value.as_slice().try_into() else {
+                return internal_err!("a decimal of {} bytes", value.len());
+            };
+            let (precision, scale) = (data_type.precision as u8, data_type.scale as i8);
+            ScalarValue::Decimal128(Some(i128::from_be_bytes(bytes)), precision, scale)
+        }
+    })
+}
+
+fn interval(bytes: &[u8]) -> Result<ScalarValue> {
+    let Ok(bytes) = <[u8; 16]>::try_from(bytes) else {
+        return internal_err!("an interval of {} bytes", bytes.len());
+    };
+    let bits = u128::from_be_bytes(bytes);
+    let value =
+        IntervalMonthDayNano { months: (bits >> 96) as i32, days: (bits >> 64) as i32, nanoseconds: bits as i64 };
+    Ok(ScalarValue::IntervalMonthDayNano(Some(value)))
+}

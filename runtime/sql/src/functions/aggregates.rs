@@ -1,0 +1,95 @@
+//! Aggregate functions as the planner sees them: names and result types. Their states live in the runtime.
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use datafusion_common::{Result, internal_err, plan_err};
+use datafusion_expr::function::AccumulatorArgs;
+use datafusion_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, TypeSignature, Volatility};
+
+use crate::plan::AggregateFunction;
+
+/// Looks an aggregate function up by its SQL name, in any case.
+pub fn aggregate(name: &str) -> Option<Arc<AggregateUDF>> {
+    let function = by_name(name)?;
+    let name = name.to_ascii_lowercase();
+    let types = vec![TypeSignature::Any(1), TypeSignature::Nullary];
+    let signature = Signature::one_of(types, Volatility::Immutable);
+    Some(Arc::new(AggregateUDF::from(Marker { function, name, signature })))
+}
+
+/// The function of a name.
+pub fn by_name(name: &str) -> Option<AggregateFunction> {
+    Some(match name.to_ascii_lowercase().as_str() {
+        "count" => AggregateFunction::Count,
+        "sum" => AggregateFunction::Sum,
+        "min" => AggregateFunction::Min,
+        "max" => AggregateFunction::Max,
+        "avg" => AggregateFunction::Avg,
+        _ => return None,
+    })
+}
+
+/// Names of all aggregate functions.
+pub const NAMES: [&str; 5] = ["count", "sum", "min", "max", "avg"];
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Marker {
+    function: AggregateFunction,
+    name: String,
+    signature: Signature,
+}
+
+impl AggregateUDFImpl for Marker {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        let Some(argument) = arguments.first() else {
+            return if self.function == AggregateFunction::Count {
+                Ok(DataType::Int64)
+            } else {
+                plan_err!("{} needs an argument", self.name)
+            };
+        };
+        match result_type(self.function, argument) {
+            Some(result) => Ok(result),
+            None => plan_err!("{} does not take {argument}", self.name.to_uppercase()),
+        }
+    }
+
+    fn accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        internal_err!("aggregates run in the engine's own operators")
+    }
+}
+
+/// Flink's result types: SUM and AVG keep integer types, decimals widen to 38 digits.
+fn result_type(function: AggregateFunction, argument: &DataType) -> Option<DataType> {
+    let is_summable = argument.is_integer() || argument.is_floating() || matches!(argument, DataType::Decimal128(..));
+    match function {
+        AggregateFunction::Count => Some(DataType::Int64),
+        AggregateFunction::Sum | AggregateFunction::Avg if !is_summable => None,
+        AggregateFunction::Sum => Some(match argument {
+            DataType::Decimal128(_, scale) => DataType::Decimal128(38, *scale),
+            other => other.clone(),
+        }),
+        AggregateFunction::Avg => Some(match argument {
+            DataType::Decimal128(_, scale) => DataType::Decimal128(38, (*scale).max(6)),
+            other => other.clone(),
+        }),
+        AggregateFunction::Min | AggregateFunction::Max => {
+            let is_ordered = is_summable
+                || matches!(
+                    argument,
+                    DataType::Utf8 | DataType::Date32 | DataType::Time32(_) | DataType::Timestamp(..) | DataType::Boolean
+                );
+            is_ordered.then(|| argument.clone())
+        }
+        AggregateFunction::Unknown => None,
+    }
+}

@@ -1,0 +1,299 @@
+//! The dataflow plan: what a job does, independent of parallelism, release and library.
+//!
+//! The plan is written into every checkpoint manifest and a restart runs the stored one, so its messages only
+//! ever grow: tags are never reused, and no type of a library appears in them.
+
+mod expr;
+mod types;
+
+pub use expr::{Branch, Call, Case, Cast, Expr, FieldAccess, Literal, Node, Value, function};
+pub use types::{DataType, Field, Schema, TypeKind};
+
+/// A job's dataflow: operators joined by edges, acyclic, in topological order.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Plan {
+    #[prost(message, repeated, tag = "1")]
+    pub operators: Vec<Operator>,
+    #[prost(message, repeated, tag = "2")]
+    pub edges: Vec<Edge>,
+}
+
+/// One step of the dataflow.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Operator {
+    /// Stable across releases, parallelism and cosmetic changes of the SQL: a path of the user's own names.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// What comes out of it; for a sink, what goes in.
+    #[prost(message, optional, tag = "2")]
+    pub output: Option<Schema>,
+    #[prost(oneof = "OperatorKind", tags = "3, 4, 5, 6, 7")]
+    pub kind: Option<OperatorKind>,
+}
+
+/// What an operator does.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum OperatorKind {
+    #[prost(message, tag = "3")]
+    Source(Source),
+    #[prost(message, tag = "4")]
+    Calc(Calc),
+    #[prost(message, tag = "5")]
+    LocalAggregate(WindowAggregate),
+    #[prost(message, tag = "6")]
+    WindowAggregate(WindowAggregate),
+    #[prost(message, tag = "7")]
+    Sink(Sink),
+}
+
+/// Reads a table from outside and says how far event time has come. Its output is its leaves.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Source {
+    #[prost(message, optional, tag = "1")]
+    pub table: Option<Table>,
+    /// Which leaves of the table's physical columns are read, in the order of the connector's output.
+    #[prost(message, repeated, tag = "2")]
+    pub leaves: Vec<Leaf>,
+    /// The watermark that a row carries, over the leaves; absent for tables without event time.
+    #[prost(message, optional, tag = "3")]
+    pub watermark: Option<Expr>,
+}
+
+/// A physical column, or a field inside of a ROW column, that a source delivers as a column of its own.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Leaf {
+    /// Names from the column inwards.
+    #[prost(string, repeated, tag = "1")]
+    pub path: Vec<String>,
+    #[prost(message, optional, tag = "2")]
+    pub data_type: Option<DataType>,
+    #[prost(bool, tag = "3")]
+    pub nullable: bool,
+}
+
+/// A table of the user's, as CREATE TABLE declared it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Table {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Physical columns only.
+    #[prost(message, optional, tag = "2")]
+    pub schema: Option<Schema>,
+    /// The WITH options, ordered by key.
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub options: std::collections::BTreeMap<String, String>,
+}
+
+/// Filter, then projection, over one batch at a time.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Calc {
+    #[prost(message, optional, tag = "1")]
+    pub filter: Option<Expr>,
+    #[prost(message, repeated, tag = "2")]
+    pub output: Vec<Expr>,
+}
+
+/// Aggregates per key and event-time window. As local half it reduces rows to partial states per key and
+/// slice; as global half it merges those and fires windows when the watermark has passed their end.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WindowAggregate {
+    /// Input columns that form the key.
+    #[prost(uint32, repeated, tag = "1")]
+    pub keys: Vec<u32>,
+    /// Input column with the event time, a TIMESTAMP(3).
+    #[prost(uint32, tag = "2")]
+    pub time: u32,
+    #[prost(message, optional, tag = "3")]
+    pub window: Option<Window>,
+    #[prost(message, repeated, tag = "4")]
+    pub aggregates: Vec<Aggregate>,
+    /// Names and types of the key columns.
+    #[prost(message, repeated, tag = "5")]
+    pub key_fields: Vec<Field>,
+}
+
+/// How event time is cut into windows. All in milliseconds; a tumbling window slides by its size.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Window {
+    #[prost(int64, tag = "1")]
+    pub size_ms: i64,
+    #[prost(int64, tag = "2")]
+    pub slide_ms: i64,
+    #[prost(int64, tag = "3")]
+    pub offset_ms: i64,
+}
+
+/// One aggregate call over an input column.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Aggregate {
+    #[prost(enumeration = "AggregateFunction", tag = "1")]
+    pub function: i32,
+    /// Absent for COUNT(*).
+    #[prost(uint32, optional, tag = "2")]
+    pub argument: Option<u32>,
+    #[prost(message, optional, tag = "3")]
+    pub argument_type: Option<DataType>,
+    #[prost(message, optional, tag = "4")]
+    pub result_type: Option<DataType>,
+}
+
+/// Aggregate functions with a state layout of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub enum AggregateFunction {
+    Unknown = 0,
+    Count = 1,
+    Sum = 2,
+    Min = 3,
+    Max = 4,
+    Avg = 5,
+}
+
+/// Writes a table outside.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Sink {
+    #[prost(message, optional, tag = "1")]
+    pub table: Option<Table>,
+}
+
+/// Rows travel along an edge from one operator to the next.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Edge {
+    /// Index of the operator that sends.
+    #[prost(uint32, tag = "1")]
+    pub from: u32,
+    /// Index of the operator that receives.
+    #[prost(uint32, tag = "2")]
+    pub to: u32,
+    /// Columns whose key group chooses the receiver. Unset: to the subtask of the same number.
+    #[prost(message, optional, tag = "3")]
+    pub hash: Option<HashKeys>,
+}
+
+/// The columns that rows are partitioned by. Without a column all rows go to one subtask.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HashKeys {
+    #[prost(uint32, repeated, tag = "1")]
+    pub columns: Vec<u32>,
+}
+
+impl Aggregate {
+    /// Types of the columns that hold the aggregate's state per key and slice.
+    ///
+    /// Part of the state's format: a change is a new aggregate function number.
+    pub fn state_types(&self) -> Vec<DataType> {
+        let count = DataType::simple(TypeKind::BigInt);
+        let argument = self.argument_type.clone().unwrap_or_default();
+        match self.function() {
+            AggregateFunction::Unknown => Vec::new(),
+            AggregateFunction::Count => vec![count],
+            AggregateFunction::Sum | AggregateFunction::Avg => vec![sum_type(&argument), count],
+            AggregateFunction::Min | AggregateFunction::Max => vec![argument],
+        }
+    }
+}
+
+/// Sums are kept as wide as their family goes.
+fn sum_type(argument: &DataType) -> DataType {
+    match argument.kind() {
+        TypeKind::Decimal => DataType::decimal(38, argument.scale),
+        TypeKind::Float | TypeKind::Double => DataType::simple(TypeKind::Double),
+        _ => DataType::simple(TypeKind::BigInt),
+    }
+}
+
+impl WindowAggregate {
+    /// What the local half sends to the global one: end of the slice in milliseconds, keys, states.
+    pub fn partial_schema(&self) -> Schema {
+        let mut fields = vec![Field { nullable: false, ..Field::new("slice_end", DataType::simple(TypeKind::BigInt)) }];
+        fields.extend(self.key_fields.iter().cloned());
+        for (number, aggregate) in self.aggregates.iter().enumerate() {
+            let types = aggregate.state_types().into_iter().enumerate();
+            fields.extend(types.map(|(part, data_type)| Field::new(format!("state_{number}_{part}"), data_type)));
+        }
+        Schema { fields }
+    }
+
+    /// What the global half emits: keys, window_start, window_end, window_time, results.
+    pub fn output_schema(&self) -> Schema {
+        let mut fields = self.key_fields.clone();
+        for name in ["window_start", "window_end", "window_time"] {
+            let time = DataType::with_precision(TypeKind::Timestamp, 3);
+            fields.push(Field { nullable: false, ..Field::new(name, time) });
+        }
+        for (number, aggregate) in self.aggregates.iter().enumerate() {
+            let result = aggregate.result_type.clone().unwrap_or_default();
+            let nullable = aggregate.function() != AggregateFunction::Count;
+            fields.push(Field { nullable, ..Field::new(format!("result_{number}"), result) });
+        }
+        Schema { fields }
+    }
+}
+
+impl Window {
+    /// Windows are sums of slices of this length.
+    pub fn slice_ms(&self) -> i64 {
+        let (mut a, mut b) = (self.size_ms, self.slide_ms);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    }
+
+    /// End of the slice that a time falls into.
+    pub fn slice_end(&self, time_ms: i64) -> i64 {
+        let slice = self.slice_ms();
+        let shifted = time_ms - self.offset_ms;
+        shifted - shifted.rem_euclid(slice) + slice + self.offset_ms
+    }
+
+    /// Ends of the windows that a slice belongs to, earliest first.
+    pub fn window_ends(&self, slice_end: i64) -> impl Iterator<Item = i64> + use<> {
+        let Window { size_ms, slide_ms, offset_ms } = *self;
+        let start = slice_end - self.slice_ms();
+        // The last window that begins at or before the slice begins here.
+        let last = start - (start - offset_ms).rem_euclid(slide_ms) + size_ms;
+        let count = (last - slice_end) / slide_ms;
+        (0..=count).rev().map(move |n| last - n * slide_ms)
+    }
+}
+
+impl Plan {
+    /// Edges that end at an operator.
+    pub fn inputs(&self, operator: usize) -> impl Iterator<Item = &Edge> {
+        self.edges.iter().filter(move |edge| edge.to as usize == operator)
+    }
+
+    /// Edges that start at an operator.
+    pub fn outputs(&self, operator: usize) -> impl Iterator<Item = &Edge> {
+        self.edges.iter().filter(move |edge| edge.from as usize == operator)
+    }
+
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_belongs_to_every_window_that_covers_it() {
+        let cases: &[((i64, i64, i64), i64, i64, &[i64])] = &[
+            // (size, slide, offset), time, end of its slice, ends of its windows
+            ((10, 10, 0), 0, 10, &[10]),
+            ((10, 10, 0), 9, 10, &[10]),
+            ((10, 10, 0), -1, 0, &[0]),
+            ((10, 10, 3), 2, 3, &[3]),
+            ((10, 2, 0), 5, 6, &[6, 8, 10, 12, 14]),
+            ((10, 2, 0), -1, 0, &[0, 2, 4, 6, 8]),
+            ((10, 4, 0), 5, 6, &[6, 10, 14]),
+            ((10, 4, 0), 9, 10, &[10, 14, 18]),
+            ((10, 4, 1), 5, 7, &[7, 11, 15]),
+        ];
+        for ((size_ms, slide_ms, offset_ms), time, slice_end, ends) in cases {
+            let window = Window { size_ms: *size_ms, slide_ms: *slide_ms, offset_ms: *offset_ms };
+
+            assert_eq!(window.slice_end(*time), *slice_end, "{window:?} at {time}");
+            assert_eq!(window.window_ends(*slice_end).collect::<Vec<_>>(), *ends, "{window:?} at {time}");
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! From a text to a plan: statements in order, every mistake collected.
+
+use std::sync::Arc;
+
+use datafusion_common::config::ConfigOptions;
+use datafusion_common::{DFSchema, DataFusionError};
+use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion_optimizer::analyzer::Analyzer;
+use datafusion_optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion_optimizer::{Optimizer, OptimizerContext};
+use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
+use sqlparser::ast;
+use sqlparser::dialect::GenericDialect;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::{Span, TokenWithSpan};
+
+use super::catalog::{Catalog, DeclaredTable, EventTime};
+use super::mistakes::{closest, find_name, from_parser, from_planner};
+use super::streams::StreamBuilder;
+use super::unsupported;
+use super::window_node::WindowNode;
+use crate::diagnostic::Diagnostic;
+use crate::dialect::{self, ColumnKind, CreateTable, CreateView, Insert, Name, Query, Statement, WindowCall};
+use crate::plan::{self, DataType, Plan, Schema, Table, TypeKind};
+use crate::planner::expressions;
+
+type Compiled<T> = Result<T, Vec<Diagnostic>>;
+
+/// Compiles the SQL of a job.
+///
+/// # Errors
+/// All mistakes of the text, in the order of their statements.
+pub fn compile(sql: &str) -> Compiled<Plan> {
+    let statements = dialect::parse(sql)?;
+    let mut compiler = Compiler { catalog: Catalog::new(), plan: StreamBuilder::new(), inserts: 0 };
+    let mut mistakes = Vec::new();
+    for statement in &statements {
+        if let Err(found) = compiler.statement(statement) {
+            mistakes.extend(found);
+        }
+    }
+    if mistakes.is_empty() && compiler.inserts == 0 {
+        mistakes.push(
+            Diagnostic::nowhere("the SQL has no INSERT INTO, so the job would do nothing")
+                .hint("end it with INSERT INTO sink SELECT …"),
+        );
+    }
+    if mistakes.is_empty() { Ok(compiler.plan.finish()) } else { Err(mistakes) }
+}
+
+struct Compiler {
+    catalog: Catalog,
+    plan: StreamBuilder,
+    inserts: usize,
+}
+
+impl Compiler {
+    fn statement(&mut self, statement: &Statement) -> Compiled<()> {
+        match statement {
+            Statement::CreateTable(table) => self.create_table(table),
+            Statement::CreateView(view) => self.create_view(view),
+            Statement::Insert(insert) => {
+                self.inserts += 1;
+                self.insert(insert)
+            }
+        }
+    }
+
+    fn new_name(&self, name: &Name) -> Compiled<()> {
+        if self.catalog.has(&name.text) {
+            return Err(vec![at(name.span, format!("'{}' is declared twice", name.text))]);
+        }
+        Ok(())
+    }
+
+    fn create_table(&mut self, declaration: &CreateTable) -> Compiled<()> {
+        self.new_name(&declaration.name)?;
+        let physical = declaration.columns.iter().filter_map(|column| match &column.kind {
+            ColumnKind::Physical { data_type, nullable } => {
+                Some(plan::Field { nullable: *nullable, ..plan::Field::new(&column.name.text, data_type.clone()) })
+            }
+            ColumnKind::Computed { .. } => None,
+        });
+        let table = Table {
+            name: declaration.name.text.clone(),
+            schema: Some(Schema { fields: physical.collect() }),
+            options: declaration.options.clone(),
+        };
+        if !declaration.options.contains_key("connector") {
+            return Err(vec![
+                at(declaration.name.span, format!("the table '{}' has no 'connector' option", table.name))
+                    .hint("add 'connector' = 'kafka', 'filesystem', 'nexmark', 'print' or 'blackhole'"),
+            ]);
+        }
+        let plan = self.table_plan(declaration, &table)?;
+        let event_time = self.event_time(declaration, &table, &plan)?;
+        self.catalog.add_table(DeclaredTable { table, event_time }, plan);
+        Ok(())
+    }
+
+    /// Physical columns, with computed ones in the places where they were declared.
+    fn table_plan(&self, declaration: &CreateTable, table: &Table) -> Compiled<LogicalPlan> {
+        let scan = Catalog::physical_scan(table).map_err(|error| vec![nowhere(&error)])?;
+        let mut columns = Vec::new();
+        for column in &declaration.columns {
+            let name = &column.name.text;
+            columns.push(match &column.kind {
+                ColumnKind::Physical { .. } => Expr::Column(datafusion_common::Column::new_unqualified(name)),
+                ColumnKind::Computed { expression } => self.expression(expression, scan.schema())?.alias(name),
+            });
+        }
+        let tokens = all_tokens(declaration);
+        LogicalPlanBuilder::from(scan)
+            .project(columns)
+            .and_then(LogicalPlanBuilder::build)
+            .and_then(analyse)
+            .map_err(|error| vec![from_planner(&error, &tokens)])
+    }
+
+    fn event_time(
+        &self,
+        declaration: &CreateTable,
+        table: &Table,
+        plan: &LogicalPlan,
+    ) -> Compiled<Option<EventTime>> {
+        let Some(watermark) = &declaration.watermark else { return Ok(None) };
+        let name = &watermark.column.text;
+        let Ok(index) = plan.schema().index_of_column(&datafusion_common::Column::new_unqualified(name)) else {
+            let names: Vec<String> = declaration.columns.iter().map(|column| column.name.text.clone()).collect();
+            let mistake = at(watermark.column.span, format!("there is no column '{name}' to make a watermark from"));
+            return Err(vec![match closest(name, &names) {
+                Some(similar) => mistake.hint(format!("did you mean `{similar}`?")),
+                None => mistake,
+            }]);
+        };
+        let column_type = expressions::data_type(plan.schema().field(index).data_type())
+            .map_err(|error| vec![from_planner(&error, &watermark.expression)])?;
+        if !matches!(column_type.kind(), TypeKind::Timestamp | TypeKind::TimestampLtz) {
+            let message = format!("the event-time column '{name}' is {column_type}, not a timestamp");
+            return Err(vec![at(watermark.column.span, message).hint(
+                "declare it TIMESTAMP(3), or compute one: ts AS CAST(… AS TIMESTAMP(3))",
+            )]);
+        }
+        let expression = self.expression(&watermark.expression, plan.schema())?;
+        let both = LogicalPlanBuilder::from(plan.clone())
+            .project(vec![plan_column(plan.schema(), index), expression.alias("__watermark")])
+            .and_then(LogicalPlanBuilder::build)
+            .and_then(analyse)
+            .map_err(|error| vec![from_planner(&error, &watermark.expression)])?;
+        let columns = super::streams::over_physical_columns(&both, table)
+            .map_err(|error| vec![from_planner(&error, &watermark.expression)])?;
+        let [column, watermark] = columns.as_slice() else { return Ok(None) };
+        let millis = DataType::with_precision(column_type.kind(), 3);
+        let watermark = plan::Expr::cast(watermark.clone(), millis, false);
+        Ok(Some(EventTime { column: column.clone(), watermark }))
+    }
+
+    fn create_view(&mut self, view: &CreateView) -> Compiled<()> {
+        self.new_name(&view.name)?;
+        let plan = self.query(&view.query)?;
+        self.catalog.add_view(view.name.text.clone(), plan);
+        Ok(())
+    }
+
+    fn insert(&mut self, insert: &Insert) -> Compiled<()> {
+        let query = self.query(&insert.query)?;
+        let Some(sink) = self.catalog.table(&insert.table.text) else {
+            return Err(vec![self.unknown_table(&insert.table, "INSERT INTO needs a table")]);
+        };
+        let targets = sink_columns(insert, sink)?;
+        let aligned = align(insert, sink, &targets, query)?;
+        self.plan.insert(&self.catalog, sink, aligned).map_err(|(error, place)| {
+            let mut mistake = from_planner(&error, &insert.query.tokens);
+            let place = place.and_then(|name| {
+                let in_window = insert.query.windows.iter().find(|window| window.time_column.text == name);
+                let in_window = in_window.map(|window| at(window.time_column.span, ""));
+                let in_window = in_window.map(|found| (found.line, found.column, found.length));
+                find_name(&insert.query.tokens, &name).or(in_window)
+            });
+            if let Some(place) = place {
+                (mistake.line, mistake.column, mistake.length) = place;
+            }
+            vec![mistake]
+        })
+    }
+
+    fn unknown_table(&self, name: &Name, why: &str) -> Diagnostic {
+        let mistake = if self.catalog.has(&name.text) {
+            at(name.span, format!("{why}, and '{}' is a view", name.text))
+        } else {
+            at(name.span, format!("there is no table or view '{}'", name.text))
+        };
+        match closest(&name.text, &self.catalog.names()) {
+            Some(similar) if *similar != name.text => mistake.hint(format!("did you mean `{similar}`?")),
+            _ => mistake.hint("declare it before with CREATE TABLE"),
+        }
+    }
+
+    fn query(&mut self, query: &Query) -> Compiled<LogicalPlan> {
+        for window in &query.windows {
+            self.add_window(window)?;
+        }
+        let parsed = parse_query(query)?;
+        let refused = unsupported::check(&parsed, query);
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+        SqlToRel::new_with_options(&self.catalog, parser_options())
+            .sql_statement_to_plan(ast::Statement::Query(parsed))
+            .and_then(analyse)
+            .map_err(|error| vec![from_planner(&error, &query.tokens)])
+    }
+
+    fn add_window(&mut self, call: &WindowCall) -> Compiled<()> {
+        if !self.catalog.has(&call.table.text) {
+            return Err(vec![self.unknown_table(&call.table, "a window needs a table or view")]);
+        }
+        let planned = self.catalog.plan_of(&call.table.text).map_err(|error| vec![nowhere(&error)])?;
+        let name = &call.time_column.text;
+        let column = datafusion_common::Column::new_unqualified(name);
+        let Ok(time) = planned.schema().index_of_column(&column) else {
+            let names: Vec<String> = planned.schema().fields().iter().map(|field| field.name().clone()).collect();
+            let mistake =
+                at(call.time_column.span, format!("'{}' has no column '{name}'", call.table.text));
+            return Err(vec![match closest(name, &names) {
+                Some(similar) => mistake.hint(format!("did you mean `{similar}`?")),
+                None => mistake.hint(format!("its columns are: {}", names.join(", "))),
+            }]);
+        };
+        let windowed = WindowNode::plan(planned, call.kind, &call.table.text, time, call.window)
+            .map_err(|error| vec![nowhere(&error)])?;
+        self.catalog.add_view(call.placeholder.clone(), windowed);
+        Ok(())
+    }
+
+    fn expression(&self, tokens: &[TokenWithSpan], schema: &DFSchema) -> Compiled<Expr> {
+        let dialect = GenericDialect {};
+        let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens.to_vec());
+        let parsed = parser.parse_expr().map_err(|error| vec![from_parser(&error, tokens)])?;
+        let left = parser.peek_token();
+        if left.token != sqlparser::tokenizer::Token::EOF {
+            return Err(vec![at(left.span, format!("'{}' does not belong to the expression", left.token))]);
+        }
+        SqlToRel::new_with_options(&self.catalog, parser_options())
+            .sql_to_expr(parsed, schema, &mut PlannerContext::new())
+            .map_err(|error| vec![from_planner(&error, tokens)])
+    }
+}
+
+fn parser_options() -> ParserOptions {
+    ParserOptions::new()
+        .with_parse_float_as_decimal(true)
+        .with_enable_ident_normalization(false)
+        .with_map_string_types_to_utf8view(false)
+        .with_collect_spans(true)
+}
+
+fn parse_query(query: &Query) -> Compiled<Box<ast::Query>> {
+    let dialect = GenericDialect {};
+    let mut parser = Parser::new(&dialect).with_tokens_with_locations(query.tokens.clone());
+    let parsed = parser.parse_query().map_err(|error| vec![from_parser(&error, &query.tokens)])?;
+    let left = parser.peek_token();
+    if left.token != sqlparser::tokenizer::Token::EOF {
+        return Err(vec![at(left.span, format!("expected the end of the statement, found '{}'", left.token))]);
+    }
+    Ok(parsed)
+}
+
+/// Resolves types, inserts casts, folds constants.
+fn analyse(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
+    let plan = Analyzer::new().execute_and_check(plan, &ConfigOptions::default(), |_, _| {})?;
+    let optimizer = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
+    optimizer.optimize(plan, &OptimizerContext::new(), |_, _| {})
+}
+
+/// Which sink column each query column goes to.
+fn sink_columns<'a>(insert: &Insert, sink: &'a DeclaredTable) -> Compiled<Vec<&'a plan::Field>> {
+    let fields = sink.table.schema.iter().flat_map(|schema| &schema.fields);
+    let Some(names) = &insert.columns else { return Ok(fields.collect()) };
+    let known: Vec<String> = fields.clone().map(|field| field.name.clone()).collect();
+    let find = |name: &Name| {
+        fields.clone().find(|field| field.name == name.text).ok_or_else(|| {
+            let mistake =
+                at(name.span, format!("the table '{}' has no column '{}' to write", sink.table.name, name.text));
+            match closest(&name.text, &known) {
+                Some(similar) => mistake.hint(format!("did you mean `{similar}`?")),
+                None => mistake.hint(format!("its columns are: {}", known.join(", "))),
+            }
+        })
+    };
+    names.iter().map(|name| find(name).map_err(|mistake| vec![mistake])).collect()
+}
+
+/// Projects the query to exactly the sink's columns and types.
+fn align(
+    insert: &Insert,
+    sink: &DeclaredTable,
+    targets: &[&plan::Field],
+    query: LogicalPlan,
+) -> Compiled<LogicalPlan> {
+    let given = query.schema().fields().len();
+    if given != targets.len() {
+        let message = format!(
+            "the query has {given} columns, and {} of '{}' are to be written",
+            targets.len(),
+            sink.table.name
+        );
+        let names: Vec<_> = targets.iter().map(|field| format!("{} {}", field.name, field.data_type())).collect();
+        return Err(vec![at(insert.table.span, message).hint(format!("they are: {}", names.join(", ")))]);
+    }
+    let mut columns = Vec::new();
+    for field in sink.table.schema.iter().flat_map(|schema| &schema.fields) {
+        let Some(position) = targets.iter().position(|target| target.name == field.name) else {
+            if !field.nullable {
+                let message = format!("the column '{}' of '{}' is NOT NULL and not written", field.name, sink.table.name);
+                return Err(vec![at(insert.table.span, message).hint("add it to the query")]);
+            }
+            let null = datafusion_common::ScalarValue::try_from(&field.data_type().to_arrow());
+            let null = null.map_err(|error| vec![nowhere(&error)])?;
+            columns.push(Expr::Literal(null, None).alias(&field.name));
+            continue;
+        };
+        check_type(insert, field, &query, position)?;
+        let column = plan_column(query.schema(), position);
+        columns.push(datafusion_expr::cast(column, field.data_type().to_arrow()).alias(&field.name));
+    }
+    LogicalPlanBuilder::from(query)
+        .project(columns)
+        .and_then(LogicalPlanBuilder::build)
+        .and_then(analyse)
+        .map_err(|error| vec![from_planner(&error, &insert.query.tokens)])
+}
+
+fn check_type(insert: &Insert, field: &plan::Field, query: &LogicalPlan, position: usize) -> Compiled<()> {
+    let from_field = query.schema().field(position);
+    let from = expressions::data_type(from_field.data_type())
+        .map_err(|error| vec![from_planner(&error, &insert.query.tokens)])?;
+    let to = field.data_type();
+    if is_implicit(&from, &to) {
+        return Ok(());
+    }
+    let name = from_field.name();
+    let span = find_name(&insert.query.tokens, name);
+    let message = format!("the column '{}' of '{}' is {to}, the query gives {from}", field.name, insert.table.text);
+    let mistake = match span {
+        Some((line, column, length)) => Diagnostic::at(line, column, length, message),
+        None => at(insert.table.span, message),
+    };
+    Err(vec![mistake.hint(format!("write CAST({name} AS {to})"))])
+}
+
+/// What is converted without being asked: to a type that holds the same values, or the same family.
+fn is_implicit(from: &DataType, to: &DataType) -> bool {
+    use TypeKind::{BigInt, Date, Decimal, Double, Float, Int, Null, Row, SmallInt, Timestamp, TimestampLtz, TinyInt};
+    let rank = |kind| [TinyInt, SmallInt, Int, BigInt, Decimal, Float, Double].iter().position(|k| *k == kind);
+    match (from.kind(), to.kind()) {
+        (Null, _) => true,
+        (Row, Row) => from == to,
+        (a, b) if a == b => true,
+        (Date, Timestamp | TimestampLtz) | (Timestamp, TimestampLtz) | (TimestampLtz, Timestamp) => true,
+        (a, b) => matches!((rank(a), rank(b)), (Some(a), Some(b)) if a <= b),
+    }
+}
+
+fn plan_column(schema: &DFSchema, index: usize) -> Expr {
+    let (qualifier, field) = schema.qualified_field(index);
+    Expr::Column(datafusion_common::Column::from((qualifier, field)))
+}
+
+fn at(span: Span, message: impl Into<String>) -> Diagnostic {
+    let length = if span.start.line == span.end.line { span.end.column.saturating_sub(span.start.column) } else { 1 };
+    Diagnostic::at(span.start.line, span.start.column, length, message)
+}
+
+fn nowhere(error: &DataFusionError) -> Diagnostic {
+    from_planner(error, &[])
+}
+
+/// The tokens of all expressions of a declaration, to find names in.
+fn all_tokens(declaration: &CreateTable) -> Vec<TokenWithSpan> {
+    let computed = declaration.columns.iter().filter_map(|column| match &column.kind {
+        ColumnKind::Computed { expression } => Some(expression),
+        ColumnKind::Physical { .. } => None,
+    });
+    computed.flatten().cloned().collect()
+}

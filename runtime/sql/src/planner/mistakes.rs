@@ -1,0 +1,157 @@
+//! DataFusion's and sqlparser's errors, in words and places that a user understands.
+
+use datafusion_common::{DataFusionError, SchemaError};
+use sqlparser::parser::ParserError;
+use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
+
+use crate::diagnostic::Diagnostic;
+
+/// Describes an error of planning; `tokens` are those of the statement it came from.
+pub fn from_planner(error: &DataFusionError, tokens: &[TokenWithSpan]) -> Diagnostic {
+    let mut place = diagnostic_span(error).map(|(line, column, length)| (line, column, length));
+    let root = root_of(error);
+    let (message, hint) = match root {
+        DataFusionError::SchemaError(schema, _) => schema_words(schema),
+        other => plain_words(&other.strip_backtrace()),
+    };
+    if place.is_none() {
+        place = quoted_name(&message).and_then(|name| find_name(tokens, name));
+    }
+    let (line, column, length) = place.unwrap_or_else(|| start_of(tokens));
+    let mistake = Diagnostic::at(line, column, length, message);
+    match hint {
+        Some(hint) => mistake.hint(hint),
+        None => mistake,
+    }
+}
+
+/// Describes an error of the grammar.
+pub fn from_parser(error: &ParserError, tokens: &[TokenWithSpan]) -> Diagnostic {
+    let text = match error {
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => text.clone(),
+        ParserError::RecursionLimitExceeded => "the query is nested too deeply".to_owned(),
+    };
+    let (message, place) = match text.rsplit_once(" at Line: ") {
+        Some((message, place)) => (message.to_owned(), parse_place(place)),
+        None => (text, None),
+    };
+    let (line, column) = place.unwrap_or_else(|| {
+        let end = tokens.last().map_or(Span::empty().end, |token| token.span.end);
+        (end.line, end.column)
+    });
+    let length = tokens
+        .iter()
+        .find(|token| token.span.start.line == line && token.span.start.column == column)
+        .map_or(1, |token| width(token.span));
+    Diagnostic::at(line, column, length, message.replace("Expected: ", "expected ").replace("found: ", "found "))
+}
+
+fn parse_place(text: &str) -> Option<(u64, u64)> {
+    let (line, column) = text.split_once(", Column: ")?;
+    Some((line.trim().parse().ok()?, column.trim().parse().ok()?))
+}
+
+fn root_of(error: &DataFusionError) -> &DataFusionError {
+    match error {
+        DataFusionError::Diagnostic(_, inner) | DataFusionError::Context(_, inner) => root_of(inner),
+        DataFusionError::Shared(inner) => root_of(inner),
+        DataFusionError::Collection(errors) => errors.first().map_or(error, root_of),
+        other => other,
+    }
+}
+
+fn diagnostic_span(error: &DataFusionError) -> Option<(u64, u64, u64)> {
+    let span = error.diagnostic()?.span?;
+    let length = if span.start.line == span.end.line { span.end.column.saturating_sub(span.start.column) } else { 1 };
+    Some((span.start.line, span.start.column, length))
+}
+
+fn schema_words(error: &SchemaError) -> (String, Option<String>) {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let names: Vec<_> = valid_fields.iter().map(|field| field.name.clone()).collect();
+            let wanted = field.name();
+            let hint = match closest(wanted, &names) {
+                Some(name) => format!("did you mean `{name}`?"),
+                None => format!("the columns are: {}", names.join(", ")),
+            };
+            (format!("there is no column '{wanted}'"), Some(hint))
+        }
+        SchemaError::AmbiguousReference { field } => (
+            format!("the column '{}' is in more than one table", field.name()),
+            Some("put the table's name before it: table.column".to_owned()),
+        ),
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            (format!("the column '{name}' occurs twice"), Some("rename one of them with AS".to_owned()))
+        }
+    }
+}
+
+fn plain_words(text: &str) -> (String, Option<String>) {
+    let text = text.trim_start_matches("Error during planning: ").trim_start_matches("This feature is not implemented: ");
+    let first = text.lines().next().unwrap_or(text);
+    if let Some(rest) = first.strip_prefix("Invalid function '") {
+        let name = rest.split('\'').next().unwrap_or(rest);
+        let known: Vec<String> = crate::functions::names()
+            .chain(crate::functions::aggregates::NAMES)
+            .map(str::to_owned)
+            .collect();
+        let hint = match closest(&name.to_lowercase(), &known) {
+            Some(similar) => format!("did you mean {}?", similar.to_uppercase()),
+            None => "docs/reference/functions.md lists the functions".to_owned(),
+        };
+        return (format!("there is no function '{}'", name.to_uppercase()), Some(hint));
+    }
+    (first.to_owned(), None)
+}
+
+fn quoted_name(message: &str) -> Option<&str> {
+    let mut parts = message.split('\'');
+    parts.next()?;
+    parts.next()
+}
+
+/// The place of the first word that is this name, or the last part of it.
+pub fn find_name(tokens: &[TokenWithSpan], name: &str) -> Option<(u64, u64, u64)> {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let token = tokens.iter().find(|token| {
+        matches!(&token.token, Token::Word(word) if word.value.eq_ignore_ascii_case(name) || word.value == last)
+    })?;
+    Some((token.span.start.line, token.span.start.column, width(token.span)))
+}
+
+fn start_of(tokens: &[TokenWithSpan]) -> (u64, u64, u64) {
+    let first = tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_)));
+    first.map_or((0, 0, 1), |token| (token.span.start.line, token.span.start.column, width(token.span)))
+}
+
+fn width(span: Span) -> u64 {
+    if span.start.line == span.end.line { span.end.column.saturating_sub(span.start.column).max(1) } else { 1 }
+}
+
+/// The most similar name, if one is similar at all.
+pub fn closest<'a>(wanted: &str, names: &'a [String]) -> Option<&'a String> {
+    let limit = (wanted.chars().count() / 3).max(1);
+    names
+        .iter()
+        .map(|name| (distance(&wanted.to_lowercase(), &name.to_lowercase()), name))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein's edit distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

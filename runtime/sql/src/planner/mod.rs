@@ -1,0 +1,15 @@
+//! From statements to a plan.
+//!
+//! ```text
+//! statements ─▶ catalog (tables, views) ─▶ logical plan, types resolved ─▶ streams ─▶ operators and edges
+//! ```
+
+mod catalog;
+mod compile;
+mod expressions;
+mod mistakes;
+mod streams;
+mod unsupported;
+mod window_node;
+
+pub use compile::compile;

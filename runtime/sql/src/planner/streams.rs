@@ -1,0 +1,458 @@
+//! From logical plans to operators and edges.
+//!
+//! A stream is an operator and, lazily, expressions over it: projections and filters are composed until a sink
+//! or an aggregate needs rows, and then become one Calc. So a source reads only what is used, down to the fields
+//! of its ROW columns, and views cost nothing.
+
+use std::collections::HashMap;
+
+use datafusion_common::{DFSchemaRef, DataFusionError, Result, not_impl_err, plan_err};
+use datafusion_expr::expr::AggregateFunction as AggregateCall;
+use datafusion_expr::{Aggregate as AggregateNode, Expr, ExprSchemable, LogicalPlan};
+
+use super::catalog::{Catalog, DeclaredTable};
+use super::expressions::{convert, data_type};
+use super::window_node::{WINDOW_COLUMNS, WindowNode};
+use crate::functions::aggregates;
+use crate::plan::{
+    self, Aggregate, AggregateFunction, Calc, DataType, Edge, Field, HashKeys, Leaf, Node, Operator, OperatorKind,
+    Plan, Schema, Sink, Source, Table, TypeKind, Window, WindowAggregate, function,
+};
+
+/// An error and, where known, the user's name that it is about.
+pub type Refused = (DataFusionError, Option<String>);
+
+/// Collects the operators of all INSERTs.
+pub struct StreamBuilder {
+    plan: Plan,
+    ids: HashMap<String, usize>,
+}
+
+/// Rows of an operator, seen through expressions.
+struct Stream {
+    base: Base,
+    filter: Option<plan::Expr>,
+    /// One expression a visible column, over the base's columns.
+    columns: Vec<plan::Expr>,
+    window: Option<PendingWindow>,
+}
+
+enum Base {
+    /// A table's physical columns; the source operator is made when it is known what is read.
+    Table(String),
+    Operator(usize),
+}
+
+/// A window function whose aggregate has not been seen yet.
+struct PendingWindow {
+    kind: &'static str,
+    table: String,
+    time: plan::Expr,
+    window: Window,
+}
+
+/// Composes a plan of projections over one table into expressions over its physical columns.
+pub fn over_physical_columns(plan: &LogicalPlan, table: &Table) -> Result<Vec<plan::Expr>> {
+    match plan {
+        LogicalPlan::TableScan(_) => {
+            let count = table.schema.as_ref().map_or(0, |schema| schema.fields.len());
+            Ok((0..count).map(plan::Expr::column).collect())
+        }
+        LogicalPlan::Projection(projection) => {
+            let below = over_physical_columns(&projection.input, table)?;
+            projection.expr.iter().map(|e| convert(e, projection.input.schema(), &below)).collect()
+        }
+        LogicalPlan::SubqueryAlias(alias) => over_physical_columns(&alias.input, table),
+        other => plan_err!("{} is not an expression over columns", other.display()),
+    }
+}
+
+impl StreamBuilder {
+    pub fn new() -> Self {
+        StreamBuilder { plan: Plan::default(), ids: HashMap::new() }
+    }
+
+    pub fn finish(self) -> Plan {
+        self.plan
+    }
+
+    /// Adds the dataflow of one INSERT; the plan's columns are the sink's.
+    pub fn insert(&mut self, catalog: &Catalog, sink: &DeclaredTable, query: LogicalPlan) -> Result<(), Refused> {
+        let name = sink.table.name.clone();
+        let mut conversion = Conversion { builder: self, catalog, sink: name.clone() };
+        let stream = conversion.stream(&query)?;
+        if let Some(window) = stream.window {
+            return Err(without_aggregate(&window));
+        }
+        let schema = sink.table.schema.clone().unwrap_or_default();
+        let columns = stream.columns.clone();
+        let above = conversion.calc(stream, columns, schema.clone(), &name)?;
+        let kind = OperatorKind::Sink(Sink { table: Some(sink.table.clone()) });
+        let index = self.add(&format!("{name}/{name}/sink"), schema, kind);
+        self.connect(above, index, None);
+        Ok(())
+    }
+
+    fn add(&mut self, path: &str, output: Schema, kind: OperatorKind) -> usize {
+        let count = self.ids.entry(path.to_owned()).or_insert(0);
+        *count += 1;
+        let id = if *count == 1 { path.to_owned() } else { format!("{path}/{count}") };
+        self.plan.operators.push(Operator { id, output: Some(output), kind: Some(kind) });
+        self.plan.operators.len() - 1
+    }
+
+    fn connect(&mut self, from: usize, to: usize, hash: Option<HashKeys>) {
+        self.plan.edges.push(Edge { from: from as u32, to: to as u32, hash });
+    }
+}
+
+fn without_aggregate(window: &PendingWindow) -> Refused {
+    let name = window.kind.to_uppercase();
+    let error = DataFusionError::NotImplemented(format!(
+        "{name} without GROUP BY window_start, window_end is not supported yet"
+    ));
+    (error, Some(window.table.clone()))
+}
+
+struct Conversion<'a> {
+    builder: &'a mut StreamBuilder,
+    catalog: &'a Catalog,
+    sink: String,
+}
+
+impl Conversion<'_> {
+    fn stream(&mut self, plan: &LogicalPlan) -> Result<Stream, Refused> {
+        match plan {
+            LogicalPlan::TableScan(scan) => {
+                let count = scan.source.schema().fields().len();
+                let all = 0..count;
+                let columns = match &scan.projection {
+                    Some(kept) => kept.iter().map(|index| plan::Expr::column(*index)).collect(),
+                    None => all.map(plan::Expr::column).collect(),
+                };
+                let base = Base::Table(scan.table_name.table().to_owned());
+                Ok(Stream { base, filter: None, columns, window: None })
+            }
+            LogicalPlan::SubqueryAlias(alias) => self.stream(&alias.input),
+            LogicalPlan::Projection(projection) => {
+                let mut stream = self.stream(&projection.input)?;
+                let schema = projection.input.schema();
+                stream.columns = convert_all(&projection.expr, schema, &stream.columns)?;
+                Ok(stream)
+            }
+            LogicalPlan::Filter(filter) => {
+                let mut stream = self.stream(&filter.input)?;
+                let condition = convert(&filter.predicate, filter.input.schema(), &stream.columns).map_err(bare)?;
+                if stream.window.is_some() && mentions_window(&condition) {
+                    return not_impl_err!("a condition on a window's bounds before GROUP BY").map_err(bare);
+                }
+                stream.filter = Some(match stream.filter.take() {
+                    Some(first) => plan::Expr::call(function::AND, vec![first, condition]),
+                    None => condition,
+                });
+                Ok(stream)
+            }
+            LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<WindowNode>() {
+                Some(node) => self.window(node),
+                None => not_impl_err!("{}", extension.node.name()).map_err(bare),
+            },
+            LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            LogicalPlan::EmptyRelation(_) => {
+                plan_err!("a query without FROM has no rows to stream").map_err(bare)
+            }
+            other => not_impl_err!("{}", other.display()).map_err(bare),
+        }
+    }
+
+    fn window(&mut self, node: &WindowNode) -> Result<Stream, Refused> {
+        let mut stream = self.stream(&node.input)?;
+        if stream.window.is_some() {
+            return not_impl_err!("a window over a window without GROUP BY").map_err(bare);
+        }
+        let time = stream.columns[node.time].clone();
+        let name = node.input.schema().field(node.time).name().clone();
+        if !self.is_event_time(&stream.base, &time) {
+            let message = format!("'{name}' is not an event-time column of '{}': no WATERMARK is declared on it", node.table);
+            return Err((DataFusionError::Plan(message), Some(name)));
+        }
+        stream.columns.extend(WINDOW_COLUMNS.map(|name| plan::Expr::call(name, Vec::new())));
+        stream.window = Some(PendingWindow { kind: node.kind, table: node.table.clone(), time, window: node.window });
+        Ok(stream)
+    }
+
+    fn is_event_time(&self, base: &Base, expression: &plan::Expr) -> bool {
+        match base {
+            Base::Table(name) => {
+                let event_time = self.catalog.table(name).and_then(|table| table.event_time.as_ref());
+                event_time.is_some_and(|event_time| event_time.column == *expression)
+            }
+            // Only window_time of an aggregate is event time, and windows over windows are refused for now.
+            Base::Operator(_) => false,
+        }
+    }
+
+    fn aggregate(&mut self, node: &AggregateNode) -> Result<Stream, Refused> {
+        let mut stream = self.stream(&node.input)?;
+        let Some(window) = stream.window.take() else {
+            let message = "GROUP BY without a window is not supported yet; group by window_start, window_end of a TUMBLE or HOP";
+            return Err((DataFusionError::NotImplemented(message.to_owned()), Some("GROUP".to_owned())));
+        };
+        let schema = node.input.schema();
+        let groups = convert_all(&node.group_expr, schema, &stream.columns)?;
+        let mut rows = AggregateRows::new(&window.time);
+        let mut positions = Vec::new();
+        for (expression, group) in node.group_expr.iter().zip(groups) {
+            positions.push(match window_column(&group) {
+                Some(part) => Group::Window(part),
+                None if mentions_window(&group) => {
+                    return not_impl_err!("an expression over a window's bounds in GROUP BY").map_err(bare);
+                }
+                None => Group::Key(rows.key(group, field_of(expression, schema)?)),
+            });
+        }
+        for (part, name) in WINDOW_COLUMNS.iter().enumerate().take(2) {
+            if !positions.iter().any(|group| matches!(group, Group::Window(p) if *p == part)) {
+                let message = format!("GROUP BY over a {} needs {name}, too", window.kind.to_uppercase());
+                return Err((DataFusionError::Plan(message), Some("GROUP".to_owned())));
+            }
+        }
+        let keys = rows.fields.len() - 1;
+        let calls = node
+            .aggr_expr
+            .iter()
+            .map(|expression| aggregate_call(expression, schema, &stream.columns, &mut rows))
+            .collect::<Result<Vec<_>>>()
+            .map_err(bare)?;
+        let operator = self.aggregate_operators(stream, &window, rows, keys, calls)?;
+        let columns = positions.iter().map(|group| match group {
+            Group::Key(key) => plan::Expr::column(*key),
+            Group::Window(part) => plan::Expr::column(keys + part),
+        });
+        let results = (0..node.aggr_expr.len()).map(|n| plan::Expr::column(keys + WINDOW_COLUMNS.len() + n));
+        let columns = columns.chain(results).collect();
+        Ok(Stream { base: Base::Operator(operator), filter: None, columns, window: None })
+    }
+
+    /// Calc, local half, exchange by key, global half.
+    fn aggregate_operators(
+        &mut self,
+        stream: Stream,
+        window: &PendingWindow,
+        rows: AggregateRows,
+        keys: usize,
+        aggregates: Vec<Aggregate>,
+    ) -> Result<usize, Refused> {
+        let place = format!("{}/{}", self.sink, window.table);
+        let above = self.calc(stream, rows.expressions, Schema { fields: rows.fields.clone() }, &window.table)?;
+        let global = WindowAggregate {
+            keys: (1..=keys as u32).collect(),
+            time: 0,
+            window: Some(window.window),
+            aggregates,
+            key_fields: rows.fields[1..=keys].to_vec(),
+        };
+        let local = OperatorKind::LocalAggregate(global.clone());
+        let local = self.builder.add(&format!("{place}/{}-local", window.kind), global.partial_schema(), local);
+        self.builder.connect(above, local, None);
+        let output = global.output_schema();
+        let hash = HashKeys { columns: global.keys.clone() };
+        let global = OperatorKind::WindowAggregate(global);
+        let index = self.builder.add(&format!("{place}/{}", window.kind), output, global);
+        self.builder.connect(local, index, Some(hash));
+        Ok(index)
+    }
+
+    /// Makes rows of a stream: the source if there is none yet, then one Calc unless it would change nothing.
+    fn calc(
+        &mut self,
+        stream: Stream,
+        mut output: Vec<plan::Expr>,
+        schema: Schema,
+        place: &str,
+    ) -> Result<usize, Refused> {
+        let mut filter = stream.filter;
+        let base = match stream.base {
+            Base::Operator(index) => index,
+            Base::Table(name) => self.source(&name, filter.iter_mut().chain(&mut output))?,
+        };
+        let width = self.builder.plan.operators[base].output.as_ref().map_or(0, |schema| schema.fields.len());
+        let is_same = output.iter().enumerate().all(|(index, expression)| expression.as_column() == Some(index));
+        if filter.is_none() && is_same && output.len() == width {
+            return Ok(base);
+        }
+        let kind = OperatorKind::Calc(Calc { filter, output });
+        let index = self.builder.add(&format!("{}/{place}/calc", self.sink), schema, kind);
+        self.builder.connect(base, index, None);
+        Ok(index)
+    }
+
+    /// Adds the source of a table that delivers just what the expressions need, and points them to it.
+    fn source<'e>(
+        &mut self,
+        name: &str,
+        expressions: impl Iterator<Item = &'e mut plan::Expr>,
+    ) -> Result<usize, Refused> {
+        let Some(table) = self.catalog.table(name) else {
+            return plan_err!("there is no table '{name}'").map_err(bare);
+        };
+        let mut watermark = table.event_time.as_ref().map(|event_time| event_time.watermark.clone());
+        let mut leaves = Leaves { table: &table.table, leaves: Vec::new(), paths: HashMap::new() };
+        for expression in expressions {
+            leaves.replace(expression).map_err(bare)?;
+        }
+        watermark.iter_mut().try_for_each(|watermark| leaves.replace(watermark)).map_err(bare)?;
+        let fields = leaves.leaves.iter().map(|leaf| Field {
+            name: leaf.path.join("."),
+            data_type: leaf.data_type.clone(),
+            nullable: leaf.nullable,
+        });
+        let schema = Schema { fields: fields.collect() };
+        let leaves = leaves.leaves;
+        let kind = OperatorKind::Source(Source { table: Some(table.table.clone()), leaves, watermark });
+        Ok(self.builder.add(&format!("{}/{name}/source", self.sink), schema, kind))
+    }
+}
+
+enum Group {
+    /// Which key column.
+    Key(usize),
+    /// Which of [`WINDOW_COLUMNS`].
+    Window(usize),
+}
+
+/// The rows that an aggregate reads: event time, keys, arguments.
+struct AggregateRows {
+    expressions: Vec<plan::Expr>,
+    fields: Vec<Field>,
+}
+
+impl AggregateRows {
+    fn new(time: &plan::Expr) -> Self {
+        let millis = DataType::with_precision(TypeKind::Timestamp, 3);
+        let time = plan::Expr::cast(time.clone(), millis.clone(), false);
+        AggregateRows { expressions: vec![time], fields: vec![Field::new("time", millis)] }
+    }
+
+    /// Adds a key; returns which key it is.
+    fn key(&mut self, expression: plan::Expr, field: Field) -> usize {
+        self.expressions.push(expression);
+        self.fields.push(field);
+        self.fields.len() - 2
+    }
+
+    /// Adds an argument unless it is there; returns its column.
+    fn argument(&mut self, expression: plan::Expr, field: Field) -> usize {
+        let known = self.expressions.iter().skip(1).position(|known| *known == expression);
+        known.map(|index| index + 1).unwrap_or_else(|| {
+            self.expressions.push(expression);
+            self.fields.push(field);
+            self.expressions.len() - 1
+        })
+    }
+}
+
+fn aggregate_call(
+    expression: &Expr,
+    schema: &DFSchemaRef,
+    columns: &[plan::Expr],
+    rows: &mut AggregateRows,
+) -> Result<Aggregate> {
+    let call = match expression {
+        Expr::Alias(alias) => return aggregate_call(&alias.expr, schema, columns, rows),
+        Expr::AggregateFunction(call) => call,
+        other => return not_impl_err!("the aggregate {other}"),
+    };
+    let AggregateCall { func, params } = call;
+    let Some(function) = aggregates::by_name(func.name()) else {
+        return not_impl_err!("the aggregate function {}", func.name());
+    };
+    let result_type = Some(data_type(&expression.get_type(schema)?)?);
+    #[expect(deprecated, reason = "the planner still writes COUNT(*) with a wildcard")]
+    let counted = params.args.iter().find(|argument| !matches!(argument, Expr::Wildcard { .. } | Expr::Literal(..)));
+    let Some(argument) = counted else {
+        if function != AggregateFunction::Count && !params.args.is_empty() {
+            return not_impl_err!("{} of a constant", func.name());
+        }
+        let function = function.into();
+        return Ok(Aggregate { function, argument: None, argument_type: None, result_type });
+    };
+    let value = convert(argument, schema, columns)?;
+    if mentions_window(&value) {
+        return not_impl_err!("an aggregate over a window's bounds");
+    }
+    let field = field_of(argument, schema).map_err(|(error, _)| error)?;
+    let argument_type = field.data_type.clone();
+    let column = rows.argument(value, field) as u32;
+    Ok(Aggregate { function: function.into(), argument: Some(column), argument_type, result_type })
+}
+
+/// The leaves of a table that expressions use.
+struct Leaves<'a> {
+    table: &'a Table,
+    leaves: Vec<Leaf>,
+    paths: HashMap<Vec<String>, usize>,
+}
+
+impl Leaves<'_> {
+    /// Replaces columns and chains of field accesses by leaves, adding those that are new.
+    fn replace(&mut self, expression: &mut plan::Expr) -> Result<()> {
+        if let Some((column, path)) = expression.as_path() {
+            *expression = plan::Expr::column(self.leaf(column, path)?);
+            return Ok(());
+        }
+        expression.children_mut().into_iter().try_for_each(|child| self.replace(child))
+    }
+
+    fn leaf(&mut self, column: usize, inner: Vec<String>) -> Result<usize> {
+        let fields = self.table.schema.as_ref().map_or(&[][..], |schema| &schema.fields);
+        let Some(mut field) = fields.get(column).cloned() else {
+            return plan_err!("the table '{}' has no column {column}", self.table.name);
+        };
+        let mut path = vec![field.name.clone()];
+        let mut nullable = field.nullable;
+        for name in inner {
+            let row = field.data_type();
+            let Some(found) = row.fields.iter().find(|field| field.name == name) else {
+                return plan_err!("'{}' has no field '{name}'", path.join("."));
+            };
+            field = found.clone();
+            nullable |= field.nullable;
+            path.push(name);
+        }
+        if let Some(known) = self.paths.get(&path) {
+            return Ok(*known);
+        }
+        self.paths.insert(path.clone(), self.leaves.len());
+        self.leaves.push(Leaf { path, data_type: field.data_type, nullable });
+        Ok(self.leaves.len() - 1)
+    }
+}
+
+fn convert_all(expressions: &[Expr], schema: &DFSchemaRef, columns: &[plan::Expr]) -> Result<Vec<plan::Expr>, Refused> {
+    expressions.iter().map(|expression| convert(expression, schema, columns)).collect::<Result<_>>().map_err(bare)
+}
+
+fn field_of(expression: &Expr, schema: &DFSchemaRef) -> Result<Field, Refused> {
+    let (_, field) = expression.to_field(schema).map_err(bare)?;
+    let data_type = data_type(field.data_type()).map_err(bare)?;
+    Ok(Field { name: field.name().clone(), data_type: Some(data_type), nullable: field.is_nullable() })
+}
+
+fn bare(error: DataFusionError) -> Refused {
+    (error, None)
+}
+
+/// Which of the window's columns an expression is, if it is one.
+fn window_column(expression: &plan::Expr) -> Option<usize> {
+    match &expression.node {
+        Some(Node::Call(call)) if call.arguments.is_empty() => {
+            WINDOW_COLUMNS.iter().position(|name| *name == call.function)
+        }
+        _ => None,
+    }
+}
+
+fn mentions_window(expression: &plan::Expr) -> bool {
+    let mut expression = expression.clone();
+    window_column(&expression).is_some() || expression.children_mut().into_iter().any(|child| mentions_window(child))
+}

@@ -1,0 +1,90 @@
+//! The logical node of a window table function: its input with window_start, window_end and window_time added.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, TimeUnit};
+use datafusion_common::{DFSchema, DFSchemaRef, Result};
+use datafusion_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
+
+use crate::plan::Window;
+
+/// Names of the added columns, in order.
+pub const WINDOW_COLUMNS: [&str; 3] = ["window_start", "window_end", "window_time"];
+
+/// A windowed table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WindowNode {
+    pub input: LogicalPlan,
+    pub schema: DFSchemaRef,
+    /// `tumble` or `hop`.
+    pub kind: &'static str,
+    /// The table or view that the user named.
+    pub table: String,
+    /// Index of the event-time column in the input.
+    pub time: usize,
+    pub window: Window,
+}
+
+impl WindowNode {
+    /// Wraps a table's plan.
+    pub fn plan(
+        input: LogicalPlan,
+        kind: &'static str,
+        table: &str,
+        time: usize,
+        window: Window,
+    ) -> Result<LogicalPlan> {
+        let millis = DataType::Timestamp(TimeUnit::Millisecond, None);
+        let mut fields: Vec<_> = input.schema().iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
+        fields.extend(WINDOW_COLUMNS.map(|name| (None, Arc::new(Field::new(name, millis.clone(), false)))));
+        let schema = Arc::new(DFSchema::new_with_metadata(fields, Default::default())?);
+        let node = WindowNode { input, schema, kind, table: table.to_owned(), time, window };
+        Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+    }
+}
+
+impl UserDefinedLogicalNodeCore for WindowNode {
+    fn name(&self) -> &str {
+        "Window"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        Vec::new()
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Window: {} {:?}", self.kind, self.window)
+    }
+
+    fn with_exprs_and_inputs(&self, _: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
+        let mut node = self.clone();
+        if let Some(input) = inputs.pop() {
+            node.input = input;
+        }
+        Ok(node)
+    }
+}
+
+impl Hash for WindowNode {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.input.hash(state);
+        (self.kind, &self.table, self.time).hash(state);
+        (self.window.size_ms, self.window.slide_ms, self.window.offset_ms).hash(state);
+    }
+}
+
+impl PartialOrd for WindowNode {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        (&self.table, self.time).partial_cmp(&(&other.table, other.time))
+    }
+}

@@ -1,0 +1,18 @@
+//! What survives: objects in the checkpoint store, created only if absent.
+//!
+//! ```text
+//! claim generations/<g> ─▶ seal epochs/<newest+1> ─▶ restore the newest record ─▶ replay its commit if unmarked
+//!        │
+//!        └─▶ per checkpoint: segments ─▶ manifests/<e>-<g> ─▶ epochs/<e> (the checkpoint exists) ─▶ sinks commit ─▶ commits/<e>
+//! ```
+//! Only the coordinator of the newest generation can create an epoch's record: a newer one seals the next epoch before it
+//! starts anything, so a stalled predecessor's record finds its place taken. Everything can be repeated.
+
+pub mod paths;
+pub mod protocol;
+pub mod records;
+pub mod resolve;
+pub mod store;
+
+pub use protocol::{CheckpointError, Checkpoints, TakenOver};
+pub use store::{FolderStore, Store, StoreError};

@@ -1,0 +1,42 @@
+//! Keys of all objects, relative to a job's prefix. Numbers have 20 digits, so that keys sort as numbers do.
+
+use crate::model::{Epoch, Generation, WorkerId};
+
+/// Identity and fixed settings of the job.
+pub const JOB: &str = "job.pb";
+/// A bounded job's end.
+pub const FINISHED: &str = "finished";
+/// Prefix of generation claims.
+pub const GENERATIONS: &str = "generations/";
+/// Prefix of epoch records.
+pub const EPOCHS: &str = "epochs/";
+
+/// The claim of a generation.
+pub fn generation(generation: Generation) -> String {
+    format!("{GENERATIONS}{generation:020}", generation = generation.0)
+}
+
+/// The record that makes an epoch's checkpoint.
+pub fn epoch(epoch: Epoch) -> String {
+    format!("{EPOCHS}{epoch:020}", epoch = epoch.0)
+}
+
+/// The manifest of an epoch, by one generation.
+pub fn manifest(epoch: Epoch, generation: Generation) -> String {
+    format!("manifests/{:020}-{:020}", epoch.0, generation.0)
+}
+
+/// State of one worker and epoch.
+pub fn segment(epoch: Epoch, generation: Generation, worker: WorkerId, number: u64) -> String {
+    format!("segments/{:020}-{:020}-{:020}-{number:020}", epoch.0, generation.0, worker.0)
+}
+
+/// The mark that an epoch's sinks have committed.
+pub fn commit(epoch: Epoch) -> String {
+    format!("commits/{:020}", epoch.0)
+}
+
+/// The number at the end of a key under a prefix.
+pub fn number_of(key: &str, prefix: &str) -> Option<u64> {
+    key.strip_prefix(prefix)?.parse().ok()
+}

@@ -1,0 +1,388 @@
+//! The protocol over a store: claim, seal, publish, mark. Every step may be repeated after a doubtful answer.
+
+use std::sync::Arc;
+
+use millrace_sql::plan::Plan;
+use prost::Message;
+use snafu::{OptionExt, Snafu};
+
+use super::paths;
+use super::records::{EpochRecord, FORMAT_VERSION, GenerationClaim, JobRecord, Manifest, Marker};
+use super::resolve::{self, Claim, Owner};
+use super::store::{Created, Store, StoreError};
+use crate::model::key_encoding::KEY_ENCODING_VERSION;
+use crate::model::{Attempt, Epoch, Generation, JobUid, MaxParallelism};
+
+/// The checkpoint store cannot be used, or says that this process must not.
+#[derive(Debug, Snafu)]
+pub enum CheckpointError {
+    #[snafu(transparent)]
+    Store { source: StoreError },
+    /// A newer coordinator has taken over: this one ends itself.
+    #[snafu(display("generation {by} has taken over"))]
+    Fenced { by: Generation },
+    /// A newer attempt of the job has started: this process ends itself.
+    #[snafu(display("attempt {by} of the job has started"))]
+    Superseded { by: Attempt },
+    /// The user must choose another place.
+    #[snafu(display("{message}"))]
+    Refused { message: String },
+    #[snafu(display("the object '{key}' in '{location}' is malformed or cut short"))]
+    Malformed { key: String, location: String },
+    #[snafu(display("the object '{key}' in '{location}' is missing, and a checkpoint refers to it"))]
+    Missing { key: String, location: String },
+}
+
+/// Which job a store is used for.
+#[derive(Debug, Clone)]
+pub struct JobIdentity {
+    pub uid: JobUid,
+    /// `<namespace>/<name>`.
+    pub name: String,
+    pub attempt: Attempt,
+    pub max_parallelism: MaxParallelism,
+}
+
+/// A generation's hold on the store.
+pub struct Checkpoints {
+    store: Arc<dyn Store>,
+    identity: JobIdentity,
+    generation: Generation,
+    nonce: u64,
+}
+
+/// What a new generation found.
+pub struct TakenOver {
+    pub checkpoints: Checkpoints,
+    /// The newest checkpoint.
+    pub restored: Option<Manifest>,
+    /// The restored checkpoint's commit has no mark: it must be replayed before sources start.
+    pub replays_commit: bool,
+    /// The first epoch that this generation may publish.
+    pub next_epoch: Epoch,
+}
+
+/// Whether a bounded job has ended; its end is the last epoch.
+pub async fn finished(store: &dyn Store) -> Result<Option<Marker>, CheckpointError> {
+    match store.get(paths::FINISHED).await? {
+        Some(bytes) => decode(store, paths::FINISHED, &bytes).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The newest checkpoint, without claiming anything.
+pub async fn newest(store: &dyn Store) -> Result<Option<Manifest>, CheckpointError> {
+    let records = epoch_records(store).await?;
+    match resolve::newest_checkpoint(&records) {
+        Some((_, record)) => read(store, &record.manifest).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+impl Checkpoints {
+    /// Claims the next generation, seals the next epoch and reads the newest checkpoint. `nonce` is random.
+    pub async fn take_over(
+        store: Arc<dyn Store>,
+        identity: JobIdentity,
+        nonce: u64,
+    ) -> Result<TakenOver, CheckpointError> {
+        check_owner(store.as_ref(), &identity).await?;
+        let generation = claim(store.as_ref(), &identity, nonce).await?;
+        let checkpoints = Checkpoints { store, identity, generation, nonce };
+        let sealed = checkpoints.seal().await?;
+        let records = epoch_records(checkpoints.store.as_ref()).await?;
+        let (mut restored, mut replays_commit) = (None, false);
+        if let Some((epoch, record)) = resolve::newest_checkpoint(&records) {
+            let manifest: Manifest = read(checkpoints.store.as_ref(), &record.manifest).await?;
+            replays_commit = checkpoints.store.get(&paths::commit(*epoch)).await?.is_none();
+            restored = Some(manifest);
+        }
+        Ok(TakenOver { checkpoints, restored, replays_commit, next_epoch: sealed.next() })
+    }
+
+    /// The claimed generation.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Takes the next epoch's place with a seal, so that no earlier generation can publish any more.
+    async fn seal(&self) -> Result<Epoch, CheckpointError> {
+        loop {
+            let keys = self.store.list(paths::EPOCHS).await?;
+            let epochs = keys.iter().filter_map(|key| paths::number_of(key, paths::EPOCHS)).map(Epoch);
+            let epoch = resolve::epoch_to_seal(epochs);
+            // Lost the place to a checkpoint that was published meanwhile: it is the newest one then.
+            if self.create_record(epoch, String::new()).await? {
+                return Ok(epoch);
+            }
+            self.check_fence().await?;
+        }
+    }
+
+    /// Publishes a checkpoint; it exists when this returns.
+    pub async fn publish(&self, manifest: &Manifest) -> Result<(), CheckpointError> {
+        self.check_fence().await?;
+        let epoch = Epoch(manifest.epoch);
+        let key = paths::manifest(epoch, self.generation);
+        self.create_once(&key, manifest.encode_to_vec()).await?;
+        if self.create_record(epoch, key).await? {
+            return Ok(());
+        }
+        self.check_fence().await?;
+        // Nobody newer has claimed, and yet the place is taken: only a newer claim under way explains it.
+        FencedSnafu { by: Generation(self.generation.0 + 1) }.fail()
+    }
+
+    /// Marks that an epoch's sinks have committed.
+    pub async fn mark_committed(&self, epoch: Epoch, at_ms: u64) -> Result<(), CheckpointError> {
+        let marker = Marker { epoch: epoch.0, at_ms };
+        self.store.create(&paths::commit(epoch), marker.encode_to_vec()).await?;
+        Ok(())
+    }
+
+    /// Marks that a bounded job has ended.
+    pub async fn mark_finished(&self, epoch: Epoch, at_ms: u64) -> Result<(), CheckpointError> {
+        let marker = Marker { epoch: epoch.0, at_ms };
+        self.store.create(paths::FINISHED, marker.encode_to_vec()).await?;
+        Ok(())
+    }
+
+    /// Fails if a newer generation has claimed.
+    async fn check_fence(&self) -> Result<(), CheckpointError> {
+        let newest = newest_generation(self.store.as_ref()).await?;
+        match newest {
+            Some(newest) if newest > self.generation => FencedSnafu { by: newest }.fail(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Creates an epoch's record; false if another's is there.
+    async fn create_record(&self, epoch: Epoch, manifest: String) -> Result<bool, CheckpointError> {
+        let record = EpochRecord { generation: self.generation.0, manifest, nonce: self.nonce };
+        create_or_own(self.store.as_ref(), &paths::epoch(epoch), record.encode_to_vec()).await
+    }
+
+    /// Creates an object under a key that nobody else uses.
+    async fn create_once(&self, key: &str, bytes: Vec<u8>) -> Result<(), CheckpointError> {
+        if create_or_own(self.store.as_ref(), key, bytes).await? {
+            return Ok(());
+        }
+        MalformedSnafu { key, location: self.store.location() }.fail()
+    }
+
+    /// A manifest of this generation, to be filled.
+    pub fn manifest(&self, epoch: Epoch, parallelism: u32, plan: Plan, sql: String) -> Manifest {
+        Manifest {
+            format: FORMAT_VERSION,
+            uid: self.identity.uid.0.clone(),
+            epoch: epoch.0,
+            generation: self.generation.0,
+            attempt: self.identity.attempt.0,
+            parallelism,
+            max_parallelism: self.identity.max_parallelism.groups(),
+            plan: Some(plan),
+            sql,
+            ..Default::default()
+        }
+    }
+}
+
+/// Creates an object; true also if it exists with exactly these bytes, from a try whose answer was lost.
+async fn create_or_own(store: &dyn Store, key: &str, bytes: Vec<u8>) -> Result<bool, CheckpointError> {
+    loop {
+        if store.create(key, bytes.clone()).await? == Created::Yes {
+            return Ok(true);
+        }
+        // Absent after "exists": a race inside of the store; the create did not count and is tried again.
+        if let Some(found) = store.get(key).await? {
+            return Ok(found == bytes);
+        }
+    }
+}
+
+async fn check_owner(store: &dyn Store, identity: &JobIdentity) -> Result<(), CheckpointError> {
+    let ours = JobRecord {
+        uid: identity.uid.0.clone(),
+        format: FORMAT_VERSION,
+        max_parallelism: identity.max_parallelism.groups(),
+        key_encoding: KEY_ENCODING_VERSION,
+        name: identity.name.clone(),
+    };
+    if create_or_own(store, paths::JOB, ours.encode_to_vec()).await? {
+        return Ok(());
+    }
+    let stored: JobRecord = read(store, paths::JOB).await?;
+    let location = store.location();
+    let message = match resolve::owner(&stored, &ours) {
+        Owner::Ours => return Ok(()),
+        Owner::Other { name, uid } => format!(
+            "'{location}' holds the state of the job '{name}' (uid {uid}), not of '{}' (uid {}); choose another \
+             checkpoint.location, or name that state in startFrom",
+            ours.name, ours.uid
+        ),
+        Owner::OtherMaxParallelism { stored } => format!(
+            "the state in '{location}' has maxParallelism {stored}, the manifest says {}; it cannot be changed after the \
+             first start: set it back to {stored}",
+            ours.max_parallelism
+        ),
+        Owner::NewerFormat { format } => format!(
+            "the state in '{location}' has format {format}, this release reads up to {FORMAT_VERSION}; use a newer release"
+        ),
+    };
+    RefusedSnafu { message }.fail()
+}
+
+async fn claim(store: &dyn Store, identity: &JobIdentity, nonce: u64) -> Result<Generation, CheckpointError> {
+    loop {
+        let newest = match newest_generation(store).await? {
+            Some(generation) => {
+                let claim: GenerationClaim = read(store, &paths::generation(generation)).await?;
+                Some((generation, claim))
+            }
+            None => None,
+        };
+        let next = match resolve::next_claim(newest.as_ref(), &identity.uid, identity.attempt) {
+            Claim::Next(next) => next,
+            Claim::Superseded { by } => return SupersededSnafu { by }.fail(),
+        };
+        let ours = GenerationClaim { uid: identity.uid.0.clone(), attempt: identity.attempt.0, nonce };
+        if create_or_own(store, &paths::generation(next), ours.encode_to_vec()).await? {
+            return Ok(next);
+        }
+    }
+}
+
+async fn newest_generation(store: &dyn Store) -> Result<Option<Generation>, StoreError> {
+    let keys = store.list(paths::GENERATIONS).await?;
+    Ok(keys.iter().filter_map(|key| paths::number_of(key, paths::GENERATIONS)).max().map(Generation))
+}
+
+/// All epoch records. The number of records is bounded by retention.
+async fn epoch_records(store: &dyn Store) -> Result<Vec<(Epoch, EpochRecord)>, CheckpointError> {
+    let mut keys = store.list(paths::EPOCHS).await?;
+    let mut records = Vec::new();
+    // Only the newest checkpoint matters: read backwards until one is found.
+    while let Some(key) = keys.pop() {
+        let Some(epoch) = paths::number_of(&key, paths::EPOCHS).map(Epoch) else { continue };
+        let record: EpochRecord = read(store, &key).await?;
+        let is_checkpoint = !record.manifest.is_empty();
+        records.push((epoch, record));
+        if is_checkpoint {
+            break;
+        }
+    }
+    Ok(records)
+}
+
+async fn read<T: Message + Default>(store: &dyn Store, key: &str) -> Result<T, CheckpointError> {
+    let bytes = store.get(key).await?.context(MissingSnafu { key, location: store.location() })?;
+    decode(store, key, &bytes)
+}
+
+fn decode<T: Message + Default>(store: &dyn Store, key: &str, bytes: &[u8]) -> Result<T, CheckpointError> {
+    T::decode(bytes).ok().context(MalformedSnafu { key, location: store.location() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::FolderStore;
+
+    fn identity(uid: &str, attempt: u64) -> JobIdentity {
+        JobIdentity {
+            uid: JobUid(uid.to_owned()),
+            name: format!("default/{uid}"),
+            attempt: Attempt(attempt),
+            max_parallelism: MaxParallelism::new(1024).unwrap(),
+        }
+    }
+
+    async fn take_over(store: &Arc<dyn Store>, nonce: u64) -> TakenOver {
+        Checkpoints::take_over(Arc::clone(store), identity("a", 1), nonce).await.unwrap()
+    }
+
+    fn store() -> (tempfile::TempDir, Arc<dyn Store>) {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(FolderStore::new(folder.path()));
+        (folder, store)
+    }
+
+    async fn publish(taken: &TakenOver, epoch: Epoch) -> Result<(), CheckpointError> {
+        let manifest = taken.checkpoints.manifest(epoch, 1, Plan::default(), String::new());
+        taken.checkpoints.publish(&manifest).await
+    }
+
+    #[tokio::test]
+    async fn a_newer_generation_restores_what_the_older_one_published() {
+        let (_folder, store) = store();
+        let first = take_over(&store, 1).await;
+        assert_eq!((first.checkpoints.generation(), first.next_epoch), (Generation(1), Epoch(2)));
+        assert!(first.restored.is_none());
+        publish(&first, Epoch(2)).await.unwrap();
+        publish(&first, Epoch(3)).await.unwrap();
+        first.checkpoints.mark_committed(Epoch(2), 0).await.unwrap();
+
+        let second = take_over(&store, 2).await;
+
+        assert_eq!(second.checkpoints.generation(), Generation(2));
+        assert_eq!(second.restored.as_ref().unwrap().epoch, 3);
+        assert!(second.replays_commit);
+        assert_eq!(second.next_epoch, Epoch(5));
+        second.checkpoints.mark_committed(Epoch(3), 0).await.unwrap();
+        assert!(!take_over(&store, 3).await.replays_commit);
+    }
+
+    #[tokio::test]
+    async fn an_older_generation_cannot_publish_after_a_takeover() {
+        let (_folder, store) = store();
+        let first = take_over(&store, 1).await;
+        publish(&first, Epoch(2)).await.unwrap();
+        let second = take_over(&store, 2).await;
+
+        for epoch in [3, 4, 5] {
+            let refused = publish(&first, Epoch(epoch)).await;
+            assert!(matches!(refused, Err(CheckpointError::Fenced { by: Generation(2) })), "{refused:?}");
+        }
+        publish(&second, second.next_epoch).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_seal_holds_even_if_the_fence_was_read_before_the_takeover() {
+        let (_folder, store) = store();
+        let first = take_over(&store, 1).await;
+        publish(&first, Epoch(2)).await.unwrap();
+        let second = take_over(&store, 2).await;
+
+        // What a stalled process does that had passed its fence check before the takeover.
+        let won = first.checkpoints.create_record(Epoch(3), "manifests/x".to_owned()).await.unwrap();
+
+        assert!(!won);
+        assert_eq!(second.restored.unwrap().epoch, 2);
+    }
+
+    #[tokio::test]
+    async fn another_jobs_state_is_refused_with_the_cure() {
+        let (_folder, store) = store();
+        take_over(&store, 1).await;
+
+        let refused = Checkpoints::take_over(Arc::clone(&store), identity("b", 1), 2).await;
+
+        let text = refused.err().unwrap().to_string();
+        assert!(text.contains("'default/a'") && text.contains("'default/b'") && text.contains("startFrom"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_older_attempt_ends_itself() {
+        let (_folder, store) = store();
+        Checkpoints::take_over(Arc::clone(&store), identity("a", 2), 1).await.unwrap();
+
+        let refused = Checkpoints::take_over(Arc::clone(&store), identity("a", 1), 2).await;
+
+        assert!(matches!(refused, Err(CheckpointError::Superseded { by: Attempt(2) })));
+    }
+}

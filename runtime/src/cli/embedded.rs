@@ -1,0 +1,239 @@
+//! `millrace run`: a coordinator here, and workers in this process or in processes that it starts.
+
+use std::fs;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::process::{Child, Command};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::job::{Job, UserError};
+use super::{Exit, From, RunArguments, job, progress};
+use crate::checkpoint::protocol;
+use crate::checkpoint::records::JobRecord;
+use crate::checkpoint::{Store, paths};
+use crate::clock::Clock;
+use crate::coordinator::{self, CoordinatorContext, JobEnd, JobError, JobReport, JobSettings, Wish, Workers};
+use crate::error::chain;
+use crate::model::{Attempt, JobUid};
+use crate::transport::{Tcp, Transport};
+use crate::worker::{Worker, WorkerContext, WorkerSettings};
+
+/// Threads of the runtime for heartbeats, uploads and control; tasks have their own.
+const SERVICE_THREADS: usize = 2;
+
+/// Runs a job to its end.
+pub fn run(arguments: RunArguments) -> Result<Exit, UserError> {
+    let job = job::read(&arguments.file)?;
+    let services = runtime("service", SERVICE_THREADS)?;
+    services.block_on(run_job(job, arguments))
+}
+
+/// A runtime with named threads.
+pub fn runtime(name: &str, threads: usize) -> Result<Runtime, UserError> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(format!("millrace-{name}"))
+        .enable_all()
+        .build()
+        .map_err(|error| UserError(format!("failed to start threads: {error}")))
+}
+
+/// A generator seeded by the machine; the only place where it is asked for randomness.
+pub fn machine_random() -> Arc<Mutex<StdRng>> {
+    Arc::new(Mutex::new(StdRng::from_os_rng()))
+}
+
+async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
+    let clock = Clock::system();
+    let random = machine_random();
+    let folder = job.folder()?;
+    if arguments.from == From::None && folder.exists() {
+        fs::remove_dir_all(&folder)
+            .map_err(|error| UserError(format!("failed to start over in '{}': {error}", folder.display())))?;
+    }
+    let store = job.store()?;
+    let as_user = |error: protocol_error| UserError(chain(&error));
+    if let Some(end) = protocol::finished(store.as_ref()).await.map_err(as_user)? {
+        let at = chrono::DateTime::from_timestamp_millis(end.at_ms as i64).unwrap_or_default();
+        println!("{}: finished at {}; --from none starts over", job.name(), at.format("%Y-%m-%d %H:%M:%S UTC"));
+        return Ok(Exit::Done);
+    }
+    let uid = stored_uid(store.as_ref()).await.map_err(as_user)?.unwrap_or_else(|| new_uid(&random));
+    let settings = job.settings(uid.clone(), Attempt(1))?;
+    let listener = Tcp.listen("127.0.0.1:0").await;
+    let listener = listener.map_err(|error| UserError(format!("failed to listen on loopback: {error}")))?;
+    let address = format!("127.0.0.1:{}", listener.port());
+    let workers = Workers::accept(listener, uid.clone(), Attempt(1), clock);
+    let context = CoordinatorContext { clock, store: Arc::clone(&store), random };
+    let (wish_sender, wish) = watch::channel(Wish::Run);
+    let (report_sender, report) = watch::channel(JobReport { contract: 1, ..Default::default() });
+
+    let slots = job.manifest.spec.parallelism;
+    let helpers = match arguments.workers {
+        None => Helpers::inside(&address, &settings, store, clock, slots).await?,
+        Some(count) => Helpers::processes(&arguments, &address, &settings, count.max(1), slots)?,
+    };
+    tokio::spawn(listen_for_stop(wish_sender));
+    let shown = tokio::spawn(progress::show(job.name().to_owned(), job.plan.clone(), report.clone(), clock));
+    let ended = coordinator::run(settings, job.plan.clone(), context, workers, wish, report_sender).await;
+    shown.abort();
+    helpers.end().await;
+    finish(&job, ended, &report.borrow(), clock)
+}
+
+#[expect(non_camel_case_types, reason = "shortens one closure")]
+type protocol_error = crate::checkpoint::CheckpointError;
+
+fn finish(job: &Job, ended: Result<JobEnd, JobError>, report: &JobReport, clock: Clock) -> Result<Exit, UserError> {
+    match ended {
+        Ok(end) => {
+            progress::summary(job.name(), end, report, clock);
+            Ok(Exit::Done)
+        }
+        Err(error) => {
+            eprintln!("{}: {}", job.name(), chain(&error));
+            Ok(if matches!(error, JobError::Fenced { .. }) { Exit::NotInCharge } else { Exit::JobFailed })
+        }
+    }
+}
+
+/// The uid that an earlier run of the job has chosen.
+async fn stored_uid(store: &dyn Store) -> Result<Option<JobUid>, protocol_error> {
+    use prost::Message;
+    let bytes = store.get(paths::JOB).await?;
+    Ok(bytes.and_then(|bytes| JobRecord::decode(bytes.as_slice()).ok()).map(|job| JobUid(job.uid)))
+}
+
+fn new_uid(random: &Arc<Mutex<StdRng>>) -> JobUid {
+    let bits: u128 = rand::Rng::random(&mut *random.lock());
+    JobUid(format!("{:08x}-{:04x}-{:04x}", bits >> 96, (bits >> 80) & 0xffff, (bits >> 64) & 0xffff))
+}
+
+/// First Ctrl-C: a last checkpoint, then the end. Second: the end at once, which loses nothing either.
+async fn listen_for_stop(wish: watch::Sender<Wish>) {
+    if tokio::signal::ctrl_c().await.is_err() {
+        return;
+    }
+    eprintln!("stopping after a last checkpoint; Ctrl-C again stops at once");
+    wish.send_replace(Wish::Stop);
+    if tokio::signal::ctrl_c().await.is_ok() {
+        std::process::exit(130);
+    }
+}
+
+/// The workers of an embedded run.
+enum Helpers {
+    Inside { task: tokio::task::JoinHandle<()>, tasks: Option<Runtime> },
+    Processes { task: tokio::task::JoinHandle<()>, ended: watch::Sender<bool> },
+}
+
+impl Helpers {
+    /// One worker in this process.
+    async fn inside(
+        address: &str,
+        settings: &JobSettings,
+        store: Arc<dyn Store>,
+        clock: Clock,
+        slots: u32,
+    ) -> Result<Self, UserError> {
+        let tasks = runtime("task", slots as usize)?;
+        let context = WorkerContext { clock, store, transport: Arc::new(Tcp), tasks: tasks.handle().clone() };
+        let worker_settings = WorkerSettings {
+            job: settings.identity.uid.clone(),
+            attempt: settings.identity.attempt,
+            slots,
+            listen: "127.0.0.1:0".to_owned(),
+            host: "127.0.0.1".to_owned(),
+        };
+        let mut worker =
+            Worker::new(worker_settings, context).await.map_err(|error| UserError(chain(&error)))?;
+        let address = address.to_owned();
+        let task = tokio::spawn(async move {
+            match Tcp.connect(&address).await {
+                Ok(stream) => {
+                    let Err(error) = worker.follow(stream).await else { return };
+                    info!(reason = %chain(&error), "the worker has ended");
+                }
+                Err(error) => warn!(%error, "the worker cannot reach its coordinator"),
+            }
+        });
+        Ok(Helpers::Inside { task, tasks: Some(tasks) })
+    }
+
+    /// Worker processes, each started again when it dies.
+    fn processes(
+        arguments: &RunArguments,
+        address: &str,
+        settings: &JobSettings,
+        count: u32,
+        slots: u32,
+    ) -> Result<Self, UserError> {
+        let program = std::env::current_exe().map_err(|error| UserError(format!("failed to find this program: {error}")))?;
+        let (ended, watched) = watch::channel(false);
+        let mut command = std::process::Command::new(program);
+        command
+            .arg("worker")
+            .arg(&arguments.file)
+            .args(["--coordinator", address, "--uid", &settings.identity.uid.0])
+            .args(["--attempt", &settings.identity.attempt.to_string(), "--end-with-parent"])
+            .args(["--slots", &slots.div_ceil(count).to_string(), "--host", "127.0.0.1", "--listen", "127.0.0.1:0"]);
+        let command = Arc::new(Mutex::new(Command::from(command)));
+        // Ctrl-C is for this process: the workers take their part in the last checkpoint.
+        command.lock().stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
+        let task = tokio::spawn(async move {
+            let each = (0..count).map(|_| keep_running(Arc::clone(&command), watched.clone()));
+            futures::future::join_all(each).await;
+        });
+        Ok(Helpers::Processes { task, ended })
+    }
+
+    async fn end(self) {
+        match self {
+            Helpers::Inside { task, tasks } => {
+                // The worker was dismissed and ends by itself.
+                let _ = task.await;
+                if let Some(tasks) = tasks {
+                    tasks.shutdown_background();
+                }
+            }
+            Helpers::Processes { task, ended } => {
+                ended.send_replace(true);
+                // Panics of the supervisor are logged by the runtime.
+                let _ = task.await;
+            }
+        }
+    }
+}
+
+/// Runs a worker process, again and again until the job has ended.
+async fn keep_running(command: Arc<Mutex<Command>>, mut ended: watch::Receiver<bool>) {
+    while !*ended.borrow() {
+        let spawned = command.lock().spawn();
+        let mut child: Child = match spawned {
+            Ok(child) => child,
+            Err(error) => {
+                warn!(%error, "failed to start a worker process");
+                return;
+            }
+        };
+        info!(process = child.id(), "started a worker process");
+        tokio::select! {
+            status = child.wait() => {
+                if !*ended.borrow() {
+                    warn!(status = %status.map(|status| status.to_string()).unwrap_or_default(), "a worker process has ended");
+                }
+            }
+            _ = ended.changed() => {
+                // Dismissed workers end by themselves; the pipe to their standard input closes with the child.
+                let _ = child.wait().await;
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! From a manifest to a job that can run: parsed, checked, compiled.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use millrace_crds::StreamJob;
+use millrace_crds::manifest;
+use millrace_crds::v1alpha1::RestartStrategy as RestartSpec;
+use millrace_sql::plan::{OperatorKind, Plan};
+
+use crate::checkpoint::protocol::JobIdentity;
+use crate::checkpoint::{FolderStore, Store};
+use crate::clock::Clock;
+use crate::coordinator::JobSettings;
+use crate::coordinator::failover::RestartStrategy;
+use crate::error::chain;
+use crate::model::{Attempt, JobUid, MaxParallelism};
+use crate::source::files::local_path;
+
+/// The user's input is wrong; the text says what and how to cure it.
+#[derive(Debug)]
+pub struct UserError(pub String);
+
+impl fmt::Display for UserError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A job ready to run.
+pub struct Job {
+    pub manifest: StreamJob,
+    pub plan: Plan,
+}
+
+/// Reads a manifest, compiles its SQL, and checks all table options.
+pub fn read(file: &Path) -> Result<Job, UserError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| UserError(format!("failed to read '{}': {error}", file.display())))?;
+    let manifest = manifest::read(&text).map_err(|error| {
+        let lines: Vec<String> = error.mistakes.iter().map(|mistake| format!("{}: {mistake}", file.display())).collect();
+        UserError(lines.join("\n"))
+    })?;
+    let sql = &manifest.spec.pipeline.sql;
+    let plan = millrace_sql::compile(sql).map_err(|mistakes| {
+        let rendered: Vec<String> = mistakes.iter().map(|mistake| mistake.render(sql)).collect();
+        UserError(format!("{}: spec.pipeline.sql:\n{}", file.display(), rendered.join("\n")))
+    })?;
+    check_options(&plan).map_err(|message| UserError(format!("{}: spec.pipeline.sql: {message}", file.display())))?;
+    Ok(Job { manifest, plan })
+}
+
+fn check_options(plan: &Plan) -> Result<(), String> {
+    for operator in &plan.operators {
+        match &operator.kind {
+            Some(OperatorKind::Source(source)) => {
+                crate::source::connector(source, Clock::starting_at(0)).map_err(|error| chain(&error))?;
+            }
+            Some(OperatorKind::Sink(sink)) => {
+                let table = sink.table.clone().unwrap_or_default();
+                crate::sink::check(&table).map_err(|error| chain(&error))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+impl Job {
+    /// The job's name.
+    pub fn name(&self) -> &str {
+        self.manifest.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// The job's namespace.
+    pub fn namespace(&self) -> &str {
+        self.manifest.metadata.namespace.as_deref().unwrap_or("default")
+    }
+
+    /// The folder that holds the job's state.
+    pub fn folder(&self) -> Result<PathBuf, UserError> {
+        let below = Path::new(self.namespace()).join(self.name());
+        match &self.manifest.spec.checkpoint.location {
+            None => Ok(Path::new("./.millrace").join(below)),
+            Some(location) => local_path(location).map(|path| path.join(below)).ok_or_else(|| {
+                UserError(format!("spec.checkpoint.location: '{location}' is not supported; use a folder or file:// address"))
+            }),
+        }
+    }
+
+    /// The store of the job's state.
+    pub fn store(&self) -> Result<Arc<dyn Store>, UserError> {
+        Ok(Arc::new(FolderStore::new(self.folder()?)))
+    }
+
+    /// What the coordinator needs to know.
+    pub fn settings(&self, uid: JobUid, attempt: Attempt) -> Result<JobSettings, UserError> {
+        let spec = &self.manifest.spec;
+        let max_parallelism = MaxParallelism::new(spec.max_parallelism)
+            .ok_or_else(|| UserError("spec.maxParallelism: a power of two from 1 to 32768".to_owned()))?;
+        let restart = match spec.restart.strategy {
+            RestartSpec::None => RestartStrategy::None,
+            RestartSpec::Exponential => RestartStrategy::Exponential {
+                initial: spec.restart.initial_delay.to_std(),
+                max: spec.restart.max_delay.to_std(),
+                reset_after: spec.restart.max_delay.to_std() * 2,
+                jitter: 0.1,
+            },
+        };
+        Ok(JobSettings {
+            identity: JobIdentity {
+                uid,
+                name: format!("{}/{}", self.namespace(), self.name()),
+                attempt,
+                max_parallelism,
+            },
+            sql: spec.pipeline.sql.clone(),
+            parallelism: spec.parallelism,
+            checkpoint_interval: spec.checkpoint.interval.to_std(),
+            checkpoint_timeout: spec.checkpoint.timeout.to_std(),
+            restart,
+        })
+    }
+}

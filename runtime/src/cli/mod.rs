@@ -1,0 +1,115 @@
+//! The command line: verbs, settings, exit codes.
+//!
+//! Exit codes: 0 done or stopped in good order; 1 the input is wrong (manifest, SQL, options); 2 wrong arguments; 3 the
+//! job failed; 4 another process runs the job.
+
+mod embedded;
+mod job;
+mod progress;
+mod roles;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use job::UserError;
+
+/// Streams, exactly once, from one manifest on a laptop and on a cluster.
+#[derive(Parser)]
+#[command(name = "millrace", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Log format on standard error: text or json.
+    #[arg(long, global = true, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run a job here until its input ends or Ctrl-C is pressed. A later run goes on where this one was.
+    Run(RunArguments),
+    /// Check a job's manifest and SQL without running it.
+    Validate(ValidateArguments),
+    /// Coordinate a job; workers connect to it.
+    Coordinator(roles::CoordinatorArguments),
+    /// Work for a job's coordinator.
+    Worker(roles::WorkerArguments),
+}
+
+/// Arguments of `run`.
+#[derive(clap::Args, Clone)]
+pub struct RunArguments {
+    /// The manifest.
+    pub file: PathBuf,
+    /// Run the tasks in this many worker processes instead of in this one.
+    #[arg(long)]
+    pub workers: Option<u32>,
+    /// Where to begin: latest (the newest checkpoint, or empty if there is none) or none (start over).
+    #[arg(long, default_value = "latest")]
+    pub from: From,
+}
+
+/// Where a run begins.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum From {
+    Latest,
+    None,
+}
+
+#[derive(clap::Args)]
+struct ValidateArguments {
+    /// The manifest.
+    file: PathBuf,
+}
+
+/// How a verb ended.
+pub enum Exit {
+    Done = 0,
+    WrongInput = 1,
+    JobFailed = 3,
+    NotInCharge = 4,
+}
+
+/// Runs the verb of the command line.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_logging(arguments.log_format);
+    let exit = match arguments.verb {
+        Verb::Run(run) => embedded::run(run),
+        Verb::Validate(validate) => validate_job(&validate),
+        Verb::Coordinator(coordinator) => roles::coordinator(coordinator),
+        Verb::Worker(worker) => roles::worker(worker),
+    };
+    match exit {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(Exit::WrongInput as u8)
+        }
+    }
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("MILLRACE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+fn validate_job(arguments: &ValidateArguments) -> Result<Exit, UserError> {
+    let job = job::read(&arguments.file)?;
+    let name = job.manifest.metadata.name.unwrap_or_default();
+    println!("{name}: valid, {} operators", job.plan.operators.len());
+    Ok(Exit::Done)
+}

@@ -1,0 +1,103 @@
+//! Live progress on a terminal, one line every few seconds elsewhere, and the summary at the end.
+
+use std::io::{IsTerminal, Write as _};
+use std::time::Duration;
+
+use millrace_sql::plan::{OperatorKind, Plan};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::coordinator::report::{JobReport, Phase, Totals};
+use crate::coordinator::JobEnd;
+use crate::model::EventTime;
+use crate::topology::Topology;
+
+/// How often a terminal's line is drawn anew.
+const TERMINAL_EVERY: Duration = Duration::from_millis(500);
+/// How often a line is written elsewhere.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Shows progress until dropped.
+pub async fn show(name: String, plan: Plan, report: watch::Receiver<JobReport>, clock: Clock) {
+    let is_terminal = std::io::stderr().is_terminal();
+    let every = if is_terminal { TERMINAL_EVERY } else { LINE_EVERY };
+    let sources = source_chains(&plan);
+    let (mut before, mut before_at) = (Totals::default(), clock.elapsed());
+    loop {
+        clock.sleep(every).await;
+        let report = report.borrow().clone();
+        let totals = report.totals(&sources);
+        let seconds = (clock.elapsed() - before_at).as_secs_f64();
+        let line = line(&name, &report, &totals, &before, seconds, clock.now_ms());
+        (before, before_at) = (totals, clock.elapsed());
+        if is_terminal {
+            eprint!("\r\x1b[2K{line}");
+            // A terminal that is gone needs no progress.
+            let _ = std::io::stderr().flush();
+        } else {
+            eprintln!("{line}");
+        }
+    }
+}
+
+fn source_chains(plan: &Plan) -> Vec<u32> {
+    let topology = Topology::of(plan, 1);
+    let chains = topology.chains.iter().enumerate();
+    let is_source = |operators: &[usize]| matches!(plan.operators[operators[0]].kind, Some(OperatorKind::Source(_)));
+    chains.filter(|(_, operators)| is_source(operators)).map(|(chain, _)| chain as u32).collect()
+}
+
+fn line(name: &str, report: &JobReport, now: &Totals, before: &Totals, seconds: f64, now_ms: u64) -> String {
+    let rate = |now: u64, before: u64| human(now.saturating_sub(before) as f64 / seconds.max(0.001));
+    let mut line = format!("{name}: {:?}", report.phase);
+    if report.phase == Phase::Running {
+        line.push_str(&format!("  in {}/s  out {}/s", rate(now.rows_in, before.rows_in), rate(now.rows_out, before.rows_out)));
+        if now.progress > 0.0 {
+            line.push_str(&format!("  {:.0} %", now.progress * 100.0));
+        }
+        if let Some(watermark) = now.watermark_ms.filter(|time| *time > EventTime::MIN.0) {
+            line.push_str(&format!("  watermark {}", EventTime(watermark)));
+        }
+        line.push_str(&format!("  state {}B", human(now.state_bytes as f64)));
+        if now.late_rows > 0 {
+            line.push_str(&format!("  late {}", now.late_rows));
+        }
+    }
+    if let Some(checkpoint) = &report.last_checkpoint {
+        let age = now_ms.saturating_sub(checkpoint.completed_at_ms) / 1000;
+        line.push_str(&format!("  checkpoint {} ({age} s ago, {} ms, {}B)", checkpoint.epoch, checkpoint.duration_ms, human(checkpoint.bytes as f64)));
+    }
+    if report.restarts > 0 {
+        line.push_str(&format!("  restarts {}", report.restarts));
+    }
+    line
+}
+
+/// Prints what a run has done.
+pub fn summary(name: &str, end: JobEnd, report: &JobReport, clock: Clock) {
+    let how = match end {
+        JobEnd::Finished => "finished",
+        JobEnd::Stopped => "stopped; the next run goes on from here",
+    };
+    let checkpoint = report.last_checkpoint.clone().unwrap_or_default();
+    if std::io::stderr().is_terminal() {
+        eprintln!();
+    }
+    println!(
+        "{name}: {how} after {:.1} s: {} rows in, {} rows out, checkpoint {}, {} restarts",
+        clock.elapsed().as_secs_f64(),
+        checkpoint.rows_in,
+        checkpoint.rows_out,
+        checkpoint.epoch,
+        report.restarts
+    );
+}
+
+/// A number with three digits and a unit.
+fn human(number: f64) -> String {
+    let units = [(1e9, "G"), (1e6, "M"), (1e3, "k")];
+    match units.into_iter().find(|(unit, _)| number >= *unit) {
+        Some((unit, name)) => format!("{:.2} {name}", number / unit),
+        None => format!("{number:.0} "),
+    }
+}

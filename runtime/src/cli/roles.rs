@@ -1,0 +1,177 @@
+//! The roles that pods run: `millrace coordinator` and `millrace worker`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::embedded::{machine_random, runtime};
+use super::job::{self, UserError};
+use super::{Exit, progress};
+use crate::clock::Clock;
+use crate::coordinator::{self, CoordinatorContext, JobError, JobReport, Wish, Workers};
+use crate::error::chain;
+use crate::model::{Attempt, JobUid};
+use crate::transport::{Tcp, Transport};
+use crate::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
+
+/// Delay between tries to reach the coordinator: it may be restarting.
+const RECONNECT: Duration = Duration::from_millis(200);
+
+/// Arguments of `coordinator`.
+#[derive(clap::Args)]
+pub struct CoordinatorArguments {
+    /// The manifest.
+    #[arg(env = "MILLRACE_JOB")]
+    file: PathBuf,
+    /// The job's uid.
+    #[arg(long, env = "MILLRACE_UID")]
+    uid: String,
+    /// Number of this set of processes.
+    #[arg(long, env = "MILLRACE_ATTEMPT", default_value_t = 1)]
+    attempt: u64,
+    /// Where workers register.
+    #[arg(long, env = "MILLRACE_LISTEN", default_value = "0.0.0.0:6121")]
+    listen: String,
+}
+
+/// Arguments of `worker`.
+#[derive(clap::Args)]
+pub struct WorkerArguments {
+    /// The manifest.
+    #[arg(env = "MILLRACE_JOB")]
+    file: PathBuf,
+    /// The coordinator's address.
+    #[arg(long, env = "MILLRACE_COORDINATOR")]
+    coordinator: String,
+    /// The job's uid.
+    #[arg(long, env = "MILLRACE_UID")]
+    uid: String,
+    /// Number of this set of processes.
+    #[arg(long, env = "MILLRACE_ATTEMPT", default_value_t = 1)]
+    attempt: u64,
+    /// How many slots to offer.
+    #[arg(long, env = "MILLRACE_SLOTS", default_value_t = 2)]
+    slots: u32,
+    /// Where to listen for other workers.
+    #[arg(long, env = "MILLRACE_LISTEN", default_value = "0.0.0.0:6122")]
+    listen: String,
+    /// The host that other workers reach this one at.
+    #[arg(long, env = "MILLRACE_HOST")]
+    host: String,
+    /// End when standard input closes.
+    #[arg(long)]
+    end_with_parent: bool,
+}
+
+/// Runs the coordinator of a job.
+pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
+    let job = job::read(&arguments.file)?;
+    let services = runtime("service", 2)?;
+    services.block_on(async move {
+        let clock = Clock::system();
+        let (uid, attempt) = (JobUid(arguments.uid), Attempt(arguments.attempt));
+        let settings = job.settings(uid.clone(), attempt)?;
+        let listener = Tcp.listen(&arguments.listen).await;
+        let listener =
+            listener.map_err(|error| UserError(format!("failed to listen at {}: {error}", arguments.listen)))?;
+        let workers = Workers::accept(listener, uid, attempt, clock);
+        let context = CoordinatorContext { clock, store: job.store()?, random: machine_random() };
+        let (wish_sender, wish) = watch::channel(Wish::Run);
+        let (report_sender, report) = watch::channel(JobReport { contract: 1, ..Default::default() });
+        tokio::spawn(stop_on_signal(wish_sender));
+        let ended = coordinator::run(settings, job.plan.clone(), context, workers, wish, report_sender).await;
+        match ended {
+            Ok(end) => {
+                progress::summary(job.name(), end, &report.borrow(), clock);
+                Ok(Exit::Done)
+            }
+            Err(error) => {
+                eprintln!("{}: {}", job.name(), chain(&error));
+                Ok(if matches!(error, JobError::Fenced { .. }) { Exit::NotInCharge } else { Exit::JobFailed })
+            }
+        }
+    })
+}
+
+async fn stop_on_signal(wish: watch::Sender<Wish>) {
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+    wish.send_replace(Wish::Stop);
+}
+
+/// Works for a coordinator until dismissed.
+pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
+    let job = job::read(&arguments.file)?;
+    let services = runtime("service", 2)?;
+    let tasks = runtime("task", arguments.slots.max(1) as usize)?;
+    let ended = services.block_on(async {
+        let clock = Clock::system();
+        let context =
+            WorkerContext { clock, store: job.store()?, transport: Arc::new(Tcp), tasks: tasks.handle().clone() };
+        let settings = WorkerSettings {
+            job: JobUid(arguments.uid.clone()),
+            attempt: Attempt(arguments.attempt),
+            slots: arguments.slots,
+            listen: arguments.listen.clone(),
+            host: arguments.host.clone(),
+        };
+        let worker = Worker::new(settings, context).await.map_err(|error| UserError(chain(&error)))?;
+        tokio::select! {
+            exit = follow(worker, &arguments.coordinator, clock) => Ok(exit),
+            () = parent_gone(arguments.end_with_parent) => Ok(Exit::Done),
+        }
+    });
+    // Tasks hold nothing that must be saved; a busy one is not waited for.
+    tasks.shutdown_background();
+    services.shutdown_background();
+    ended
+}
+
+/// Follows one coordinator after another.
+async fn follow(mut worker: Worker, coordinator: &str, clock: Clock) -> Exit {
+    let mut is_quiet = false;
+    loop {
+        match Tcp.connect(coordinator).await {
+            Ok(stream) => {
+                is_quiet = false;
+                match worker.follow(stream).await {
+                    Err(WorkerError::Dismissed { reason }) => {
+                        info!(%reason, "dismissed");
+                        return Exit::Done;
+                    }
+                    Err(error) => warn!(error = %chain(&error), "lost the coordinator"),
+                    Ok(()) => {}
+                }
+            }
+            Err(error) => {
+                if !is_quiet {
+                    warn!(%error, coordinator, "cannot reach the coordinator; trying again");
+                }
+                is_quiet = true;
+            }
+        }
+        clock.sleep(RECONNECT).await;
+    }
+}
+
+/// Ends when standard input closes, which it does when the process that started this one is gone.
+async fn parent_gone(is_wanted: bool) {
+    if !is_wanted {
+        return std::future::pending().await;
+    }
+    let mut input = tokio::io::stdin();
+    let mut byte = [0];
+    while input.read(&mut byte).await.is_ok_and(|read| read > 0) {}
+}

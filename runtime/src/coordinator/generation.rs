@@ -1,0 +1,320 @@
+//! One generation of a job: slots are found, tasks deployed, checkpoints taken, until the job ends or something fails.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use millrace_sql::plan::{OperatorKind, Plan};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::checkpointing::{Answered, Pending};
+use super::report::{CheckpointReport, JobReport, Phase};
+use super::workers::{WorkerEvent, Workers};
+use super::{Committers, CoordinatorContext, Failure, JobSettings, Stop, Wish, assignment, commit};
+use crate::checkpoint::TakenOver;
+use crate::checkpoint::records::{Manifest, SubtaskState};
+use crate::model::{Epoch, Generation, WorkerId};
+use crate::rpc::{CoordinatorSays, Deploy, Empty, FromWorker, Peer, WorkerSays};
+use crate::topology::Topology;
+
+/// How a generation ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GenerationEnd {
+    Finished,
+    Stopped,
+}
+
+/// A generation about to run.
+pub struct RunningJob<'a> {
+    pub settings: &'a JobSettings,
+    pub plan: &'a Plan,
+    pub context: &'a CoordinatorContext,
+    pub taken: TakenOver,
+    pub committers: Committers,
+    pub state: Vec<SubtaskState>,
+    pub report: &'a watch::Sender<JobReport>,
+}
+
+/// Publishing of one checkpoint: the manifest once its sinks have committed, and how the checkpoint began.
+type Publishing<'a> = BoxFuture<'a, Result<(Manifest, Duration), Stop>>;
+
+/// What is going on in a running generation.
+struct Run<'a> {
+    slots: Vec<WorkerId>,
+    members: BTreeSet<WorkerId>,
+    sources_left: BTreeSet<(u32, u32)>,
+    pending: Option<Pending>,
+    publishing: Option<(Publishing<'a>, bool)>,
+    next_epoch: Epoch,
+    next_at: Duration,
+    wish: Wish,
+}
+
+impl RunningJob<'_> {
+    fn generation(&self) -> Generation {
+        self.taken.checkpoints.generation()
+    }
+
+    /// Runs to the end of the job or to a failure.
+    pub async fn run(&self, workers: &mut Workers, mut wish: watch::Receiver<Wish>) -> Result<GenerationEnd, Stop> {
+        let slots = self.wait_for_slots(workers, &mut wish).await?;
+        let Some(slots) = slots else { return Ok(GenerationEnd::Stopped) };
+        let mut run = self.deploy(workers, slots).await?;
+        workers.tell(run.members.iter(), self.generation(), &CoordinatorSays::Start(Empty {})).await;
+        info!(generation = %self.generation(), workers = run.members.len(), "running");
+        self.report.send_modify(|report| {
+            report.phase = Phase::Running;
+            report.parallelism = self.settings.parallelism;
+            report.workers = run.members.len() as u32;
+        });
+        loop {
+            self.trigger(workers, &mut run).await;
+            let due = run.next_at.saturating_sub(self.context.clock.elapsed());
+            tokio::select! {
+                biased;
+                event = workers.next() => self.event(workers, &mut run, event)?,
+                published = published(&mut run.publishing) => {
+                    let is_last = run.publishing.take().is_some_and(|(_, is_last)| is_last);
+                    let (manifest, started) = published?;
+                    self.complete(&manifest, started);
+                    if is_last {
+                        return self.end(&manifest).await;
+                    }
+                }
+                changed = wish.changed() => {
+                    run.wish = if changed.is_ok() { *wish.borrow() } else { Wish::Stop };
+                }
+                () = self.context.clock.sleep(due), if !due.is_zero() => {}
+            }
+        }
+    }
+
+    async fn wait_for_slots(
+        &self,
+        workers: &mut Workers,
+        wish: &mut watch::Receiver<Wish>,
+    ) -> Result<Option<Vec<WorkerId>>, Stop> {
+        loop {
+            if let Some(slots) = assignment::assign(&workers.slots(), self.settings.parallelism) {
+                return Ok(Some(slots));
+            }
+            if *wish.borrow() == Wish::Stop {
+                return Ok(None);
+            }
+            tokio::select! {
+                event = workers.next() => match event {
+                    WorkerEvent::Joined(worker, joined) => workers.joined(worker, joined),
+                    WorkerEvent::Gone(worker, reason) => {
+                        workers.gone(worker);
+                        warn!(%worker, %reason, "a worker is gone");
+                    }
+                    WorkerEvent::Says(..) => {}
+                },
+                _ = wish.changed() => {}
+            }
+        }
+    }
+
+    /// Deploys to all workers and waits until all are ready to receive.
+    async fn deploy(&self, workers: &mut Workers, slots: Vec<WorkerId>) -> Result<Run<'_>, Stop> {
+        let members: BTreeSet<WorkerId> = slots.iter().copied().collect();
+        let peers = members.iter().map(|worker| Peer { worker: worker.0, address: workers.address(*worker) });
+        let deploy = Deploy {
+            plan: Some(self.plan.clone()),
+            parallelism: self.settings.parallelism,
+            max_parallelism: self.settings.identity.max_parallelism.groups(),
+            slots: slots.iter().map(|worker| worker.0).collect(),
+            peers: peers.collect(),
+            restored: self.state.clone(),
+        };
+        let deploy = CoordinatorSays::Deploy(Box::new(deploy));
+        workers.tell(members.iter(), self.generation(), &deploy).await;
+        let mut waiting = members.clone();
+        while !waiting.is_empty() {
+            match workers.next().await {
+                WorkerEvent::Joined(worker, joined) => workers.joined(worker, joined),
+                WorkerEvent::Gone(worker, reason) => {
+                    workers.gone(worker);
+                    if members.contains(&worker) {
+                        return Err(lost(worker, &reason));
+                    }
+                }
+                WorkerEvent::Says(worker, FromWorker { generation, says: Some(says) })
+                    if generation == self.generation().0 =>
+                {
+                    match says {
+                        WorkerSays::Deployed(_) => drop(waiting.remove(&worker)),
+                        WorkerSays::Failed(failed) => {
+                            return Err(failure(failed.message, failed.is_permanent));
+                        }
+                        _ => {}
+                    }
+                }
+                WorkerEvent::Says(..) => {}
+            }
+        }
+        let topology = Topology::of(self.plan, self.settings.parallelism);
+        let sources = topology.chains.iter().enumerate().filter(|(_, operators)| {
+            matches!(self.plan.operators[operators[0]].kind, Some(OperatorKind::Source(_)))
+        });
+        let sources_left = sources
+            .flat_map(|(chain, _)| (0..self.settings.parallelism).map(move |subtask| (chain as u32, subtask)))
+            .collect();
+        Ok(Run {
+            slots,
+            members,
+            sources_left,
+            pending: None,
+            publishing: None,
+            next_epoch: self.taken.next_epoch,
+            next_at: self.context.clock.elapsed() + self.settings.checkpoint_interval,
+            wish: Wish::Run,
+        })
+    }
+
+    /// Starts a checkpoint if one is due and none is under way; gives up one that takes too long.
+    async fn trigger(&self, workers: &Workers, run: &mut Run<'_>) {
+        let now = self.context.clock.elapsed();
+        if let Some(pending) = &run.pending
+            && now.saturating_sub(pending.started) > self.settings.checkpoint_timeout
+        {
+            warn!(epoch = %pending.epoch, "gave up a checkpoint that took too long");
+            self.report.send_modify(|report| report.failed_checkpoints += 1);
+            run.pending = None;
+        }
+        let is_last = run.sources_left.is_empty() || run.wish == Wish::Stop;
+        let is_due = is_last || now >= run.next_at;
+        if !is_due || run.pending.is_some() || run.publishing.is_some() {
+            if now >= run.next_at {
+                run.next_at = now + self.settings.checkpoint_interval.min(Duration::from_secs(1));
+            }
+            return;
+        }
+        let epoch = run.next_epoch;
+        run.next_epoch = epoch.next();
+        run.next_at = now + self.settings.checkpoint_interval;
+        run.pending = Some(Pending::new(epoch, now, is_last, run.members.iter().copied().collect()));
+        workers.tell(run.members.iter(), self.generation(), &CoordinatorSays::Checkpoint(epoch.0)).await;
+    }
+
+    fn event<'r>(&'r self, workers: &mut Workers, run: &mut Run<'r>, event: WorkerEvent) -> Result<(), Stop> {
+        match event {
+            WorkerEvent::Joined(worker, joined) => workers.joined(worker, joined),
+            WorkerEvent::Gone(worker, reason) => {
+                workers.gone(worker);
+                self.report.send_modify(|report| drop(report.tasks.remove(&worker)));
+                if run.slots.contains(&worker) {
+                    return Err(lost(worker, &reason));
+                }
+            }
+            WorkerEvent::Says(worker, FromWorker { generation, says: Some(says) }) => {
+                if generation == self.generation().0 {
+                    return self.says(run, worker, says);
+                }
+            }
+            WorkerEvent::Says(..) => {}
+        }
+        Ok(())
+    }
+
+    fn says<'r>(&'r self, run: &mut Run<'r>, worker: WorkerId, says: WorkerSays) -> Result<(), Stop> {
+        match says {
+            WorkerSays::Heartbeat(heartbeat) => {
+                self.report.send_modify(|report| drop(report.tasks.insert(worker, heartbeat.tasks)));
+            }
+            WorkerSays::Exhausted(exhausted) => {
+                run.sources_left.remove(&(exhausted.chain, exhausted.subtask));
+            }
+            WorkerSays::Failed(failed) => return Err(failure(failed.message, failed.is_permanent)),
+            WorkerSays::Snapshot(snapshot) => {
+                let Some(pending) = &mut run.pending else { return Ok(()) };
+                let epoch = Epoch(snapshot.epoch);
+                if epoch == pending.epoch && !snapshot.failure.is_empty() {
+                    warn!(%epoch, %worker, error = %snapshot.failure, "a checkpoint has failed");
+                    self.report.send_modify(|report| report.failed_checkpoints += 1);
+                    run.pending = None;
+                    return Ok(());
+                }
+                let answered = pending.answer(worker, epoch, snapshot.subtasks, snapshot.bytes);
+                if let Answered::Complete { subtasks, bytes } = answered {
+                    let (started, is_last) = (pending.started, pending.is_last);
+                    run.pending = None;
+                    let is_final = is_last && run.sources_left.is_empty();
+                    run.publishing = Some((self.publish(epoch, subtasks, bytes, started, is_final), is_last));
+                }
+            }
+            WorkerSays::Register(_) | WorkerSays::Deployed(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Publishes a checkpoint, commits its sinks, marks it.
+    fn publish(
+        &self,
+        epoch: Epoch,
+        subtasks: Vec<SubtaskState>,
+        bytes: u64,
+        started: Duration,
+        is_final: bool,
+    ) -> Publishing<'_> {
+        let checkpoints = &self.taken.checkpoints;
+        let settings = self.settings;
+        let mut manifest = checkpoints.manifest(epoch, settings.parallelism, self.plan.clone(), settings.sql.clone());
+        manifest.subtasks = subtasks;
+        manifest.bytes = bytes;
+        manifest.is_final = is_final;
+        manifest.created_ms = self.context.clock.now_ms();
+        async move {
+            checkpoints.publish(&manifest).await?;
+            commit(&self.committers, &manifest).await?;
+            checkpoints.mark_committed(epoch, self.context.clock.now_ms()).await?;
+            Ok((manifest, started))
+        }
+        .boxed()
+    }
+
+    fn complete(&self, manifest: &Manifest, started: Duration) {
+        let rows = |is_wanted: fn(&OperatorKind) -> bool| -> u64 {
+            let operators = self.plan.operators.iter().filter(|operator| operator.kind.as_ref().is_some_and(is_wanted));
+            let ids: BTreeSet<&str> = operators.map(|operator| operator.id.as_str()).collect();
+            let states = manifest.subtasks.iter().filter(|state| ids.contains(state.operator.as_str()));
+            states.map(|state| state.rows).sum()
+        };
+        let done = CheckpointReport {
+            epoch: manifest.epoch,
+            completed_at_ms: self.context.clock.now_ms(),
+            duration_ms: self.context.clock.elapsed().saturating_sub(started).as_millis() as u64,
+            bytes: manifest.bytes,
+            rows_in: rows(|kind| matches!(kind, OperatorKind::Source(_))),
+            rows_out: rows(|kind| matches!(kind, OperatorKind::Sink(_))),
+        };
+        info!(epoch = done.epoch, duration_ms = done.duration_ms, bytes = done.bytes, rows_in = done.rows_in, rows_out = done.rows_out, "checkpoint complete");
+        self.report.send_modify(|report| report.last_checkpoint = Some(done));
+    }
+
+    async fn end(&self, manifest: &Manifest) -> Result<GenerationEnd, Stop> {
+        if !manifest.is_final {
+            return Ok(GenerationEnd::Stopped);
+        }
+        self.taken.checkpoints.mark_finished(Epoch(manifest.epoch), self.context.clock.now_ms()).await?;
+        Ok(GenerationEnd::Finished)
+    }
+}
+
+fn lost(worker: WorkerId, reason: &str) -> Stop {
+    failure(format!("lost worker {worker}: {reason}"), false)
+}
+
+fn failure(message: String, is_permanent: bool) -> Stop {
+    Stop::Failure(Failure { message, is_permanent })
+}
+
+/// The result of the publishing under way; never, if there is none.
+async fn published(publishing: &mut Option<(Publishing<'_>, bool)>) -> Result<(Manifest, Duration), Stop> {
+    match publishing {
+        Some((publishing, _)) => publishing.await,
+        None => std::future::pending().await,
+    }
+}

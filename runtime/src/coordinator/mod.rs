@@ -1,0 +1,300 @@
+//! The coordinator: one per job. Claims a generation, assigns slots, triggers and publishes checkpoints, detects failures,
+//! and leads every recovery.
+//!
+//! ```text
+//! claim ─▶ replay commit ─▶ wait for slots ─▶ deploy ─▶ run (checkpoints) ─▶ final checkpoint ─▶ finished
+//!   ▲                                                     │ failure
+//!   └──────────────── back off, new generation ◀──────────┘
+//! ```
+//! Restartable at any instruction: everything it knows is in the store or is told to it again.
+
+pub mod assignment;
+pub mod checkpointing;
+pub mod failover;
+mod generation;
+pub mod report;
+mod workers;
+
+use std::sync::Arc;
+
+use millrace_sql::plan::{OperatorKind, Plan};
+use parking_lot::Mutex;
+use snafu::Snafu;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::checkpoint::protocol::{self, JobIdentity};
+use crate::checkpoint::records::{Manifest, SplitState, SubtaskState};
+use crate::checkpoint::{CheckpointError, Checkpoints, Store, TakenOver};
+use crate::clock::Clock;
+use crate::error::chain;
+use crate::model::{Epoch, EventTime, Generation};
+use crate::sink::{self, SinkCommitter, SinkError, SinkIdentity};
+use crate::source::{self, SourceError};
+use failover::{Restart, RestartStrategy};
+use generation::{GenerationEnd, RunningJob};
+pub use report::{JobReport, Phase};
+pub use workers::Workers;
+
+/// Settings of a job's run.
+#[derive(Debug, Clone)]
+pub struct JobSettings {
+    pub identity: JobIdentity,
+    pub sql: String,
+    pub parallelism: u32,
+    pub checkpoint_interval: std::time::Duration,
+    pub checkpoint_timeout: std::time::Duration,
+    pub restart: RestartStrategy,
+}
+
+/// What a coordinator works with; injected.
+#[derive(Clone)]
+pub struct CoordinatorContext {
+    pub clock: Clock,
+    pub store: Arc<dyn Store>,
+    /// Seeds nonces and jitter.
+    pub random: Arc<Mutex<rand::rngs::StdRng>>,
+}
+
+/// How a job's run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobEnd {
+    /// A bounded job is done.
+    Finished,
+    /// It was asked to stop, and a last checkpoint was taken.
+    Stopped,
+}
+
+/// The job cannot go on.
+#[derive(Debug, Snafu)]
+pub enum JobError {
+    /// This process must end; another one runs the job.
+    #[snafu(display("this coordinator is no longer in charge: {source}"))]
+    Fenced { source: CheckpointError },
+    /// The user must act.
+    #[snafu(display("{message}"))]
+    Failed { message: String },
+    /// The restart strategy gives up.
+    #[snafu(display("gave up after {restarts} restarts: {message}"))]
+    GaveUp { restarts: u32, message: String },
+}
+
+/// What stops one generation: whether and how to go on is decided from it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub message: String,
+    pub is_permanent: bool,
+}
+
+/// What the outside asks of a running job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    Run,
+    /// Take a last checkpoint and end.
+    Stop,
+}
+
+/// Runs a job to its end.
+pub async fn run(
+    settings: JobSettings,
+    plan: Plan,
+    context: CoordinatorContext,
+    mut workers: Workers,
+    wish: watch::Receiver<Wish>,
+    report: watch::Sender<JobReport>,
+) -> Result<JobEnd, JobError> {
+    let mut restart = Restart::new(settings.restart.clone());
+    loop {
+        let ended = one_generation(&settings, &plan, &context, &mut workers, wish.clone(), &report).await;
+        let failure = match ended {
+            Ok(end) => {
+                workers.dismiss("the job has ended").await;
+                let phase = if end == JobEnd::Finished { Phase::Succeeded } else { Phase::Suspended };
+                report.send_modify(|report| report.phase = phase);
+                return Ok(end);
+            }
+            Err(Stop::Error(error)) => {
+                workers.dismiss("the job has failed").await;
+                report.send_modify(|report| {
+                    report.phase = Phase::Failed;
+                    report.last_failure = Some(error.to_string());
+                });
+                return Err(error);
+            }
+            Err(Stop::Failure(failure)) => failure,
+        };
+        workers.cancel().await;
+        report.send_modify(|report| {
+            report.phase = Phase::Recovering;
+            report.restarts += 1;
+            report.last_failure = Some(failure.message.clone());
+        });
+        if failure.is_permanent {
+            error!(error = %failure.message, "the job has failed");
+            workers.dismiss("the job has failed").await;
+            report.send_modify(|report| report.phase = Phase::Failed);
+            return FailedSnafu { message: failure.message }.fail();
+        }
+        let jitter = rand::Rng::random_range(&mut *context.random.lock(), 0.0..1.0);
+        match restart.next(context.clock.elapsed(), jitter) {
+            Some(delay) => {
+                warn!(error = %failure.message, delay_ms = delay.as_millis() as u64, "recovering");
+                if !delay.is_zero() {
+                    context.clock.sleep(delay).await;
+                }
+            }
+            None => {
+                report.send_modify(|report| report.phase = Phase::Failed);
+                return GaveUpSnafu { restarts: restart.count(), message: failure.message }.fail();
+            }
+        }
+    }
+}
+
+/// Why a generation did not reach the job's end.
+pub(crate) enum Stop {
+    Failure(Failure),
+    Error(JobError),
+}
+
+impl From<CheckpointError> for Stop {
+    fn from(source: CheckpointError) -> Self {
+        match source {
+            CheckpointError::Fenced { .. } | CheckpointError::Superseded { .. } => Stop::Error(JobError::Fenced { source }),
+            CheckpointError::Store { .. } => {
+                Stop::Failure(Failure { message: chain(&source), is_permanent: false })
+            }
+            _ => Stop::Error(JobError::Failed { message: chain(&source) }),
+        }
+    }
+}
+
+impl From<SinkError> for Stop {
+    fn from(error: SinkError) -> Self {
+        let is_permanent = !matches!(error, SinkError::Io { .. });
+        Stop::Failure(Failure { message: chain(&error), is_permanent })
+    }
+}
+
+impl From<SourceError> for Stop {
+    fn from(error: SourceError) -> Self {
+        let is_permanent = !matches!(error, SourceError::Io { .. });
+        Stop::Failure(Failure { message: chain(&error), is_permanent })
+    }
+}
+
+async fn one_generation(
+    settings: &JobSettings,
+    plan: &Plan,
+    context: &CoordinatorContext,
+    workers: &mut Workers,
+    wish: watch::Receiver<Wish>,
+    report: &watch::Sender<JobReport>,
+) -> Result<JobEnd, Stop> {
+    if protocol::finished(context.store.as_ref()).await?.is_some() {
+        return Ok(JobEnd::Finished);
+    }
+    let nonce = rand::Rng::random(&mut *context.random.lock());
+    let taken = Checkpoints::take_over(Arc::clone(&context.store), settings.identity.clone(), nonce).await?;
+    let generation = taken.checkpoints.generation();
+    let restored_epoch = taken.restored.as_ref().map_or(0, |manifest| manifest.epoch);
+    let committers = committers(plan, settings, generation)?;
+    replay(&taken, &committers, context.clock, generation).await?;
+    info!(%generation, restored_epoch, attempt = %settings.identity.attempt, "leading the job");
+    report.send_modify(|report| {
+        report.generation = generation.0;
+        report.restored_epoch = restored_epoch;
+        report.phase = if report.restarts > 0 { Phase::Recovering } else { Phase::Starting };
+    });
+    if let Some(manifest) = &taken.restored
+        && manifest.is_final
+    {
+        taken.checkpoints.mark_finished(Epoch(manifest.epoch), context.clock.now_ms()).await?;
+        return Ok(JobEnd::Finished);
+    }
+    let state = match &taken.restored {
+        Some(manifest) => manifest.subtasks.clone(),
+        None => first_splits(plan, settings, context.clock)?,
+    };
+    let job = RunningJob { settings, plan, context, taken, committers, state, report };
+    let end = job.run(workers, wish).await?;
+    Ok(match end {
+        GenerationEnd::Finished => JobEnd::Finished,
+        GenerationEnd::Stopped => JobEnd::Stopped,
+    })
+}
+
+/// A committer and the operator that it commits for.
+pub(crate) type Committers = Vec<(String, Box<dyn SinkCommitter>)>;
+
+fn committers(plan: &Plan, settings: &JobSettings, generation: Generation) -> Result<Committers, SinkError> {
+    let mut committers = Vec::new();
+    for operator in &plan.operators {
+        let Some(OperatorKind::Sink(sink)) = &operator.kind else { continue };
+        let identity = SinkIdentity {
+            job: settings.identity.uid.clone(),
+            operator: sink::operator_name(operator),
+            generation,
+        };
+        if let Some(committer) = sink::connector(sink, identity)?.committer() {
+            committers.push((operator.id.clone(), committer));
+        }
+    }
+    Ok(committers)
+}
+
+/// Commits what a checkpoint has prepared.
+pub(crate) async fn commit(committers: &Committers, manifest: &Manifest) -> Result<(), SinkError> {
+    for (operator, committer) in committers {
+        committer.commit(&committables(manifest, operator)).await?;
+    }
+    Ok(())
+}
+
+fn committables(manifest: &Manifest, operator: &str) -> Vec<Vec<u8>> {
+    let states = manifest.subtasks.iter().filter(|state| state.operator == operator);
+    states.flat_map(|state| state.committables.clone()).collect()
+}
+
+/// Before anything starts: commits the restored checkpoint again unless it is marked, then removes leftovers.
+async fn replay(
+    taken: &TakenOver,
+    committers: &Committers,
+    clock: Clock,
+    generation: Generation,
+) -> Result<(), Stop> {
+    if let Some(manifest) = &taken.restored
+        && taken.replays_commit
+    {
+        commit(committers, manifest).await?;
+        taken.checkpoints.mark_committed(Epoch(manifest.epoch), clock.now_ms()).await?;
+    }
+    let nothing = Manifest::default();
+    let manifest = taken.restored.as_ref().unwrap_or(&nothing);
+    for (operator, committer) in committers {
+        committer.clean_up(generation, &committables(manifest, operator)).await?;
+    }
+    Ok(())
+}
+
+/// State of a job that has never run: the splits of its sources.
+fn first_splits(plan: &Plan, settings: &JobSettings, clock: Clock) -> Result<Vec<SubtaskState>, SourceError> {
+    let mut states = Vec::new();
+    for operator in &plan.operators {
+        let Some(OperatorKind::Source(source)) = &operator.kind else { continue };
+        let splits = source::connector(source, clock)?.splits(settings.parallelism)?;
+        let split = |split: source::Split| SplitState {
+            id: split.id,
+            position: split.position,
+            watermark: EventTime::MIN.0,
+            is_done: false,
+        };
+        states.push(SubtaskState {
+            operator: operator.id.clone(),
+            end_group: settings.identity.max_parallelism.groups(),
+            splits: splits.into_iter().map(split).collect(),
+            ..Default::default()
+        });
+    }
+    Ok(states)
+}

@@ -1,0 +1,89 @@
+//! What a job looks like from outside: the source of live progress, status and metrics.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::model::WorkerId;
+use crate::rpc::TaskReport;
+
+/// Where a job is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub enum Phase {
+    #[default]
+    Starting,
+    Running,
+    Recovering,
+    Suspended,
+    Succeeded,
+    Failed,
+}
+
+/// The newest complete checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointReport {
+    pub epoch: u64,
+    pub completed_at_ms: u64,
+    pub duration_ms: u64,
+    pub bytes: u64,
+    /// Rows read by all sources since the job's first start.
+    pub rows_in: u64,
+    /// Rows written by all sinks since the job's first start.
+    pub rows_out: u64,
+}
+
+/// A job as its coordinator sees it.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobReport {
+    pub contract: u32,
+    pub phase: Phase,
+    pub generation: u64,
+    pub restored_epoch: u64,
+    pub restarts: u32,
+    pub parallelism: u32,
+    pub last_checkpoint: Option<CheckpointReport>,
+    pub failed_checkpoints: u64,
+    pub last_failure: Option<String>,
+    pub workers: u32,
+    #[serde(skip)]
+    pub tasks: BTreeMap<WorkerId, Vec<TaskReport>>,
+}
+
+/// Figures over all tasks.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Totals {
+    /// Rows that sources have read in this generation.
+    pub rows_in: u64,
+    /// Rows that sinks have written since the job's first start.
+    pub rows_out: u64,
+    /// Lowest watermark of the last chain's tasks.
+    pub watermark_ms: Option<i64>,
+    pub late_rows: u64,
+    pub state_bytes: u64,
+    /// Of a bounded input, from 0 to 1.
+    pub progress: f64,
+}
+
+impl JobReport {
+    /// Adds up the tasks' figures. Sources are the tasks of chain 0 of each input.
+    pub fn totals(&self, source_chains: &[u32]) -> Totals {
+        let mut totals = Totals::default();
+        let (mut progress, mut sources) = (0, 0);
+        for task in self.tasks.values().flatten() {
+            if source_chains.contains(&task.chain) {
+                totals.rows_in += task.rows_in;
+                progress += task.progress_ppm;
+                sources += 1;
+            }
+            totals.rows_out += task.rows_out;
+            totals.late_rows += task.late_rows;
+            totals.state_bytes += task.state_bytes;
+            let lowest = totals.watermark_ms.map_or(task.watermark_ms, |lowest| lowest.min(task.watermark_ms));
+            totals.watermark_ms = Some(lowest);
+        }
+        totals.progress = if sources == 0 { 0.0 } else { progress as f64 / 1e6 / f64::from(sources) };
+        totals
+    }
+}

@@ -1,0 +1,234 @@
+//! The workers that have registered: their connections, slots and signs of life.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::model::{Attempt, Generation, JobUid, WorkerId};
+use crate::rpc::{
+    CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, MessageReceiver, MessageSender, PROTOCOL_VERSION,
+    Register, RpcError, SILENCE_MAX, Welcome, WorkerSays, messages,
+};
+use crate::transport::{Listener, Stream};
+
+/// Messages queued to a worker: a deployment, a start, some checkpoints.
+const MESSAGES_QUEUED_MAX: usize = 64;
+
+/// Events queued for the coordinator.
+const EVENTS_QUEUED_MAX: usize = 1024;
+
+/// What happens to workers.
+#[derive(Debug)]
+pub enum WorkerEvent {
+    Joined(WorkerId, Joined),
+    Says(WorkerId, FromWorker),
+    Gone(WorkerId, String),
+}
+
+/// A worker that has registered.
+#[derive(Debug)]
+pub struct Joined {
+    pub slots: u32,
+    pub data_address: String,
+    pub process: u32,
+    sender: mpsc::Sender<FromCoordinator>,
+}
+
+/// All registered workers.
+pub struct Workers {
+    events: mpsc::Receiver<WorkerEvent>,
+    members: BTreeMap<WorkerId, Joined>,
+    accepting: tokio::task::AbortHandle,
+}
+
+impl Workers {
+    /// Takes registrations of workers of a job and attempt until dropped.
+    pub fn accept(listener: Box<dyn Listener>, job: JobUid, attempt: Attempt, clock: Clock) -> Self {
+        let (sender, events) = mpsc::channel(EVENTS_QUEUED_MAX);
+        let door = Arc::new(Door { job, attempt, clock, events: sender });
+        let accepting = tokio::spawn(door.accept(listener)).abort_handle();
+        Workers { events, members: BTreeMap::new(), accepting }
+    }
+
+    /// The next message or change. Safe to drop while waiting.
+    pub async fn next(&mut self) -> WorkerEvent {
+        match self.events.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Notes a change of the members.
+    pub fn joined(&mut self, worker: WorkerId, joined: Joined) {
+        info!(%worker, slots = joined.slots, process = joined.process, "a worker has registered");
+        self.members.insert(worker, joined);
+    }
+
+    /// Notes that a worker is gone.
+    pub fn gone(&mut self, worker: WorkerId) -> bool {
+        self.members.remove(&worker).is_some()
+    }
+
+    /// Slots of all members.
+    pub fn slots(&self) -> Vec<(WorkerId, u32)> {
+        self.members.iter().map(|(worker, joined)| (*worker, joined.slots)).collect()
+    }
+
+    /// How many members.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Where a worker listens for others.
+    pub fn address(&self, worker: WorkerId) -> String {
+        self.members.get(&worker).map(|joined| joined.data_address.clone()).unwrap_or_default()
+    }
+
+    /// Tells some workers something.
+    pub async fn tell<'a>(
+        &self,
+        to: impl Iterator<Item = &'a WorkerId>,
+        generation: Generation,
+        says: &CoordinatorSays,
+    ) {
+        for member in to.filter_map(|worker| self.members.get(worker)) {
+            let message = FromCoordinator { generation: generation.0, says: Some(says.clone()) };
+            // A worker that is gone is reported as such.
+            let _ = member.sender.send(message).await;
+        }
+    }
+
+    /// Ends the tasks of all workers.
+    pub async fn cancel(&mut self) {
+        let all: Vec<WorkerId> = self.members.keys().copied().collect();
+        self.tell(all.iter(), Generation(u64::MAX >> 1), &CoordinatorSays::Cancel(Empty {})).await;
+    }
+
+    /// Lets all workers go; their processes end.
+    pub async fn dismiss(&mut self, reason: &str) {
+        let all: Vec<WorkerId> = self.members.keys().copied().collect();
+        self.tell(all.iter(), Generation(u64::MAX >> 1), &CoordinatorSays::Leave(reason.to_owned())).await;
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+struct Door {
+    job: JobUid,
+    attempt: Attempt,
+    clock: Clock,
+    events: mpsc::Sender<WorkerEvent>,
+}
+
+impl Door {
+    async fn accept(self: Arc<Self>, listener: Box<dyn Listener>) {
+        let mut next = 1;
+        loop {
+            match listener.accept().await {
+                Ok(stream) => {
+                    let door = Arc::clone(&self);
+                    tokio::spawn(async move { door.serve(stream, WorkerId(next)).await });
+                    next += 1;
+                }
+                Err(error) => {
+                    warn!(%error, "failed to accept a worker");
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    async fn serve(&self, stream: Stream, id: WorkerId) {
+        let (mut sender, mut receiver) = messages(stream);
+        let Ok(first) = receiver.receive::<FromWorker>().await else { return };
+        let Some(WorkerSays::Register(register)) = first.says else { return };
+        if let Some(reason) = self.refusal(&register) {
+            warn!(process = register.process, %reason, "refused a worker");
+            let leave = FromCoordinator { generation: 0, says: Some(CoordinatorSays::Leave(reason)) };
+            // The worker may be gone already.
+            let _ = sender.send(&leave).await;
+            return;
+        }
+        let welcome = CoordinatorSays::Welcome(Welcome { worker: id.0 });
+        if sender.send(&FromCoordinator { generation: 0, says: Some(welcome) }).await.is_err() {
+            return;
+        }
+        let (queue_sender, queue) = mpsc::channel(MESSAGES_QUEUED_MAX);
+        let joined = Joined {
+            slots: register.slots,
+            data_address: register.data_address,
+            process: register.process,
+            sender: queue_sender,
+        };
+        if self.events.send(WorkerEvent::Joined(id, joined)).await.is_err() {
+            return;
+        }
+        let reason = tokio::select! {
+            reason = self.send_all(&mut sender, queue) => reason,
+            reason = self.receive_all(&mut receiver, id) => reason,
+        };
+        // The coordinator may have ended.
+        let _ = self.events.send(WorkerEvent::Gone(id, reason)).await;
+    }
+
+    fn refusal(&self, register: &Register) -> Option<String> {
+        if register.protocol != PROTOCOL_VERSION {
+            return Some(format!("protocol {} instead of {PROTOCOL_VERSION}", register.protocol));
+        }
+        if register.job_uid != self.job.0 {
+            return Some(format!("it is for the job {} instead of {}", register.job_uid, self.job));
+        }
+        (register.attempt != self.attempt.0)
+            .then(|| format!("attempt {} instead of {}", register.attempt, self.attempt))
+    }
+
+    /// Sends what is queued, and a sign of life every second.
+    async fn send_all(&self, sender: &mut MessageSender, mut queue: mpsc::Receiver<FromCoordinator>) -> String {
+        loop {
+            let message = tokio::select! {
+                queued = queue.recv() => match queued {
+                    Some(message) => message,
+                    None => return "dismissed".to_owned(),
+                },
+                () = self.clock.sleep(HEARTBEAT) => {
+                    FromCoordinator { generation: 0, says: Some(CoordinatorSays::Alive(Empty {})) }
+                }
+            };
+            if let Err(error) = sender.send(&message).await {
+                return crate::error::chain(&error);
+            }
+        }
+    }
+
+    async fn receive_all(&self, receiver: &mut MessageReceiver, id: WorkerId) -> String {
+        loop {
+            match within(self.clock, SILENCE_MAX, receiver.receive::<FromWorker>()).await {
+                None => return format!("it was silent for {} s", SILENCE_MAX.as_secs()),
+                Some(Err(RpcError::Closed)) => return "its connection was closed".to_owned(),
+                Some(Err(error)) => return crate::error::chain(&error),
+                Some(Ok(message)) => {
+                    if self.events.send(WorkerEvent::Says(id, message)).await.is_err() {
+                        return "the coordinator has ended".to_owned();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The future's result, or `None` if it takes too long.
+async fn within<T>(clock: Clock, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        value = future => Some(value),
+        () = clock.sleep(limit) => None,
+    }
+}

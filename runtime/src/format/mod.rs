@@ -1,0 +1,3 @@
+//! Rows as bytes outside: how connectors read and write them.
+
+pub mod json;

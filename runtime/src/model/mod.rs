@@ -1,0 +1,10 @@
+//! The nouns of the data plane, in the order a reader meets them.
+
+pub mod element;
+pub mod ids;
+pub mod key_encoding;
+pub mod key_group;
+
+pub use element::{Barrier, Batch, Element, EventTime};
+pub use ids::{Attempt, Epoch, Generation, JobUid, Subtask, WorkerId};
+pub use key_group::{KeyGroups, MaxParallelism};

@@ -1,0 +1,355 @@
+//! Aggregate functions: how rows change their state, how states merge, what results from them.
+//!
+//! State layouts are those of `Aggregate::state_types` in the plan and never change for a function number. Integer
+//! sums wrap as Java's do; SUM, MIN, MAX and AVG ignore NULL and are NULL without a value.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Decimal128Array, Float64Array, Int64Array};
+use arrow::compute::cast;
+use millrace_sql::plan::{Aggregate, AggregateFunction, DataType, TypeKind};
+use snafu::ResultExt;
+
+use super::{ComputeSnafu, OperatorError, PlanSnafu};
+use crate::model::key_encoding::integers;
+use crate::state::column::Values;
+use crate::state::table::{Chunk, ChunksMut};
+use crate::state::{StateColumn, StateType};
+
+/// One aggregate call.
+pub struct Accumulator {
+    function: AggregateFunction,
+    /// First state column.
+    column: usize,
+    state_types: Vec<DataType>,
+    argument: Option<usize>,
+    argument_type: DataType,
+    result_type: DataType,
+}
+
+/// Prepares all aggregates of an operator; returns them and the layout of their state table.
+pub fn prepare(aggregates: &[Aggregate]) -> Result<(Vec<Accumulator>, Arc<[StateType]>), OperatorError> {
+    let mut layout = Vec::new();
+    let mut prepared = Vec::new();
+    for aggregate in aggregates {
+        let function = aggregate.function();
+        if function == AggregateFunction::Unknown {
+            return PlanSnafu { message: "an aggregate function of a newer release" }.fail();
+        }
+        let state_types = aggregate.state_types();
+        prepared.push(Accumulator {
+            function,
+            column: layout.len(),
+            argument: aggregate.argument.map(|argument| argument as usize),
+            argument_type: aggregate.argument_type.clone().unwrap_or_default(),
+            result_type: aggregate.result_type.clone().unwrap_or_default(),
+            state_types: state_types.clone(),
+        });
+        layout.extend(state_types.iter().map(StateType::of));
+    }
+    Ok((prepared, layout.into()))
+}
+
+impl Accumulator {
+    /// Adds rows: row `rows[n]` belongs to slot `slots[n]`.
+    pub fn add(
+        &self,
+        columns: &[ArrayRef],
+        rows: &[u32],
+        slots: &[u32],
+        chunks: &mut ChunksMut<'_>,
+    ) -> Result<(), OperatorError> {
+        let argument = self.argument.map(|index| &columns[index]);
+        match (self.function, argument) {
+            (AggregateFunction::Count, None) => self.count(rows, slots, chunks, |_| true),
+            (AggregateFunction::Count, Some(values)) => {
+                let nulls = values.logical_nulls();
+                self.count(rows, slots, chunks, |row| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)));
+            }
+            (_, None) => return PlanSnafu { message: "an aggregate without an argument" }.fail(),
+            (AggregateFunction::Sum | AggregateFunction::Avg, Some(values)) => {
+                let state_type = StateType::of(&self.state_types[0]);
+                let values = state_type.physical(values).context(ComputeSnafu)?;
+                self.sum(&Values::of(state_type, &values), None, rows, slots, chunks);
+            }
+            (_, Some(values)) => {
+                let state_type = StateType::of(&self.state_types[0]);
+                let values = state_type.physical(values).context(ComputeSnafu)?;
+                self.extreme(&Values::of(state_type, &values), rows, slots, chunks);
+            }
+        }
+        Ok(())
+    }
+
+    /// Merges partial states, which stand in `states` from this aggregate's first state column on.
+    pub fn merge(
+        &self,
+        states: &[ArrayRef],
+        rows: &[u32],
+        slots: &[u32],
+        chunks: &mut ChunksMut<'_>,
+    ) -> Result<(), OperatorError> {
+        let part = |n: usize| -> Result<ArrayRef, OperatorError> {
+            StateType::of(&self.state_types[n]).physical(&states[self.column + n]).context(ComputeSnafu)
+        };
+        let first = part(0)?;
+        let values = Values::of(StateType::of(&self.state_types[0]), &first);
+        match self.function {
+            AggregateFunction::Count => {
+                let counts = if let Values::I64(counts) = values { counts } else { return malformed() };
+                for (row, slot) in rows.iter().zip(slots) {
+                    add_i64(chunks, *slot, self.column, counts.value(*row as usize));
+                }
+            }
+            AggregateFunction::Sum | AggregateFunction::Avg => {
+                let counts = part(1)?;
+                let Values::I64(counts) = Values::of(StateType::I64, &counts) else { return malformed() };
+                self.sum(&values, Some(counts), rows, slots, chunks);
+            }
+            _ => self.extreme(&values, rows, slots, chunks),
+        }
+        Ok(())
+    }
+
+    fn count(&self, rows: &[u32], slots: &[u32], chunks: &mut ChunksMut<'_>, counts: impl Fn(usize) -> bool) {
+        for (row, slot) in rows.iter().zip(slots) {
+            add_i64(chunks, *slot, self.column, i64::from(counts(*row as usize)));
+        }
+    }
+
+    fn sum(
+        &self,
+        values: &Values<'_>,
+        counts: Option<&Int64Array>,
+        rows: &[u32],
+        slots: &[u32],
+        chunks: &mut ChunksMut<'_>,
+    ) {
+        for (row, slot) in rows.iter().zip(slots) {
+            let row = *row as usize;
+            let (chunk, offset) = chunks.at(*slot);
+            let is_added = match (&mut chunk.columns[self.column], values) {
+                (StateColumn::I64(sums, valid), Values::I64(values)) if values.is_valid(row) => {
+                    sums[offset] = sums[offset].wrapping_add(values.value(row));
+                    valid[offset] = true;
+                    true
+                }
+                (StateColumn::I128(sums, valid), Values::I128(values)) if values.is_valid(row) => {
+                    sums[offset] = sums[offset].wrapping_add(values.value(row));
+                    valid[offset] = true;
+                    true
+                }
+                (StateColumn::F64(sums, valid), Values::F64(values)) if values.is_valid(row) => {
+                    sums[offset] += values.value(row);
+                    valid[offset] = true;
+                    true
+                }
+                _ => false,
+            };
+            let count = counts.map_or(i64::from(is_added), |counts| counts.value(row));
+            add_i64(chunks, *slot, self.column + 1, count);
+        }
+    }
+
+    fn extreme(&self, values: &Values<'_>, rows: &[u32], slots: &[u32], chunks: &mut ChunksMut<'_>) {
+        let is_min = self.function == AggregateFunction::Min;
+        for (row, slot) in rows.iter().zip(slots) {
+            let row = *row as usize;
+            let (chunk, offset) = chunks.at(*slot);
+            match (&mut chunk.columns[self.column], values) {
+                (StateColumn::I64(best, valid), Values::I64(values)) if values.is_valid(row) => {
+                    let value = values.value(row);
+                    if !valid[offset] || (value < best[offset]) == is_min && value != best[offset] {
+                        best[offset] = value;
+                        valid[offset] = true;
+                    }
+                }
+                (StateColumn::I128(best, valid), Values::I128(values)) if values.is_valid(row) => {
+                    let value = values.value(row);
+                    if !valid[offset] || (value < best[offset]) == is_min && value != best[offset] {
+                        best[offset] = value;
+                        valid[offset] = true;
+                    }
+                }
+                (StateColumn::F64(best, valid), Values::F64(values)) if values.is_valid(row) => {
+                    let value = values.value(row);
+                    if !valid[offset] || value.total_cmp(&best[offset]).is_lt() == is_min {
+                        best[offset] = value;
+                        valid[offset] = true;
+                    }
+                }
+                (StateColumn::Bytes(best), Values::Bytes(values)) if values.is_valid(row) => {
+                    let value = values.value(row);
+                    if best[offset].as_deref().is_none_or(|best| (value < best) == is_min && value != best) {
+                        best[offset] = Some(Arc::from(value));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The states of a chunk's slots, as columns for the exchange.
+    pub fn states(&self, chunk: &Chunk) -> Result<Vec<ArrayRef>, OperatorError> {
+        let columns = self.state_types.iter().enumerate();
+        columns.map(|(n, data_type)| Ok(chunk.columns[self.column + n].to_array(data_type)?)).collect()
+    }
+
+    /// The results of a chunk's slots.
+    pub fn results(&self, chunk: &Chunk) -> Result<ArrayRef, OperatorError> {
+        let value = &chunk.columns[self.column];
+        match self.function {
+            AggregateFunction::Count => count_results(value),
+            AggregateFunction::Avg => self.average(value, &chunk.columns[self.column + 1]),
+            AggregateFunction::Sum => {
+                let sums = value.to_array(&self.state_types[0])?;
+                // Sums of narrow integers are kept wide and wrap into their type.
+                if let StateColumn::I64(values, valid) = value {
+                    return narrow(values, valid, &self.result_type);
+                }
+                cast(&sums, &self.result_type.to_arrow()).context(ComputeSnafu)
+            }
+            _ => Ok(value.to_array(&self.argument_type)?),
+        }
+    }
+
+    /// Integer averages truncate; decimal ones round half up at the result's scale.
+    fn average(&self, sums: &StateColumn, counts: &StateColumn) -> Result<ArrayRef, OperatorError> {
+        let StateColumn::I64(counts, _) = counts else { return malformed() };
+        let rows = 0..counts.len();
+        let defined = |row: usize| (counts[row] > 0).then_some(counts[row]);
+        Ok(match sums {
+            StateColumn::I64(sums, _) => {
+                let averages: Int64Array = rows.map(|row| defined(row).map(|count| sums[row] / count)).collect();
+                integers(averages, &self.result_type.to_arrow())?
+            }
+            StateColumn::F64(sums, _) => {
+                let averages = rows.map(|row| defined(row).map(|count| sums[row] / count as f64));
+                let averages: ArrayRef = Arc::new(averages.collect::<Float64Array>());
+                cast(&averages, &self.result_type.to_arrow()).context(ComputeSnafu)?
+            }
+            StateColumn::I128(sums, _) => {
+                let shift = (self.result_type.scale - self.state_types[0].scale).max(0) as u32;
+                let averages = rows.map(|row| {
+                    defined(row).map(|count| divide_half_up(sums[row].wrapping_mul(10_i128.pow(shift)), i128::from(count)))
+                });
+                Arc::new(averages.collect::<Decimal128Array>().with_data_type(self.result_type.to_arrow()))
+            }
+            StateColumn::Bytes(_) => return malformed(),
+        })
+    }
+}
+
+fn malformed<T>() -> Result<T, OperatorError> {
+    PlanSnafu { message: "an aggregate's state has another type than its plan" }.fail()
+}
+
+fn add_i64(chunks: &mut ChunksMut<'_>, slot: u32, column: usize, value: i64) {
+    let (chunk, offset) = chunks.at(slot);
+    if let StateColumn::I64(values, valid) = &mut chunk.columns[column] {
+        values[offset] = values[offset].wrapping_add(value);
+        valid[offset] = true;
+    }
+}
+
+/// A count without a row is 0 and never NULL.
+fn count_results(counts: &StateColumn) -> Result<ArrayRef, OperatorError> {
+    match counts {
+        StateColumn::I64(counts, _) => Ok(Arc::new(Int64Array::from(counts.clone()))),
+        _ => malformed(),
+    }
+}
+
+fn narrow(values: &[i64], valid: &[bool], to: &DataType) -> Result<ArrayRef, OperatorError> {
+    let wrap = |value: i64| match to.kind() {
+        TypeKind::TinyInt => i64::from(value as i8),
+        TypeKind::SmallInt => i64::from(value as i16),
+        TypeKind::Int => i64::from(value as i32),
+        _ => value,
+    };
+    let wrapped = values.iter().zip(valid).map(|(value, is_valid)| is_valid.then(|| wrap(*value)));
+    Ok(integers(wrapped.collect::<Int64Array>(), &to.to_arrow())?)
+}
+
+fn divide_half_up(value: i128, by: i128) -> i128 {
+    let (quotient, remainder) = (value / by, value % by);
+    if remainder.abs() * 2 >= by { quotient + value.signum() } else { quotient }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::StateTable;
+    use arrow::array::{Int32Array, StringArray};
+
+    fn aggregate(function: AggregateFunction, argument: DataType, result: DataType) -> Aggregate {
+        Aggregate {
+            function: function.into(),
+            argument: Some(0),
+            argument_type: Some(argument),
+            result_type: Some(result),
+        }
+    }
+
+    /// Rows 0.. go to slot 0, added in two halves that are merged.
+    fn result_of(aggregate: &Aggregate, values: ArrayRef) -> ArrayRef {
+        let (prepared, layout) = prepare(std::slice::from_ref(aggregate)).unwrap();
+        let half = values.len() / 2;
+        let mut merged = StateTable::new(Arc::clone(&layout));
+        let slot = merged.slot(1, b"k");
+        for rows in [0..half, half..values.len()] {
+            let mut part = StateTable::new(Arc::clone(&layout));
+            let slots = vec![part.slot(1, b"k"); rows.len()];
+            let rows: Vec<u32> = rows.map(|row| row as u32).collect();
+            prepared[0].add(&[values.clone()], &rows, &slots, &mut part.write(&slots)).unwrap();
+            let states = prepared[0].states(&part.chunks()[0]).unwrap();
+            prepared[0].merge(&states, &[0], &[slot], &mut merged.write(&[slot])).unwrap();
+        }
+        prepared[0].results(&merged.chunks()[0]).unwrap()
+    }
+
+    #[test]
+    fn results_are_flinks() {
+        use AggregateFunction::{Avg, Count, Max, Min, Sum};
+        let bigint = || DataType::simple(TypeKind::BigInt);
+        let int = || DataType::simple(TypeKind::Int);
+        let string = || DataType::simple(TypeKind::String);
+        let longs = |values: Vec<Option<i64>>| Arc::new(Int64Array::from(values)) as ArrayRef;
+        let texts = |values: Vec<Option<&str>>| Arc::new(StringArray::from(values)) as ArrayRef;
+        let decimals = |values: Vec<Option<i128>>, p, s| {
+            Arc::new(Decimal128Array::from(values).with_precision_and_scale(p, s).unwrap()) as ArrayRef
+        };
+        let cases: Vec<(AggregateFunction, DataType, DataType, ArrayRef, ArrayRef)> = vec![
+            (Count, bigint(), bigint(), longs(vec![Some(1), None, Some(3)]), longs(vec![Some(2)])),
+            (Count, bigint(), bigint(), longs(vec![None, None]), longs(vec![Some(0)])),
+            (Sum, bigint(), bigint(), longs(vec![Some(1), None, Some(3)]), longs(vec![Some(4)])),
+            (Sum, bigint(), bigint(), longs(vec![Some(i64::MAX), Some(1)]), longs(vec![Some(i64::MIN)])),
+            (Sum, bigint(), bigint(), longs(vec![None, None]), longs(vec![None])),
+            (
+                Sum,
+                int(),
+                int(),
+                Arc::new(Int32Array::from(vec![i32::MAX, 1])),
+                Arc::new(Int32Array::from(vec![i32::MIN])),
+            ),
+            (Avg, bigint(), bigint(), longs(vec![Some(-1), Some(-2), None]), longs(vec![Some(-1)])),
+            (Avg, bigint(), bigint(), longs(vec![None, None]), longs(vec![None])),
+            (
+                Avg,
+                DataType::decimal(10, 2),
+                DataType::decimal(38, 6),
+                decimals(vec![Some(100), Some(100), Some(101)], 10, 2),
+                decimals(vec![Some(1_003_333)], 38, 6),
+            ),
+            (Min, bigint(), bigint(), longs(vec![Some(5), Some(-5), None]), longs(vec![Some(-5)])),
+            (Max, bigint(), bigint(), longs(vec![None, Some(-5), Some(-6)]), longs(vec![Some(-5)])),
+            (Max, string(), string(), texts(vec![Some("b"), Some("a"), None]), texts(vec![Some("b")])),
+            (Min, string(), string(), texts(vec![None, None]), texts(vec![None])),
+        ];
+        for (function, argument, result, values, expected) in cases {
+            let found = result_of(&aggregate(function, argument, result), values.clone());
+
+            assert_eq!(&found, &expected, "{function:?} of {values:?}");
+        }
+    }
+}

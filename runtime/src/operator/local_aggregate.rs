@@ -1,0 +1,129 @@
+//! The local half of a windowed aggregate: rows become partial states per slice and key before the exchange.
+//!
+//! It holds nothing across a barrier: everything is emitted before it, so there is no state to restore.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
+use millrace_sql::plan::{Window, WindowAggregate};
+use snafu::{OptionExt, ResultExt};
+
+use super::accumulator::{Accumulator, prepare};
+use super::{Collector, ComputeSnafu, Operator, OperatorError, PlanSnafu, Progress};
+use crate::model::key_encoding::{decode, encode};
+use crate::model::key_group::hash_of;
+use crate::model::{Batch, EventTime};
+use crate::state::{StateTable, StateType};
+
+/// Keys held over all slices before they are emitted: bounds memory, and keeps the tables in the cache.
+const KEYS_MAX: usize = 64 * 1024;
+
+/// Pre-aggregates.
+pub struct LocalAggregate {
+    plan: WindowAggregate,
+    window: Window,
+    keys: Vec<usize>,
+    accumulators: Vec<Accumulator>,
+    layout: Arc<[StateType]>,
+    slices: BTreeMap<i64, StateTable>,
+    output: SchemaRef,
+}
+
+impl LocalAggregate {
+    /// Prepares the aggregates.
+    pub fn new(plan: &WindowAggregate) -> Result<Self, OperatorError> {
+        let (accumulators, layout) = prepare(&plan.aggregates)?;
+        Ok(LocalAggregate {
+            window: plan.window.context(PlanSnafu { message: "a window aggregate without window" })?,
+            keys: plan.keys.iter().map(|key| *key as usize).collect(),
+            accumulators,
+            layout,
+            slices: BTreeMap::new(),
+            output: plan.partial_schema().to_arrow(),
+            plan: plan.clone(),
+        })
+    }
+
+    fn emit(&mut self, out: &mut dyn Collector) -> Result<(), OperatorError> {
+        for (slice_end, table) in std::mem::take(&mut self.slices) {
+            for chunk in table.chunks() {
+                let rows = chunk.len();
+                let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![slice_end; rows]))];
+                columns.extend(decode(&self.plan.key_fields, (0..rows).map(|slot| chunk.keys.key(slot)))?);
+                for accumulator in &self.accumulators {
+                    columns.extend(accumulator.states(chunk)?);
+                }
+                let records = RecordBatch::try_new(self.output.clone(), columns).context(ComputeSnafu)?;
+                out.batch(Batch { records, kinds: None, hashes: Some(chunk.hashes.as_slice().into()) })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Groups the rows of a batch by the end of the slice they fall into. Rows without event time are left out.
+pub fn rows_by_slice(times: &ArrayRef, window: &Window) -> BTreeMap<i64, Vec<u32>> {
+    let times = times.as_primitive::<TimestampMillisecondType>();
+    let mut slices: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+    let (mut start, mut end) = (0, 0);
+    let mut run: Vec<u32> = Vec::new();
+    for row in 0..times.len() {
+        if times.is_null(row) {
+            continue;
+        }
+        let time = times.value(row);
+        if time < start || time >= end {
+            if !run.is_empty() {
+                slices.entry(end).or_default().append(&mut run);
+            }
+            end = window.slice_end(time);
+            start = end - window.slice_ms();
+        }
+        run.push(row as u32);
+    }
+    if !run.is_empty() {
+        slices.entry(end).or_default().append(&mut run);
+    }
+    slices
+}
+
+impl Operator for LocalAggregate {
+    fn process(&mut self, batch: Batch, out: &mut dyn Collector) -> Result<(), OperatorError> {
+        let columns = batch.records.columns();
+        let slices = rows_by_slice(&columns[self.plan.time as usize], &self.window);
+        let key_columns: Vec<ArrayRef> = self.keys.iter().map(|key| Arc::clone(&columns[*key])).collect();
+        let keys = encode(&key_columns, batch.rows())?;
+        let mut slots = Vec::new();
+        for (slice_end, rows) in slices {
+            let table = self.slices.entry(slice_end).or_insert_with(|| StateTable::new(Arc::clone(&self.layout)));
+            slots.clear();
+            for row in &rows {
+                let key = keys.key(*row as usize);
+                slots.push(table.slot(hash_of(key), key));
+            }
+            let mut chunks = table.write(&slots);
+            for accumulator in &self.accumulators {
+                accumulator.add(columns, &rows, &slots, &mut chunks)?;
+            }
+        }
+        if self.slices.values().map(StateTable::len).sum::<usize>() >= KEYS_MAX {
+            self.emit(out)?;
+        }
+        Ok(())
+    }
+
+    fn watermark(&mut self, time: EventTime, out: &mut dyn Collector) -> Result<Progress, OperatorError> {
+        // Only a watermark that closes a slice can make a window fire; until then partial states may grow here.
+        let closes = self.slices.keys().next().is_some_and(|slice_end| slice_end.saturating_sub(1) <= time.0);
+        if closes {
+            self.emit(out)?;
+        }
+        Ok(Progress::Done)
+    }
+
+    fn flush(&mut self, out: &mut dyn Collector) -> Result<(), OperatorError> {
+        self.emit(out)
+    }
+}

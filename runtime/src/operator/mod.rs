@@ -1,0 +1,110 @@
+//! Dataflow operators: synchronous, vectorised, pushed by the task driver.
+//!
+//! An operator sees batches, watermarks and barriers in order. What it emits goes to a [`Collector`], which is the next
+//! operator of the chain or the task's output. State belongs to the operator; only [`Operator::snapshot`] and
+//! [`Operator::restore`] let it out and in.
+
+pub mod accumulator;
+pub mod calc;
+pub mod local_aggregate;
+pub mod window_aggregate;
+
+use arrow::error::ArrowError;
+use millrace_sql::evaluate::EvaluateError;
+use snafu::Snafu;
+
+use crate::model::key_encoding::KeyError;
+use crate::model::{Batch, EventTime};
+use crate::state::{BlockRow, TableSnapshot};
+
+/// A row could not be processed. The job fails: the same row would fail again.
+#[derive(Debug, Snafu)]
+pub enum OperatorError {
+    #[snafu(transparent)]
+    Evaluate { source: EvaluateError },
+    #[snafu(display("failed to compute over a batch"))]
+    Compute { source: ArrowError },
+    #[snafu(transparent)]
+    Key { source: KeyError },
+    #[snafu(display("the plan of the operator is malformed: {message}"))]
+    Plan { message: String },
+    #[snafu(display("the state of table '{table}' is malformed"))]
+    State { table: String },
+    #[snafu(display("{message}"))]
+    Sink { message: String },
+}
+
+/// Takes what an operator emits.
+pub trait Collector {
+    /// Takes a batch.
+    fn batch(&mut self, batch: Batch) -> Result<(), OperatorError>;
+}
+
+/// Whether an operator has emitted all that a watermark made due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    Done,
+    /// Call [`Operator::watermark`] again with the same time once the output has room.
+    More,
+}
+
+/// State of one table at a barrier.
+#[derive(Debug, Clone)]
+pub struct OperatorTable {
+    pub name: &'static str,
+    /// Divides a table into parts that are dropped as a whole, such as slices of windows.
+    pub namespace: i64,
+    pub snapshot: TableSnapshot,
+    /// The snapshot replaces all earlier ones of this part.
+    pub is_full: bool,
+}
+
+/// An operator's state at a barrier.
+#[derive(Debug, Clone, Default)]
+pub struct OperatorSnapshot {
+    /// Event time up to which windows have fired; only of operators with timers.
+    pub watermark: Option<EventTime>,
+    /// Every part that lives, also if nothing in it changed; a part that is missing is dropped.
+    pub tables: Vec<OperatorTable>,
+}
+
+/// One step of a chain.
+pub trait Operator: Send {
+    /// Processes rows.
+    fn process(&mut self, batch: Batch, out: &mut dyn Collector) -> Result<(), OperatorError>;
+
+    /// Event time has come to `time`. Emits what is due, some batches at a time.
+    fn watermark(&mut self, _time: EventTime, _out: &mut dyn Collector) -> Result<Progress, OperatorError> {
+        Ok(Progress::Done)
+    }
+
+    /// Emits what is held back for the sake of larger batches.
+    fn flush(&mut self, _out: &mut dyn Collector) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    /// The state at a barrier. `is_full` asks for everything instead of changes.
+    fn snapshot(&mut self, _is_full: bool) -> OperatorSnapshot {
+        OperatorSnapshot::default()
+    }
+
+    /// Sets the watermark up to which windows had fired.
+    fn restore_watermark(&mut self, _time: EventTime) {}
+
+    /// Puts a row of a snapshot back.
+    fn restore(&mut self, table: &str, _namespace: i64, _row: BlockRow<'_>) -> Result<(), OperatorError> {
+        StateSnafu { table }.fail()
+    }
+
+    /// What is counted: late rows so far, bytes of state.
+    fn figures(&self) -> OperatorFigures {
+        OperatorFigures::default()
+    }
+}
+
+/// Figures of one operator for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OperatorFigures {
+    pub late_rows: u64,
+    pub state_bytes: u64,
+}

@@ -1,0 +1,312 @@
+//! Files of JSON lines in a folder: hidden until the checkpoint that covers them is complete, then renamed.
+//!
+//! One file a subtask and checkpoint, none without rows. A visible file never changes or disappears.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use prost::Message;
+use snafu::{ResultExt, ensure};
+
+use super::{Committable, IoSnafu, LostSnafu, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter};
+use crate::format::json::JsonEncoder;
+use crate::model::{Batch, Epoch, Generation, Subtask};
+use crate::options::TableOptions;
+use crate::source::files::local_path;
+
+/// Bytes collected before they are written to the file.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// A folder as a sink.
+pub struct Files {
+    folder: PathBuf,
+    identity: SinkIdentity,
+}
+
+/// A finished file that is not visible yet.
+#[derive(Clone, PartialEq, prost::Message)]
+struct StagedFile {
+    #[prost(string, tag = "1")]
+    folder: String,
+    #[prost(string, tag = "2")]
+    staged: String,
+    #[prost(string, tag = "3")]
+    name: String,
+    #[prost(uint64, tag = "4")]
+    bytes: u64,
+}
+
+impl Files {
+    /// Reads the options 'path' and 'format'.
+    pub fn new(options: &mut TableOptions<'_>, identity: SinkIdentity) -> Result<Self, SinkError> {
+        let path = options.required("path")?;
+        let format = options.required("format")?;
+        if format != "json" {
+            return Err(options.wrong("format", "is not supported; use 'json'").into());
+        }
+        let Some(folder) = local_path(&path) else {
+            return Err(options.wrong("path", "is not a local path; write to a folder or 'file:' address").into());
+        };
+        Ok(Files { folder, identity })
+    }
+
+    /// `part-<job>-<operator>`: what all files of this sink of this job begin with.
+    fn prefix(&self) -> String {
+        let job: String = self.identity.job.0.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+        format!("part-{job}-{}", self.identity.operator)
+    }
+}
+
+impl SinkConnector for Files {
+    fn writer(&self, subtask: Subtask) -> Result<Box<dyn SinkWriter>, SinkError> {
+        Ok(Box::new(FileWriter {
+            folder: self.folder.clone(),
+            prefix: format!("{}-{subtask}", self.prefix()),
+            generation: self.identity.generation,
+            files: 0,
+            open: None,
+            text: String::new(),
+        }))
+    }
+
+    fn committer(&self) -> Option<Box<dyn SinkCommitter>> {
+        Some(Box::new(FileCommitter { folder: self.folder.clone(), prefix: self.prefix() }))
+    }
+}
+
+struct FileWriter {
+    folder: PathBuf,
+    prefix: String,
+    generation: Generation,
+    /// Files staged so far by this writer; keeps the hidden names of one generation apart.
+    files: u64,
+    open: Option<OpenFile>,
+    text: String,
+}
+
+struct OpenFile {
+    staged: String,
+    file: BufWriter<File>,
+    encoder: JsonEncoder,
+    bytes: u64,
+}
+
+impl FileWriter {
+    fn open(&mut self, batch: &Batch) -> Result<&mut OpenFile, SinkError> {
+        if self.open.is_none() {
+            fs::create_dir_all(&self.folder).context(self.action("create the folder"))?;
+            let staged = format!(".{}-g{}-{}", self.prefix, self.generation, self.files);
+            self.files += 1;
+            let file = File::create(self.folder.join(&staged)).context(self.action("create a file in"))?;
+            let file = BufWriter::with_capacity(BUFFER_BYTES, file);
+            let encoder = JsonEncoder::new(&batch.records.schema());
+            self.open = Some(OpenFile { staged, file, encoder, bytes: 0 });
+        }
+        self.open.as_mut().ok_or(SinkError::Lost { message: "no file is open".to_owned() })
+    }
+
+    fn action(&self, what: &str) -> IoSnafu<String> {
+        IoSnafu { action: format!("{what} '{}'", self.folder.display()) }
+    }
+}
+
+impl SinkWriter for FileWriter {
+    fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        if batch.rows() == 0 {
+            return Ok(());
+        }
+        let mut text = std::mem::take(&mut self.text);
+        text.clear();
+        let action = self.action("write a file in");
+        let open = self.open(batch)?;
+        open.encoder
+            .encode(&batch.records, &mut text)
+            .map_err(|error| SinkError::Data { message: error.to_string() })?;
+        open.file.write_all(text.as_bytes()).context(action)?;
+        open.bytes += text.len() as u64;
+        self.text = text;
+        Ok(())
+    }
+
+    fn prepare(&mut self, epoch: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>> {
+        let Some(open) = self.open.take() else { return async { Ok(Vec::new()) }.boxed() };
+        let staged = StagedFile {
+            folder: self.folder.display().to_string(),
+            staged: open.staged,
+            name: format!("{}-{epoch}-0", self.prefix),
+            bytes: open.bytes,
+        };
+        let action = self.action("sync a file in");
+        let sync = move || -> std::io::Result<()> {
+            let file = open.file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+            file.sync_all()
+        };
+        async move {
+            blocking(sync).await.context(action)?;
+            Ok(vec![staged.encode_to_vec()])
+        }
+        .boxed()
+    }
+}
+
+struct FileCommitter {
+    folder: PathBuf,
+    prefix: String,
+}
+
+#[async_trait]
+impl SinkCommitter for FileCommitter {
+    async fn commit(&self, committables: &[Committable]) -> Result<(), SinkError> {
+        let staged = decode(committables)?;
+        blocking_result(move || {
+            staged.iter().try_for_each(show)?;
+            for folder in staged.iter().map(|file| &file.folder).collect::<std::collections::BTreeSet<_>>() {
+                sync_folder(Path::new(folder)).context(IoSnafu { action: format!("sync the folder '{folder}'") })?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn clean_up(&self, generation: Generation, named: &[Committable]) -> Result<(), SinkError> {
+        let named = decode(named)?;
+        let (folder, prefix) = (self.folder.clone(), format!(".{}-", self.prefix));
+        blocking_result(move || {
+            let action = || IoSnafu { action: format!("clean up the folder '{}'", folder.display()) };
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                entries => entries.context(action())?,
+            };
+            for entry in entries {
+                let entry = entry.context(action())?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let is_left = generation_of(&name, &prefix).is_some_and(|left| left < generation);
+                if is_left && !named.iter().any(|file| file.staged == name) {
+                    match fs::remove_file(entry.path()) {
+                        Err(error) if error.kind() == ErrorKind::NotFound => {}
+                        removed => removed.context(action())?,
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// The generation in a hidden name `.part-…-<subtask>-g<generation>-<n>`.
+fn generation_of(name: &str, prefix: &str) -> Option<Generation> {
+    let mut parts = name.strip_prefix(prefix)?.rsplit('-');
+    parts.next()?;
+    parts.next()?.strip_prefix('g')?.parse().ok().map(Generation)
+}
+
+fn decode(committables: &[Committable]) -> Result<Vec<StagedFile>, SinkError> {
+    let decoded = committables.iter().map(|bytes| StagedFile::decode(bytes.as_slice())).collect::<Result<_, _>>();
+    decoded.map_err(|_| SinkError::Lost { message: "a checkpoint names a staged file in an unknown form".to_owned() })
+}
+
+/// Renames a staged file; one that is visible already is done.
+fn show(file: &StagedFile) -> Result<(), SinkError> {
+    let folder = Path::new(&file.folder);
+    let (from, to) = (folder.join(&file.staged), folder.join(&file.name));
+    let length = |path: &Path| fs::metadata(path).map(|found| found.len());
+    if length(&from).is_ok_and(|bytes| bytes == file.bytes) {
+        return fs::rename(&from, &to).context(IoSnafu { action: format!("show '{}'", to.display()) });
+    }
+    match length(&to) {
+        Ok(bytes) => {
+            let message = format!("'{}' has {bytes} bytes, and {} were committed", to.display(), file.bytes);
+            ensure!(bytes == file.bytes, LostSnafu { message });
+            Ok(())
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let message = format!("the staged file '{}' is gone, its {} bytes of results are lost", from.display(), file.bytes);
+            LostSnafu { message }.fail()
+        }
+        Err(source) => Err(SinkError::Io { action: format!("read '{}'", to.display()), source }),
+    }
+}
+
+/// Makes renames in a folder durable.
+pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+async fn blocking(run: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> std::io::Result<()> {
+    tokio::task::spawn_blocking(run).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
+
+async fn blocking_result(run: impl FnOnce() -> Result<(), SinkError> + Send + 'static) -> Result<(), SinkError> {
+    let joined = tokio::task::spawn_blocking(run).await;
+    joined.unwrap_or_else(|error| Err(SinkError::Lost { message: format!("a commit ended early: {error}") }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+
+    use super::*;
+    use crate::model::JobUid;
+
+    fn files(folder: &Path, generation: u64) -> Files {
+        let job = JobUid("4f2c9a1e-77".to_owned());
+        let identity = SinkIdentity { job, operator: "out".to_owned(), generation: Generation(generation) };
+        Files { folder: folder.to_owned(), identity }
+    }
+
+    fn rows(n: i64) -> Batch {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![n]));
+        Batch::inserts(RecordBatch::try_from_iter([("n", column)]).unwrap())
+    }
+
+    fn visible(folder: &Path) -> Vec<String> {
+        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| !name.starts_with('.')).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn a_file_is_visible_after_commit_and_commit_can_be_repeated() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = files(folder.path(), 1);
+        let mut writer = sink.writer(Subtask(3)).unwrap();
+        writer.write(&rows(1)).unwrap();
+        let prepared = writer.prepare(Epoch(7)).await.unwrap();
+        assert_eq!(visible(folder.path()), [""; 0]);
+
+        let committer = files(folder.path(), 2).committer().unwrap();
+        for _ in 0..2 {
+            committer.commit(&prepared).await.unwrap();
+        }
+
+        assert_eq!(visible(folder.path()), ["part-4f2c9a1e-out-3-7-0"]);
+        assert_eq!(fs::read_to_string(folder.path().join("part-4f2c9a1e-out-3-7-0")).unwrap(), "{\"n\":1}\n");
+        assert!(writer.prepare(Epoch(8)).await.unwrap().is_empty(), "no empty files");
+    }
+
+    #[tokio::test]
+    async fn leftovers_are_removed_and_named_files_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = files(folder.path(), 1);
+        let mut writer = sink.writer(Subtask(0)).unwrap();
+        writer.write(&rows(1)).unwrap();
+        let named = writer.prepare(Epoch(1)).await.unwrap();
+        writer.write(&rows(2)).unwrap();
+        let left = writer.prepare(Epoch(2)).await.unwrap();
+        let committer = files(folder.path(), 2).committer().unwrap();
+
+        committer.clean_up(Generation(2), &named).await.unwrap();
+
+        committer.commit(&named).await.unwrap();
+        let error = committer.commit(&left).await.unwrap_err();
+        assert!(error.to_string().contains("are lost"), "{error}");
+    }
+}

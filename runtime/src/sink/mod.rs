@@ -1,0 +1,121 @@
+//! Where rows go: writers collect what belongs to an epoch, a committer makes it visible once the epoch's record
+//! exists.
+//!
+//! Writing, preparing and committing are apart, as in two-phase commit: a prepared epoch can be committed by any
+//! process that knows its committables, any number of times, and never half.
+
+pub mod blackhole;
+pub mod files;
+pub mod print;
+
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use millrace_sql::plan::{Operator, Sink as SinkPlan, Table};
+use snafu::Snafu;
+
+use crate::model::{Batch, Epoch, Generation, JobUid, Subtask};
+use crate::options::{OptionError, TableOptions};
+
+/// A sink cannot be opened, written or committed.
+#[derive(Debug, Snafu)]
+pub enum SinkError {
+    /// The user's table options are wrong.
+    #[snafu(transparent)]
+    Options { source: OptionError },
+    /// The rows cannot be written in the sink's format.
+    #[snafu(display("{message}"))]
+    Data { message: String },
+    /// The outside failed; trying again may help.
+    #[snafu(display("failed to {action}"))]
+    Io { action: String, source: std::io::Error },
+    /// What was prepared is gone: results would be lost.
+    #[snafu(display("{message}"))]
+    Lost { message: String },
+}
+
+/// What one subtask has prepared, in the connector's own form.
+pub type Committable = Vec<u8>;
+
+/// Writes rows of one subtask.
+pub trait SinkWriter: Send {
+    /// Takes rows.
+    fn write(&mut self, batch: &Batch) -> Result<(), SinkError>;
+
+    /// Waits until more rows can be taken.
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends the epoch: what was written since the last call becomes durable but not visible. Rows of the next epoch may
+    /// be written while this goes on.
+    fn prepare(&mut self, epoch: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>>;
+}
+
+/// Makes prepared results visible.
+#[async_trait]
+pub trait SinkCommitter: Send + Sync {
+    /// Commits; what is committed already counts as success.
+    async fn commit(&self, committables: &[Committable]) -> Result<(), SinkError>;
+
+    /// Removes what earlier generations left behind; `named` are the committables of the restored checkpoint.
+    async fn clean_up(&self, _generation: Generation, _named: &[Committable]) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// Whose results a sink writes.
+#[derive(Debug, Clone)]
+pub struct SinkIdentity {
+    pub job: JobUid,
+    /// The sink operator as it stands in names of files: its table, and a number among equals.
+    pub operator: String,
+    pub generation: Generation,
+}
+
+/// Writes tables of one kind.
+pub trait SinkConnector: Send + Sync {
+    /// A writer for one subtask.
+    fn writer(&self, subtask: Subtask) -> Result<Box<dyn SinkWriter>, SinkError>;
+
+    /// The committer; sinks without transactions have none.
+    fn committer(&self) -> Option<Box<dyn SinkCommitter>> {
+        None
+    }
+}
+
+/// The name of a sink operator in file names, from its id `<table>/<table>/sink[/<n>]`.
+pub fn operator_name(operator: &Operator) -> String {
+    let mut parts = operator.id.split('/');
+    let table = parts.next().unwrap_or_default();
+    let table: String = table.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    match parts.nth(2) {
+        Some(number) => format!("{table}_{number}"),
+        None => table,
+    }
+}
+
+/// Opens the connector of a sink table.
+pub fn connector(plan: &SinkPlan, identity: SinkIdentity) -> Result<Box<dyn SinkConnector>, SinkError> {
+    let table = plan.table.clone().unwrap_or_default();
+    let mut options = TableOptions::new(&table);
+    let kind = options.required("connector")?;
+    let connector: Box<dyn SinkConnector> = match kind.as_str() {
+        "filesystem" => Box::new(files::Files::new(&mut options, identity)?),
+        "print" => Box::new(print::Print::new(&mut options, &table)),
+        "blackhole" => Box::new(blackhole::Blackhole),
+        "nexmark" => return Err(options.wrong("connector", "can only be read from").into()),
+        _ => {
+            return Err(options.wrong("connector", "is not known; use 'filesystem', 'print' or 'blackhole'").into());
+        }
+    };
+    options.finish()?;
+    Ok(connector)
+}
+
+/// Checks the options of a sink table without opening anything.
+pub fn check(table: &Table) -> Result<(), SinkError> {
+    let identity = SinkIdentity { job: JobUid(String::new()), operator: String::new(), generation: Generation(0) };
+    connector(&SinkPlan { table: Some(table.clone()) }, identity).map(|_| ())
+}

@@ -1,0 +1,91 @@
+//! Where rows come from: connectors cut a table into splits, readers read splits in order.
+//!
+//! A split's position is part of the checkpoint; reading on from a position gives the same rows again in the same
+//! order. Watermarks are kept per split by the caller ([`watermark`]).
+
+pub mod files;
+pub mod nexmark;
+pub mod watermark;
+
+use std::task::{Context, Poll};
+
+use arrow::array::RecordBatch;
+use millrace_sql::plan::Source as SourcePlan;
+use snafu::Snafu;
+
+use crate::clock::Clock;
+use crate::options::OptionError;
+
+/// A source cannot be opened or read.
+#[derive(Debug, Snafu)]
+pub enum SourceError {
+    /// The user's table options are wrong.
+    #[snafu(transparent)]
+    Options { source: OptionError },
+    /// The data are wrong; reading them again gives the same.
+    #[snafu(display("{message}"))]
+    Data { message: String },
+    /// The outside failed; trying again may help.
+    #[snafu(display("failed to {action}"))]
+    Io { action: String, source: std::io::Error },
+}
+
+/// A part of a source that one subtask reads in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// Stable for the life of the job; splits are ordered by it.
+    pub id: String,
+    /// Where reading goes on, in the connector's own form.
+    pub position: Vec<u8>,
+}
+
+/// What a reader gives.
+#[derive(Debug)]
+pub enum Read {
+    /// Rows of the source's leaves.
+    Rows(RecordBatch),
+    /// The split is bounded and has been read.
+    End,
+}
+
+/// Reads one split.
+pub trait SplitReader: Send {
+    /// The next rows, or a wake-up when there may be some.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, SourceError>>;
+
+    /// Where the row after the last one given is.
+    fn position(&self) -> Vec<u8>;
+
+    /// How much of a bounded split has been read, from 0 to 1.
+    fn progress(&self) -> Option<f64> {
+        None
+    }
+}
+
+/// Reads tables of one kind from outside.
+pub trait SourceConnector: Send + Sync {
+    /// Cuts the table into splits, at the job's first start.
+    fn splits(&self, parallelism: u32) -> Result<Vec<Split>, SourceError>;
+
+    /// Opens a split at its position.
+    fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError>;
+}
+
+/// Opens the connector of a source table.
+pub fn connector(plan: &SourcePlan, clock: Clock) -> Result<Box<dyn SourceConnector>, SourceError> {
+    let table = plan.table.clone().unwrap_or_default();
+    let mut options = crate::options::TableOptions::new(&table);
+    let kind = options.required("connector")?;
+    let connector: Box<dyn SourceConnector> = match kind.as_str() {
+        "nexmark" => Box::new(nexmark::Nexmark::new(plan, &mut options, clock)?),
+        "filesystem" => Box::new(files::Files::new(plan, &mut options)?),
+        "print" | "blackhole" => {
+            return Err(options.wrong("connector", "can only be written to; read from 'nexmark' or 'filesystem'").into());
+        }
+        _ => {
+            return Err(options.wrong("connector", "is not known; use 'nexmark' or 'filesystem'").into());
+        }
+    };
+    options.finish()?;
+    Ok(connector)
+}

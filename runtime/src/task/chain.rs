@@ -1,0 +1,141 @@
+//! Operators fused in one task, and the end of the chain.
+
+use crate::exchange::Output;
+use crate::exchange::output::OutputError;
+use crate::model::{Barrier, Batch, Element, EventTime};
+use crate::operator::{Collector, Operator, OperatorError, Progress};
+use crate::sink::SinkWriter;
+
+use super::TaskError;
+
+/// An operator and its index in the plan.
+pub struct Step {
+    pub index: usize,
+    pub operator: Box<dyn Operator>,
+}
+
+/// Where rows leave the task.
+pub enum Tail {
+    Outputs(Vec<Output>),
+    Sink { index: usize, writer: Box<dyn SinkWriter>, rows: u64 },
+}
+
+/// Operators in order and the tail.
+pub struct Chain {
+    pub steps: Vec<Step>,
+    pub tail: Tail,
+}
+
+/// The rest of a chain, as the operator before it sees it.
+struct Rest<'a> {
+    steps: &'a mut [Step],
+    tail: &'a mut Tail,
+}
+
+impl Collector for Rest<'_> {
+    fn batch(&mut self, batch: Batch) -> Result<(), OperatorError> {
+        match self.steps.split_first_mut() {
+            Some((step, steps)) => step.operator.process(batch, &mut Rest { steps, tail: self.tail }),
+            None => self.tail.take(&batch),
+        }
+    }
+}
+
+impl Tail {
+    fn take(&mut self, batch: &Batch) -> Result<(), OperatorError> {
+        match self {
+            Tail::Outputs(outputs) => {
+                outputs.iter_mut().try_for_each(|output| output.push(batch)).map_err(refused)
+            }
+            Tail::Sink { writer, rows, .. } => {
+                *rows += batch.rows() as u64;
+                writer.write(batch).map_err(refused)
+            }
+        }
+    }
+}
+
+fn refused(error: impl std::error::Error) -> OperatorError {
+    OperatorError::Sink { message: crate::error::chain(&error) }
+}
+
+impl Chain {
+    /// Pushes rows through all operators.
+    pub fn batch(&mut self, batch: Batch) -> Result<(), TaskError> {
+        Ok(Rest { steps: &mut self.steps, tail: &mut self.tail }.batch(batch)?)
+    }
+
+    /// Takes a watermark through all operators; each may emit more than fits and is then asked again.
+    pub async fn watermark(&mut self, time: EventTime) -> Result<(), TaskError> {
+        for first in 0..self.steps.len() {
+            loop {
+                let (step, steps) = match self.steps[first..].split_first_mut() {
+                    Some(split) => split,
+                    None => break,
+                };
+                let progress = step.operator.watermark(time, &mut Rest { steps, tail: &mut self.tail })?;
+                if progress == Progress::Done {
+                    break;
+                }
+                self.flush_due().await?;
+            }
+        }
+        if let Tail::Outputs(outputs) = &mut self.tail {
+            outputs.iter_mut().for_each(|output| output.watermark(time));
+        }
+        Ok(())
+    }
+
+    /// Makes all operators emit what they hold back.
+    pub fn flush_operators(&mut self) -> Result<(), TaskError> {
+        for first in 0..self.steps.len() {
+            if let Some((step, steps)) = self.steps[first..].split_first_mut() {
+                step.operator.flush(&mut Rest { steps, tail: &mut self.tail })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is due and waits until the tail can take more.
+    pub async fn flush_due(&mut self) -> Result<(), TaskError> {
+        match &mut self.tail {
+            Tail::Outputs(outputs) => {
+                for output in outputs {
+                    output.flush_due().await?;
+                }
+            }
+            Tail::Sink { writer, .. } => std::future::poll_fn(|cx| writer.poll_ready(cx)).await?,
+        }
+        Ok(())
+    }
+
+    /// Sends everything: the input has nothing more for now.
+    pub async fn flush(&mut self) -> Result<(), TaskError> {
+        if let Tail::Outputs(outputs) = &mut self.tail {
+            for output in outputs {
+                output.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a barrier on.
+    pub async fn barrier(&mut self, barrier: Barrier) -> Result<(), OutputError> {
+        if let Tail::Outputs(outputs) = &mut self.tail {
+            for output in outputs {
+                output.barrier(barrier).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends Idle or Active on.
+    pub async fn control(&mut self, element: Element) -> Result<(), OutputError> {
+        if let Tail::Outputs(outputs) = &mut self.tail {
+            for output in outputs {
+                output.control(element.clone()).await?;
+            }
+        }
+        Ok(())
+    }
+}

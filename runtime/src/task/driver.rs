@@ -1,0 +1,203 @@
+//! The event loop of a task: the only place where rows meet control messages.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::mpsc;
+
+use super::chain::{Chain, Tail};
+use super::source_head::{SourceHead, SourceRead};
+use super::{SinkSnapshot, SourceSnapshot, TaskControl, TaskError, TaskEvent, TaskFigures, TaskSnapshot};
+use crate::exchange::{Gate, Inbox, Passed};
+use crate::model::{Barrier, Batch, Element, EventTime};
+
+/// Where a task's rows come from.
+pub enum Head {
+    Source(SourceHead),
+    Gate { inbox: Arc<Inbox>, gate: Gate },
+}
+
+/// A task ready to run.
+pub struct Task {
+    pub chain_index: usize,
+    pub subtask: u32,
+    pub head: Head,
+    pub chain: Chain,
+    pub control: mpsc::Receiver<TaskControl>,
+    pub events: mpsc::Sender<TaskEvent>,
+    pub figures: Arc<TaskFigures>,
+    /// Set when a snapshot got lost: the next one must hold everything.
+    pub needs_full_snapshot: Arc<AtomicBool>,
+}
+
+enum Event {
+    Control(TaskControl),
+    Read(SourceRead),
+    Passed(Passed),
+}
+
+impl Task {
+    /// Runs until it fails or is dropped. Dropping is safe at any time: whatever it has done since the last complete
+    /// checkpoint is done again by the next generation.
+    pub async fn run(mut self) -> Result<(), TaskError> {
+        self.figures.watermark_ms.store(EventTime::MIN.0, Ordering::Relaxed);
+        if let Head::Source(source) = &self.head
+            && source.is_unused()
+        {
+            self.chain.control(Element::Idle).await?;
+        }
+        loop {
+            match self.next().await? {
+                Event::Control(TaskControl::Barrier(barrier)) => self.barrier(barrier).await?,
+                Event::Read(SourceRead::Rows(rows)) => {
+                    self.batch(Batch::inserts(rows)).await?;
+                    self.source_watermark().await?;
+                    // Lets the other tasks of this thread run; a source would never wait otherwise.
+                    tokio::task::yield_now().await;
+                }
+                Event::Read(SourceRead::Exhausted) => self.exhausted().await?,
+                Event::Passed(passed) => self.passed(passed).await?,
+            }
+        }
+    }
+
+    /// The next event. When none is there at once, everything held back is sent before waiting.
+    async fn next(&mut self) -> Result<Event, TaskError> {
+        if let Some(event) = self.try_next()? {
+            return Ok(event);
+        }
+        self.chain.flush().await?;
+        let control = &mut self.control;
+        match &mut self.head {
+            Head::Source(source) => {
+                tokio::select! {
+                    biased;
+                    Some(control) = control.recv() => Ok(Event::Control(control)),
+                    read = std::future::poll_fn(|cx| source.poll_read(cx)) => Ok(Event::Read(read?)),
+                }
+            }
+            Head::Gate { inbox, gate } => loop {
+                let (channel, element) = inbox.next(|channel| gate.is_blocked(channel)).await;
+                if let Some(passed) = gate.take(channel, element) {
+                    return Ok(Event::Passed(passed));
+                }
+            },
+        }
+    }
+
+    fn try_next(&mut self) -> Result<Option<Event>, TaskError> {
+        match &mut self.head {
+            Head::Source(source) => {
+                if let Ok(control) = self.control.try_recv() {
+                    return Ok(Some(Event::Control(control)));
+                }
+                let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+                match source.poll_read(&mut cx) {
+                    std::task::Poll::Ready(read) => Ok(Some(Event::Read(read?))),
+                    std::task::Poll::Pending => Ok(None),
+                }
+            }
+            Head::Gate { inbox, gate } => {
+                while let Some((channel, element)) = inbox.try_next(|channel| gate.is_blocked(channel)) {
+                    if let Some(passed) = gate.take(channel, element) {
+                        return Ok(Some(Event::Passed(passed)));
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    async fn batch(&mut self, batch: Batch) -> Result<(), TaskError> {
+        self.figures.rows_in.fetch_add(batch.rows() as u64, Ordering::Relaxed);
+        self.chain.batch(batch)?;
+        self.note_rows_out();
+        self.chain.flush_due().await
+    }
+
+    fn note_rows_out(&self) {
+        if let Tail::Sink { rows, .. } = &self.chain.tail {
+            self.figures.rows_out.store(*rows, Ordering::Relaxed);
+        }
+    }
+
+    async fn source_watermark(&mut self) -> Result<(), TaskError> {
+        let Head::Source(source) = &mut self.head else { return Ok(()) };
+        let time = source.advanced_watermark();
+        if let Some(progress) = source.progress_ppm() {
+            self.figures.progress_ppm.store(progress, Ordering::Relaxed);
+        }
+        match time {
+            Some(time) => self.watermark(time).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn watermark(&mut self, time: EventTime) -> Result<(), TaskError> {
+        self.chain.watermark(time).await?;
+        self.note_rows_out();
+        self.figures.watermark_ms.store(time.0, Ordering::Relaxed);
+        self.chain.flush_due().await
+    }
+
+    async fn exhausted(&mut self) -> Result<(), TaskError> {
+        self.source_watermark().await?;
+        self.chain.flush_operators()?;
+        self.chain.flush().await?;
+        let event = TaskEvent::Exhausted { chain: self.chain_index, subtask: self.subtask };
+        tell(&self.events, event).await;
+        Ok(())
+    }
+
+    async fn passed(&mut self, passed: Passed) -> Result<(), TaskError> {
+        match passed {
+            Passed::Batch(batch) => self.batch(batch).await,
+            Passed::Watermark(time) => self.watermark(time).await,
+            Passed::Barrier(barrier) => self.barrier(barrier).await,
+            Passed::Idle => Ok(self.chain.control(Element::Idle).await?),
+            Passed::Active => Ok(self.chain.control(Element::Active).await?),
+        }
+    }
+
+    async fn barrier(&mut self, barrier: Barrier) -> Result<(), TaskError> {
+        self.chain.flush_operators()?;
+        self.note_rows_out();
+        let snapshot = self.snapshot(barrier);
+        // The snapshot goes first: the barrier may wait for credit, and the upload need not.
+        tell(&self.events, TaskEvent::Snapshot(snapshot)).await;
+        self.chain.barrier(barrier).await?;
+        Ok(())
+    }
+
+    fn snapshot(&mut self, barrier: Barrier) -> TaskSnapshot {
+        let is_full = self.needs_full_snapshot.swap(false, Ordering::Relaxed);
+        let (mut late, mut bytes) = (0, 0);
+        let operators = self.chain.steps.iter_mut().map(|step| {
+            let figures = step.operator.figures();
+            late += figures.late_rows;
+            bytes += figures.state_bytes;
+            (step.index, step.operator.snapshot(is_full))
+        });
+        let operators = operators.collect();
+        self.figures.late_rows.store(late, Ordering::Relaxed);
+        self.figures.state_bytes.store(bytes, Ordering::Relaxed);
+        let source = match &self.head {
+            Head::Source(source) => {
+                Some(SourceSnapshot { operator: source.index, splits: source.snapshot(), rows: source.rows })
+            }
+            Head::Gate { .. } => None,
+        };
+        let sink = match &mut self.chain.tail {
+            Tail::Sink { index, writer, rows } => {
+                Some(SinkSnapshot { operator: *index, prepared: writer.prepare(barrier.epoch), rows: *rows })
+            }
+            Tail::Outputs(_) => None,
+        };
+        TaskSnapshot { epoch: barrier.epoch, chain: self.chain_index, subtask: self.subtask, operators, source, sink }
+    }
+}
+
+async fn tell(events: &mpsc::Sender<TaskEvent>, event: TaskEvent) {
+    // The worker only goes away together with its tasks.
+    let _ = events.send(event).await;
+}

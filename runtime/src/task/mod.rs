@@ -1,0 +1,113 @@
+//! A task: one subtask of a chain. Wires a source or a gate, operators, and a sink or outputs.
+//!
+//! Only the driver is asynchronous; operators run synchronously inside of it. Barriers, watermarks and rows are seen in
+//! order, so a task's state at a barrier is exactly that of the rows before it.
+
+mod build;
+mod chain;
+mod driver;
+mod source_head;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+
+use futures::future::BoxFuture;
+use snafu::Snafu;
+use tokio::sync::mpsc;
+
+pub use build::{BuildError, Restored, TaskContext, build};
+pub use driver::Task;
+
+use crate::checkpoint::records::SplitState;
+use crate::exchange::output::OutputError;
+use crate::model::{Barrier, Epoch};
+use crate::operator::{OperatorError, OperatorSnapshot};
+use crate::sink::{Committable, SinkError};
+use crate::source::SourceError;
+
+/// A task ended early.
+#[derive(Debug, Snafu)]
+pub enum TaskError {
+    #[snafu(transparent)]
+    Source { source: SourceError },
+    #[snafu(transparent)]
+    Operator { source: OperatorError },
+    #[snafu(transparent)]
+    Output { source: OutputError },
+    #[snafu(transparent)]
+    Sink { source: SinkError },
+}
+
+impl TaskError {
+    /// True if the same rows would fail again: a restart does not help.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            TaskError::Source { source } => !matches!(source, SourceError::Io { .. }),
+            TaskError::Sink { source } => !matches!(source, SinkError::Io { .. }),
+            TaskError::Operator { .. } => true,
+            TaskError::Output { .. } => false,
+        }
+    }
+}
+
+/// What a worker tells a task.
+#[derive(Debug, Clone, Copy)]
+pub enum TaskControl {
+    /// Sources: put this barrier between the rows.
+    Barrier(Barrier),
+}
+
+/// What a task tells its worker.
+pub enum TaskEvent {
+    Snapshot(TaskSnapshot),
+    /// A source has read all its splits.
+    Exhausted { chain: usize, subtask: u32 },
+}
+
+/// A task's state at a barrier.
+pub struct TaskSnapshot {
+    pub epoch: Epoch,
+    pub chain: usize,
+    pub subtask: u32,
+    /// State by operator index.
+    pub operators: Vec<(usize, OperatorSnapshot)>,
+    pub source: Option<SourceSnapshot>,
+    pub sink: Option<SinkSnapshot>,
+}
+
+/// A source's state at a barrier.
+pub struct SourceSnapshot {
+    pub operator: usize,
+    pub splits: Vec<SplitState>,
+    pub rows: u64,
+}
+
+/// A sink's part of an epoch, being made durable.
+pub struct SinkSnapshot {
+    pub operator: usize,
+    pub prepared: BoxFuture<'static, Result<Vec<Committable>, SinkError>>,
+    pub rows: u64,
+}
+
+/// Figures of one task, read while it runs.
+#[derive(Debug, Default)]
+pub struct TaskFigures {
+    pub rows_in: AtomicU64,
+    pub rows_out: AtomicU64,
+    pub watermark_ms: AtomicI64,
+    pub late_rows: AtomicU64,
+    pub state_bytes: AtomicU64,
+    /// Progress of a bounded source in millionths.
+    pub progress_ppm: AtomicU64,
+}
+
+/// The worker's handle of a running task.
+pub struct TaskHandle {
+    pub chain: usize,
+    pub subtask: u32,
+    pub is_source: bool,
+    pub control: mpsc::Sender<TaskControl>,
+    pub figures: Arc<TaskFigures>,
+    /// Set to make the next snapshot hold everything.
+    pub needs_full_snapshot: Arc<AtomicBool>,
+}

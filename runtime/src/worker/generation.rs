@@ -1,0 +1,354 @@
+//! The tasks of one generation in one worker: deployed, started, checkpointed, and ended all together.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::WorkerContext;
+use super::data_plane::DataPlane;
+use super::snapshots::Snapshots;
+use crate::error::chain;
+use crate::exchange::channel::CreditReturn;
+use crate::exchange::frame::{Handshake, MAGIC, PROTOCOL_VERSION};
+use crate::exchange::network::{Connection, Route, run_sender};
+use crate::exchange::{ChannelSender, Credit, Inbox, Output};
+use crate::model::{Barrier, Epoch, Generation, JobUid, MaxParallelism, Subtask, WorkerId};
+use crate::rpc::{Deploy, Exhausted, Failed, Heartbeat, Snapshot, TaskReport, WorkerSays};
+use crate::task::{Restored, Task, TaskContext, TaskControl, TaskError, TaskEvent, TaskHandle, build};
+use crate::topology::Topology;
+
+/// Events of tasks queued for the worker: every task has at most a snapshot and an end under way.
+const EVENTS_QUEUED_MAX: usize = 256;
+
+/// Uploads queued: one checkpoint is under way, and one that was given up may still be uploading.
+const UPLOADS_QUEUED_MAX: usize = 4;
+
+/// The running generation.
+pub struct GenerationRun {
+    generation: Generation,
+    waiting: Option<Waiting>,
+    handles: Vec<TaskHandle>,
+    tasks: JoinSet<Result<(), TaskError>>,
+    /// Connections to other workers, and the uploader.
+    services: JoinSet<()>,
+    events: mpsc::Receiver<TaskEvent>,
+    broken: mpsc::Receiver<String>,
+    broken_sender: mpsc::Sender<String>,
+    uploads: mpsc::Sender<TaskEvent>,
+    uploaded: mpsc::Receiver<Snapshot>,
+}
+
+/// Deployed and not started.
+struct Waiting {
+    tasks: Vec<Task>,
+    outgoing: Vec<Outgoing>,
+}
+
+struct Outgoing {
+    address: String,
+    hello: Handshake,
+    queue: mpsc::Receiver<Vec<u8>>,
+    credits: HashMap<u32, Arc<Credit>>,
+}
+
+/// What happens in a generation.
+pub enum Happened {
+    Says(WorkerSays),
+    Failed(Failed),
+}
+
+impl GenerationRun {
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Makes the tasks of this worker's slots, ready to receive.
+    pub async fn deploy(
+        generation: Generation,
+        worker: WorkerId,
+        deploy: Deploy,
+        context: &WorkerContext,
+        data_plane: &DataPlane,
+        job: &JobUid,
+    ) -> Result<Self, Failed> {
+        let Some((plan, groups)) = deploy.plan.clone().zip(MaxParallelism::new(deploy.max_parallelism)) else {
+            return Err(failed("the deployment is malformed", true));
+        };
+        let (events_sender, events) = mpsc::channel(EVENTS_QUEUED_MAX);
+        let task_context = TaskContext {
+            topology: Arc::new(Topology::of(&plan, deploy.parallelism)),
+            plan: Arc::new(plan),
+            parallelism: deploy.parallelism,
+            max_parallelism: groups,
+            job: job.clone(),
+            generation,
+            clock: context.clock,
+            events: events_sender,
+        };
+        let mine: Vec<u32> = (0..deploy.parallelism).filter(|slot| deploy.slots[*slot as usize] == worker.0).collect();
+        let restored = fetch(&deploy, &mine, groups, context).await?;
+        let mut wiring = Wiring::new(&task_context, &deploy, worker, &mine);
+        let (mut tasks, mut handles, mut states) = (Vec::new(), Vec::new(), HashMap::new());
+        for chain_index in 0..task_context.topology.chains.len() {
+            for slot in &mine {
+                let inbox = wiring.inboxes.get(&(chain_index, *slot)).cloned();
+                let outputs = wiring.outputs(&task_context, chain_index, *slot);
+                let built = build(&task_context, chain_index, Subtask(*slot), &restored, inbox, outputs);
+                let (task, handle, state) =
+                    built.map_err(|error| failed(&chain(&error), error.is_permanent()))?;
+                let operators = task_context.topology.chains[chain_index].iter();
+                states.extend(operators.zip(state).map(|(operator, state)| ((*operator, *slot), state)));
+                tasks.push(task);
+                handles.push(handle);
+            }
+        }
+        let (broken_sender, broken) = mpsc::channel(EVENTS_QUEUED_MAX);
+        data_plane.expect(generation, std::mem::take(&mut wiring.routes), broken_sender.clone());
+        let outgoing = wiring.outgoing(job, generation, worker);
+        let snapshots = Snapshots::new(Arc::clone(&context.store), generation, worker, groups, tasks.len(), states);
+        let (uploads, upload_queue) = mpsc::channel(UPLOADS_QUEUED_MAX * tasks.len().max(1));
+        let (uploaded_sender, uploaded) = mpsc::channel(UPLOADS_QUEUED_MAX);
+        let full: Vec<_> = handles.iter().map(|handle| Arc::clone(&handle.needs_full_snapshot)).collect();
+        let mut services = JoinSet::new();
+        services.spawn(run_uploads(snapshots, upload_queue, uploaded_sender, move || {
+            full.iter().for_each(|needs_full| needs_full.store(true, Ordering::Relaxed));
+        }));
+        info!(%generation, slots = ?mine, tasks = tasks.len(), "deployed");
+        Ok(GenerationRun {
+            generation,
+            waiting: Some(Waiting { tasks, outgoing }),
+            handles,
+            tasks: JoinSet::new(),
+            services,
+            events,
+            broken,
+            broken_sender,
+            uploads,
+            uploaded,
+        })
+    }
+
+    /// Connects to the other workers and runs the tasks.
+    pub fn start(&mut self, context: &WorkerContext) {
+        let Some(waiting) = self.waiting.take() else { return };
+        for outgoing in waiting.outgoing {
+            let (transport, broken) = (Arc::clone(&context.transport), self.broken_sender.clone());
+            self.services.spawn(async move {
+                let to = outgoing.hello.to;
+                let reason = match transport.connect(&outgoing.address).await {
+                    Err(error) => format!("failed to connect to worker {to} at {}: {error}", outgoing.address),
+                    Ok(stream) => match run_sender(stream, outgoing.hello, outgoing.queue, outgoing.credits).await {
+                        Ok(()) => return,
+                        Err(error) => format!("lost the connection to worker {to}: {}", chain(&error)),
+                    },
+                };
+                // The generation may have ended meanwhile.
+                let _ = broken.try_send(reason);
+            });
+        }
+        for task in waiting.tasks {
+            self.tasks.spawn_on(task.run(), &context.tasks);
+        }
+    }
+
+    /// Makes the sources inject a barrier.
+    pub fn checkpoint(&self, epoch: u64) {
+        for source in self.handles.iter().filter(|handle| handle.is_source) {
+            let barrier = Barrier { epoch: Epoch(epoch) };
+            if source.control.try_send(TaskControl::Barrier(barrier)).is_err() {
+                // The task has ended, which is reported, or is stuck: then this checkpoint times out.
+                warn!(epoch, chain = source.chain, subtask = source.subtask, "a source does not take barriers");
+            }
+        }
+    }
+
+    /// The next thing that happens. Safe to drop while waiting.
+    pub async fn next(&mut self) -> Happened {
+        loop {
+            tokio::select! {
+                biased;
+                Some(ended) = self.tasks.join_next() => return Happened::Failed(match ended {
+                    Ok(Ok(())) => failed("a task ended by itself", false),
+                    Ok(Err(error)) => failed(&chain(&error), error.is_permanent()),
+                    Err(panic) => failed(&format!("a task panicked: {panic}"), false),
+                }),
+                Some(reason) = self.broken.recv() => return Happened::Failed(failed(&reason, false)),
+                Some(uploaded) = self.uploaded.recv() => return Happened::Says(WorkerSays::Snapshot(uploaded)),
+                Some(event) = self.events.recv() => match event {
+                    TaskEvent::Exhausted { chain, subtask } => {
+                        let exhausted = Exhausted { chain: chain as u32, subtask };
+                        return Happened::Says(WorkerSays::Exhausted(exhausted));
+                    }
+                    event @ TaskEvent::Snapshot(_) => {
+                        if self.uploads.try_send(event).is_err() {
+                            return Happened::Failed(failed("uploads of checkpoints cannot keep up", false));
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Figures of all tasks.
+    pub fn report(&self) -> Heartbeat {
+        let tasks = self.handles.iter().map(|handle| {
+            let figures = &handle.figures;
+            TaskReport {
+                chain: handle.chain as u32,
+                subtask: handle.subtask,
+                rows_in: figures.rows_in.load(Ordering::Relaxed),
+                rows_out: figures.rows_out.load(Ordering::Relaxed),
+                watermark_ms: figures.watermark_ms.load(Ordering::Relaxed),
+                late_rows: figures.late_rows.load(Ordering::Relaxed),
+                state_bytes: figures.state_bytes.load(Ordering::Relaxed),
+                progress_ppm: figures.progress_ppm.load(Ordering::Relaxed),
+            }
+        });
+        Heartbeat { tasks: tasks.collect() }
+    }
+}
+
+fn failed(message: &str, is_permanent: bool) -> Failed {
+    Failed { message: message.to_owned(), is_permanent }
+}
+
+/// Fetches the segments that hold state of this worker's slots.
+async fn fetch(deploy: &Deploy, mine: &[u32], groups: MaxParallelism, context: &WorkerContext) -> Result<Restored, Failed> {
+    let mut keys = BTreeSet::new();
+    let ranges: Vec<_> = mine.iter().map(|slot| groups.owned_by(Subtask(*slot), deploy.parallelism)).collect();
+    for run in deploy.restored.iter().flat_map(|state| &state.tables).flat_map(|table| &table.runs) {
+        if ranges.iter().any(|range| run.first_group < range.end && run.end_group > range.start) {
+            keys.insert(run.segment.clone());
+        }
+    }
+    let mut segments = HashMap::new();
+    for key in keys {
+        match context.store.get(&key).await {
+            Ok(Some(bytes)) => drop(segments.insert(key, bytes)),
+            Ok(None) => return Err(failed(&format!("the segment '{key}' is missing from {}", context.store.location()), true)),
+            Err(error) => return Err(failed(&chain(&error), false)),
+        }
+    }
+    Ok(Restored { subtasks: deploy.restored.clone(), segments })
+}
+
+/// Uploads epochs in order; each answer is told.
+async fn run_uploads(
+    mut snapshots: Snapshots,
+    mut queue: mpsc::Receiver<TaskEvent>,
+    uploaded: mpsc::Sender<Snapshot>,
+    need_full: impl Fn() + Send,
+) {
+    while let Some(event) = queue.recv().await {
+        let TaskEvent::Snapshot(snapshot) = event else { continue };
+        let Some((epoch, complete)) = snapshots.add(snapshot) else { continue };
+        let answer = match snapshots.upload(epoch, complete).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                warn!(%epoch, error = %chain(&error), "failed to store a checkpoint");
+                need_full();
+                Snapshot { epoch: epoch.0, failure: chain(&error), ..Default::default() }
+            }
+        };
+        if uploaded.send(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// All channels of a worker's tasks.
+struct Wiring {
+    inboxes: HashMap<(usize, u32), Arc<Inbox>>,
+    routes: HashMap<WorkerId, HashMap<u32, Route>>,
+    connections: HashMap<WorkerId, (Connection, Option<mpsc::Receiver<Vec<u8>>>, HashMap<u32, Arc<Credit>>)>,
+    addresses: HashMap<WorkerId, String>,
+    slots: Vec<WorkerId>,
+    worker: WorkerId,
+}
+
+impl Wiring {
+    fn new(context: &TaskContext, deploy: &Deploy, worker: WorkerId, mine: &[u32]) -> Self {
+        let mut wiring = Wiring {
+            inboxes: HashMap::new(),
+            routes: HashMap::new(),
+            connections: HashMap::new(),
+            addresses: deploy.peers.iter().map(|peer| (WorkerId(peer.worker), peer.address.clone())).collect(),
+            slots: deploy.slots.iter().map(|worker| WorkerId(*worker)).collect(),
+            worker,
+        };
+        let parallelism = context.parallelism;
+        for chain_index in 0..context.topology.chains.len() {
+            let edges = context.topology.inputs(chain_index).count();
+            for slot in mine.iter().filter(|_| edges > 0) {
+                wiring.inboxes.insert((chain_index, *slot), Inbox::new(edges * parallelism as usize));
+            }
+        }
+        for chain_index in 0..context.topology.chains.len() {
+            for (number, edge) in context.topology.inputs(chain_index).enumerate() {
+                let last = context.topology.chains[edge.from].last().copied().unwrap_or_default();
+                let schema = context.plan.operators[last].output.clone().unwrap_or_default().to_arrow();
+                for (from, to) in (0..parallelism).flat_map(|from| mine.iter().map(move |to| (from, *to))) {
+                    let sender = wiring.slots[from as usize];
+                    if sender == worker {
+                        continue;
+                    }
+                    let route = Route {
+                        inbox: Arc::clone(&wiring.inboxes[&(chain_index, to)]),
+                        channel: number * parallelism as usize + from as usize,
+                        schema: schema.clone(),
+                    };
+                    wiring.routes.entry(sender).or_default().insert(edge.channel(from, to), route);
+                }
+            }
+        }
+        wiring
+    }
+
+    /// The outputs of a task, one per exchange out of its chain.
+    fn outputs(&mut self, context: &TaskContext, chain_index: usize, slot: u32) -> Vec<Output> {
+        let topology = Arc::clone(&context.topology);
+        let outputs = topology.outputs(chain_index).map(|edge| {
+            let number = topology.inputs(edge.to).position(|input| input == edge).unwrap_or_default();
+            let channel = number * context.parallelism as usize + slot as usize;
+            let senders = (0..context.parallelism).map(|to| self.sender(edge.to, channel, edge.channel(slot, to), to));
+            Output::new(edge.keys.clone(), context.max_parallelism, senders.collect())
+        });
+        outputs.collect()
+    }
+
+    fn sender(&mut self, to_chain: usize, channel: usize, id: u32, to: u32) -> ChannelSender {
+        let credit = Credit::new();
+        let receiver = self.slots[to as usize];
+        if receiver == self.worker {
+            let inbox = Arc::clone(&self.inboxes[&(to_chain, to)]);
+            inbox.set_credit(channel, CreditReturn::Local(Arc::clone(&credit)));
+            return ChannelSender::Local { inbox, channel, credit };
+        }
+        let (connection, _, credits) = self.connections.entry(receiver).or_insert_with(|| {
+            let (connection, queue) = Connection::new();
+            (connection, Some(queue), HashMap::new())
+        });
+        credits.insert(id, Arc::clone(&credit));
+        ChannelSender::Remote { connection: connection.clone(), channel: id, credit }
+    }
+
+    fn outgoing(self, job: &JobUid, generation: Generation, worker: WorkerId) -> Vec<Outgoing> {
+        let addresses = self.addresses;
+        let outgoing = self.connections.into_iter().filter_map(|(to, (_, queue, credits))| {
+            let hello = Handshake {
+                magic: MAGIC,
+                protocol: PROTOCOL_VERSION,
+                job_uid: job.0.clone(),
+                generation: generation.0,
+                from: worker.0,
+                to: to.0,
+            };
+            Some(Outgoing { address: addresses.get(&to).cloned().unwrap_or_default(), hello, queue: queue?, credits })
+        });
+        outgoing.collect()
+    }
+}

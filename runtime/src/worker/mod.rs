@@ -1,0 +1,221 @@
+//! A worker: offers slots to the coordinator, runs the tasks it is given, hands in its part of each checkpoint.
+//!
+//! Replaceable at any instruction: it owns nothing that is not in the store. It follows one coordinator at a time and runs
+//! tasks of one generation at a time; a newer generation ends those of the older one.
+
+mod data_plane;
+mod generation;
+mod snapshots;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use snafu::{ResultExt, Snafu};
+use tokio::runtime::Handle;
+
+use crate::checkpoint::Store;
+use crate::clock::Clock;
+use crate::model::{Attempt, Generation, JobUid, WorkerId};
+use crate::rpc::{
+    CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, MessageReceiver, MessageSender, PROTOCOL_VERSION,
+    Register, RpcError, SILENCE_MAX, WorkerSays, messages,
+};
+use crate::transport::{Stream, Transport};
+use data_plane::DataPlane;
+use generation::{GenerationRun, Happened};
+
+/// What a worker needs to know.
+#[derive(Clone)]
+pub struct WorkerSettings {
+    pub job: JobUid,
+    pub attempt: Attempt,
+    pub slots: u32,
+    /// Where to listen for other workers, such as `0.0.0.0:0`.
+    pub listen: String,
+    /// The host that other workers reach this one at.
+    pub host: String,
+}
+
+/// What a worker works with; injected, so that the simulation runs the same code.
+#[derive(Clone)]
+pub struct WorkerContext {
+    pub clock: Clock,
+    pub store: Arc<dyn Store>,
+    pub transport: Arc<dyn Transport>,
+    /// Where tasks run: apart from heartbeats and uploads, so that a busy operator cannot starve them.
+    pub tasks: Handle,
+}
+
+/// A session with a coordinator ended.
+#[derive(Debug, Snafu)]
+pub enum WorkerError {
+    #[snafu(display("failed to listen at {address}"))]
+    Listen { address: String, source: std::io::Error },
+    #[snafu(transparent)]
+    Rpc { source: RpcError },
+    #[snafu(display("the coordinator was silent for {} s", SILENCE_MAX.as_secs()))]
+    Silent,
+    #[snafu(display("{reason}"))]
+    Dismissed { reason: String },
+}
+
+/// A worker that listens for other workers.
+pub struct Worker {
+    settings: WorkerSettings,
+    context: WorkerContext,
+    data_plane: DataPlane,
+}
+
+impl Worker {
+    /// Starts listening.
+    pub async fn new(settings: WorkerSettings, context: WorkerContext) -> Result<Self, WorkerError> {
+        let listener = context.transport.listen(&settings.listen).await;
+        let listener = listener.context(ListenSnafu { address: settings.listen.clone() })?;
+        let data_plane = DataPlane::new(listener, settings.job.clone());
+        Ok(Worker { settings, context, data_plane })
+    }
+
+    /// Follows a coordinator over one connection until either ends it. All tasks end with it.
+    pub async fn follow(&mut self, stream: Stream) -> Result<(), WorkerError> {
+        let (mut sender, mut receiver) = messages(stream);
+        let register = Register {
+            protocol: PROTOCOL_VERSION,
+            job_uid: self.settings.job.0.clone(),
+            attempt: self.settings.attempt.0,
+            slots: self.settings.slots,
+            data_address: format!("{}:{}", self.settings.host, self.data_plane.port()),
+            process: std::process::id(),
+        };
+        sender.send(&FromWorker { generation: 0, says: Some(WorkerSays::Register(register)) }).await?;
+        let welcome: FromCoordinator = receiver.receive().await?;
+        match welcome.says {
+            Some(CoordinatorSays::Welcome(welcome)) => {
+                let id = WorkerId(welcome.worker);
+                self.data_plane.set_worker(id);
+                let ended = Session { id, worker: self, run: None, silent: Duration::ZERO }.run(&mut sender, &mut receiver);
+                let ended = ended.await;
+                self.data_plane.clear();
+                ended
+            }
+            Some(CoordinatorSays::Leave(reason)) => DismissedSnafu { reason }.fail(),
+            _ => DismissedSnafu { reason: "the coordinator did not answer the registration" }.fail(),
+        }
+    }
+}
+
+/// One connection to a coordinator.
+struct Session<'a> {
+    id: WorkerId,
+    worker: &'a mut Worker,
+    run: Option<GenerationRun>,
+    /// How long nothing was heard.
+    silent: Duration,
+}
+
+impl Session<'_> {
+    async fn run(mut self, sender: &mut MessageSender, receiver: &mut MessageReceiver) -> Result<(), WorkerError> {
+        let clock = self.worker.context.clock;
+        // Receiving is not safe to drop half-way, so one future lives until it is done.
+        let mut incoming = Box::pin(receive(receiver));
+        let mut beat = Box::pin(clock.sleep(HEARTBEAT));
+        loop {
+            let says = tokio::select! {
+                biased;
+                (message, receiver) = &mut incoming => {
+                    incoming.set(receive(receiver));
+                    self.silent = Duration::ZERO;
+                    self.handle(message?).await?
+                }
+                happened = happened(&mut self.run) => self.happened(happened),
+                () = &mut beat => {
+                    beat.set(clock.sleep(HEARTBEAT));
+                    self.silent += HEARTBEAT;
+                    if self.silent > SILENCE_MAX {
+                        return SilentSnafu.fail();
+                    }
+                    Some(self.heartbeat())
+                }
+            };
+            if let Some(message) = says {
+                sender.send(&message).await?;
+            }
+        }
+    }
+
+    async fn handle(&mut self, message: FromCoordinator) -> Result<Option<FromWorker>, WorkerError> {
+        let generation = Generation(message.generation);
+        let current = self.run.as_ref().map(GenerationRun::generation);
+        if current.is_some_and(|current| generation < current) {
+            // A late message of a coordinator's earlier generation.
+            return Ok(None);
+        }
+        let says = match message.says {
+            Some(CoordinatorSays::Deploy(deploy)) => {
+                self.end_run();
+                let deployed =
+                    GenerationRun::deploy(generation, self.id, *deploy, &self.worker.context, &self.worker.data_plane, &self.worker.settings.job);
+                match deployed.await {
+                    Ok(run) => {
+                        self.run = Some(run);
+                        Some(WorkerSays::Deployed(Empty {}))
+                    }
+                    Err(failed) => Some(WorkerSays::Failed(failed)),
+                }
+            }
+            Some(CoordinatorSays::Start(_)) => {
+                if let Some(run) = &mut self.run {
+                    run.start(&self.worker.context);
+                }
+                None
+            }
+            Some(CoordinatorSays::Checkpoint(epoch)) => {
+                if let Some(run) = &self.run {
+                    run.checkpoint(epoch);
+                }
+                None
+            }
+            Some(CoordinatorSays::Cancel(_)) => {
+                self.end_run();
+                None
+            }
+            Some(CoordinatorSays::Leave(reason)) => return DismissedSnafu { reason }.fail(),
+            Some(CoordinatorSays::Alive(_) | CoordinatorSays::Welcome(_)) | None => None,
+        };
+        Ok(says.map(|says| FromWorker { generation: generation.0, says: Some(says) }))
+    }
+
+    fn end_run(&mut self) {
+        self.run = None;
+        self.worker.data_plane.clear();
+    }
+
+    fn happened(&mut self, happened: Happened) -> Option<FromWorker> {
+        let generation = self.run.as_ref()?.generation();
+        let says = match happened {
+            Happened::Says(says) => says,
+            Happened::Failed(failed) => {
+                self.end_run();
+                WorkerSays::Failed(failed)
+            }
+        };
+        Some(FromWorker { generation: generation.0, says: Some(says) })
+    }
+
+    fn heartbeat(&self) -> FromWorker {
+        let generation = self.run.as_ref().map_or(0, |run| run.generation().0);
+        let heartbeat = self.run.as_ref().map(GenerationRun::report).unwrap_or_default();
+        FromWorker { generation, says: Some(WorkerSays::Heartbeat(heartbeat)) }
+    }
+}
+
+async fn receive(receiver: &mut MessageReceiver) -> (Result<FromCoordinator, RpcError>, &mut MessageReceiver) {
+    (receiver.receive().await, receiver)
+}
+
+/// The next thing that happens in the running generation; never, if there is none.
+async fn happened(run: &mut Option<GenerationRun>) -> Happened {
+    match run {
+        Some(run) => run.next().await,
+        None => std::future::pending().await,
+    }
+}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{IntervalMonthDayNano, Schema, SchemaRef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DataFusionError, Result, ScalarValue, internal_err};
@@ -53,7 +54,8 @@ impl Evaluator {
         let Some(matches) = values.as_any().downcast_ref::<BooleanArray>() else {
             return Err(EvaluateError { message: format!("a condition of type {}", values.data_type()) });
         };
-        Ok(Some(arrow::compute::prep_null_mask_filter(matches)).filter(|mask| mask.true_count() < mask.len()))
+        let mask = if matches.null_count() > 0 { prep_null_mask_filter(matches) } else { matches.clone() };
+        Ok(Some(mask).filter(|mask| mask.true_count() < mask.len()))
     }
 }
 

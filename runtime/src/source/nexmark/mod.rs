@@ -26,6 +26,9 @@ use columns::Column;
 /// Events generated at a time.
 const BATCH_EVENTS: u64 = 8192;
 
+/// With a real-time rate, rows of this time are collected into a batch.
+const BATCH_EVERY: Duration = Duration::from_millis(10);
+
 /// Midnight before the leap day of 2024, so that examples show full dates.
 const DEFAULT_START_MS: i64 = 1_709_164_800_000;
 
@@ -151,11 +154,13 @@ impl Generator {
         let elapsed = self.clock.elapsed().saturating_sub(self.started);
         let allowed = (elapsed.as_nanos() * u128::from(rate) / 1_000_000_000) as u64;
         let done = self.position.next - self.first;
-        if left > 0 && done > allowed {
-            let wait = u128::from(done - allowed) * 1_000_000_000 / u128::from(rate);
+        // At high rates some milliseconds' worth is waited for, so that batches are not single rows.
+        let wanted = (rate * BATCH_EVERY.as_millis() as u64 / 1000).min(BATCH_EVENTS * step).min(left * step);
+        if left > 0 && done + wanted > allowed {
+            let wait = u128::from(done + wanted - allowed) * 1_000_000_000 / u128::from(rate);
             return Err(Duration::from_nanos(wait as u64 + 1));
         }
-        Ok(left.min(((allowed - done) / step + 1).min(BATCH_EVENTS)))
+        Ok(left.min((allowed.saturating_sub(done) / step).clamp(1, BATCH_EVENTS)))
     }
 
     fn generate(&mut self, count: u64) -> Result<RecordBatch, SourceError> {

@@ -1,0 +1,41 @@
+# One target directory outside of the checkout serves every verb, so that a fresh clone builds from what is there.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millrace/target
+CARGO := cargo
+CLUSTER := e2e/cluster
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint deny generate ci cluster-check cluster-up cluster-down
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+build: ## build all programs
+	$(CARGO) build --workspace
+
+demo: build ## run the main job here, kill one of its workers half-way, compare the results with an undisturbed run
+	scripts/demo
+
+test: ## run the tests that need nothing but cargo: loopback and folders
+	$(CARGO) test --workspace
+
+lint: ## check format and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+deny: ## check licences, sources and banned crates
+	scripts/deny
+
+generate: ## write the generated files anew
+	MILLRACE_REGENERATE=1 $(CARGO) test --workspace --quiet --test manifests
+
+ci: ## run everything that must hold before a change lands
+	.ci/run
+
+cluster-check: ## say what a cluster on this machine needs and what is missing
+	$(CLUSTER)/check
+
+cluster-up: cluster-check ## bring up Kubernetes, Kafka and S3 on this machine (root)
+	$(CLUSTER)/up
+
+cluster-down: ## take the cluster down; leaves nothing but the cache
+	$(CLUSTER)/down

@@ -54,7 +54,8 @@ fn ranges(job: &StreamJob) -> Vec<String> {
     check("spec.maxParallelism", spec.max_parallelism, 32_768);
     check("spec.workers.slots", spec.workers.slots, 64);
     if spec.pipeline.sql.trim().is_empty() {
-        mistakes.push("spec.pipeline.sql: is empty; write CREATE TABLE … and INSERT INTO … SELECT …".to_owned());
+        mistakes
+            .push("spec.pipeline.sql: is empty; write CREATE TABLE … and INSERT INTO … SELECT …".to_owned());
     }
     mistakes
 }

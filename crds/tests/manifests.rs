@@ -35,7 +35,11 @@ fn defaults_are_those_of_the_documentation() {
 #[test]
 fn mistakes_name_the_field_and_the_cure() {
     let cases: &[(&str, &str, &[&str])] = &[
-        ("apiVersion: millrace.dev/v1alpha1", "apiVersion: v1", &["apiVersion: is v1, write millrace.dev/v1alpha1"]),
+        (
+            "apiVersion: millrace.dev/v1alpha1",
+            "apiVersion: v1",
+            &["apiVersion: is v1, write millrace.dev/v1alpha1"],
+        ),
         ("kind: StreamJob", "kind: Deployment", &["kind: is Deployment, write StreamJob"]),
         ("name: totals", "name: Totals", &["metadata.name", "lower-case"]),
         ("name: totals", "labels: {}", &["metadata.name", "missing"]),
@@ -43,7 +47,11 @@ fn mistakes_name_the_field_and_the_cure() {
         ("spec:", "spec:\n  parallelism: many", &["many"]),
         ("spec:", "spec:\n  parallelism: 0", &["spec.parallelism: 0 is not from 1 to 32768"]),
         ("spec:", "spec:\n  maxParallelism: 1000", &["spec.maxParallelism", "a power of two"]),
-        ("spec:", "spec:\n  parallelism: 8\n  maxParallelism: 4", &["spec.parallelism", "at most spec.maxParallelism"]),
+        (
+            "spec:",
+            "spec:\n  parallelism: 8\n  maxParallelism: 4",
+            &["spec.parallelism", "at most spec.maxParallelism"],
+        ),
         ("spec:", "spec:\n  checkpoint: {interval: 10 s}", &["'10 s' is not a duration", "500ms, 10s"]),
         ("spec:", "spec:\n  restart: {strategy: Sometimes}", &["Sometimes", "Exponential"]),
         ("spec:", "spec:\n  workers: {slots: 65}", &["spec.workers.slots: 65 is not from 1 to 64"]),

@@ -23,6 +23,7 @@ impl Clock {
     }
 
     /// A clock that starts at a given wall-clock time.
+    #[expect(clippy::disallowed_methods, reason = "tokio's clock, which a test may have paused")]
     pub fn starting_at(wall_ms: u64) -> Self {
         Clock { wall_at_start: Duration::from_millis(wall_ms), start: Instant::now() }
     }

@@ -46,7 +46,9 @@ impl<'a> TableOptions<'a> {
     /// A duration such as `10 s` or `500ms`.
     pub fn duration(&mut self, key: &str) -> Result<Option<Duration>, OptionError> {
         let Some(text) = self.optional(key) else { return Ok(None) };
-        parse_duration(&text).map(Some).ok_or_else(|| self.wrong(key, "is not a duration such as '10 s' or '500 ms'"))
+        parse_duration(&text)
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, "is not a duration such as '10 s' or '500 ms'"))
     }
 
     /// A mistake about an option's value.
@@ -62,7 +64,9 @@ impl<'a> TableOptions<'a> {
 
     /// Checks that every option was used: none is silently ignored.
     pub fn finish(self) -> Result<(), OptionError> {
-        let Some(unknown) = self.table.options.keys().find(|key| !self.used.contains(*key)) else { return Ok(()) };
+        let Some(unknown) = self.table.options.keys().find(|key| !self.used.contains(*key)) else {
+            return Ok(());
+        };
         let known: Vec<&str> = self.used.iter().map(String::as_str).collect();
         Err(self.mistake(format!("the option '{unknown}' is not known here; known are {}", known.join(", "))))
     }
@@ -98,7 +102,10 @@ mod tests {
         let table = table(&[("rows", "many"), ("wait", "1 fortnight"), ("typo", "x")]);
         let mut options = TableOptions::new(&table);
 
-        assert_eq!(options.required("path").unwrap_err().to_string(), "table 't': the option 'path' is missing");
+        assert_eq!(
+            options.required("path").unwrap_err().to_string(),
+            "table 't': the option 'path' is missing"
+        );
         assert_eq!(
             options.parsed::<u64>("rows", "a number").unwrap_err().to_string(),
             "table 't': the option 'rows' = 'many' is not a number"

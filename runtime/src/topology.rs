@@ -94,8 +94,10 @@ mod tests {
 
         assert_eq!(topology.chains, [vec![0, 1, 2], vec![3, 4, 5], vec![6, 7, 8]]);
         assert_eq!(topology.edges.len(), 1);
-        let mut channels: Vec<u32> =
-            (0..3).flat_map(|from| (0..3).map(move |to| (from, to))).map(|(f, t)| topology.edges[0].channel(f, t)).collect();
+        let mut channels: Vec<u32> = (0..3)
+            .flat_map(|from| (0..3).map(move |to| (from, to)))
+            .map(|(f, t)| topology.edges[0].channel(f, t))
+            .collect();
         channels.dedup();
         assert_eq!(channels, (0..9).collect::<Vec<_>>());
     }

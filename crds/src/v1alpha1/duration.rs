@@ -57,8 +57,9 @@ impl Serialize for Duration {
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
-        Duration::parse(&text)
-            .ok_or_else(|| D::Error::custom(format!("'{text}' is not a duration; write one such as 500ms, 10s, 5m or 1h")))
+        Duration::parse(&text).ok_or_else(|| {
+            D::Error::custom(format!("'{text}' is not a duration; write one such as 500ms, 10s, 5m or 1h"))
+        })
     }
 }
 
@@ -82,7 +83,13 @@ mod tests {
 
     #[test]
     fn durations_are_read_and_written() {
-        for (text, millis, shown) in [("500ms", 500, "500ms"), ("10s", 10_000, "10s"), ("60s", 60_000, "1m"), ("2h", 7_200_000, "2h"), ("0s", 0, "0ms")] {
+        for (text, millis, shown) in [
+            ("500ms", 500, "500ms"),
+            ("10s", 10_000, "10s"),
+            ("60s", 60_000, "1m"),
+            ("2h", 7_200_000, "2h"),
+            ("0s", 0, "0ms"),
+        ] {
             let duration = Duration::parse(text).unwrap();
 
             assert_eq!(duration.millis, millis);

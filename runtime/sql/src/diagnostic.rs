@@ -40,13 +40,13 @@ impl Diagnostic {
     /// Renders the mistake with the line it is in and a caret under the text.
     pub fn render(&self, sql: &str) -> String {
         let mut out = self.to_string();
-        let line = usize::try_from(self.line).ok().and_then(|n| n.checked_sub(1)).and_then(|n| sql.lines().nth(n));
+        let line =
+            usize::try_from(self.line).ok().and_then(|n| n.checked_sub(1)).and_then(|n| sql.lines().nth(n));
         if let Some(text) = line {
             let column = self.column.saturating_sub(1) as usize;
             let room = text.chars().count().saturating_sub(column).max(1);
             let gutter = " ".repeat(self.line.to_string().len());
-            let pad: String =
-                text.chars().take(column).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            let pad: String = text.chars().take(column).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
             let carets = "^".repeat((self.length as usize).clamp(1, room));
             out.push_str(&format!("\n {} | {text}\n {gutter} | {pad}{carets}", self.line));
         }

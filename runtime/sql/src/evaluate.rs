@@ -100,13 +100,16 @@ fn lower_case(case: &plan::Case, input: &SchemaRef) -> Result<Arc<dyn PhysicalEx
     let branches = case
         .branches
         .iter()
-        .map(|branch| Ok((lower_boxed(branch.when.as_ref(), input)?, lower_boxed(branch.then.as_ref(), input)?)))
+        .map(|branch| {
+            Ok((lower_boxed(branch.when.as_ref(), input)?, lower_boxed(branch.then.as_ref(), input)?))
+        })
         .collect::<Result<_>>()?;
     expressions::case(operand, branches, otherwise)
 }
 
 fn lower_call(call: &plan::Call, input: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
-    let mut arguments = call.arguments.iter().map(|argument| lower(argument, input)).collect::<Result<Vec<_>>>()?;
+    let mut arguments =
+        call.arguments.iter().map(|argument| lower(argument, input)).collect::<Result<Vec<_>>>()?;
     match (call.function.as_str(), arguments.len()) {
         (function::NOT, 1) => expressions::not(arguments.remove(0)),
         (function::NEGATE, 1) => expressions::negative(arguments.remove(0), input),
@@ -198,7 +201,10 @@ fn interval(bytes: &[u8]) -> Result<ScalarValue> {
         return internal_err!("an interval of {} bytes", bytes.len());
     };
     let bits = u128::from_be_bytes(bytes);
-    let value =
-        IntervalMonthDayNano { months: (bits >> 96) as i32, days: (bits >> 64) as i32, nanoseconds: bits as i64 };
+    let value = IntervalMonthDayNano {
+        months: (bits >> 96) as i32,
+        days: (bits >> 64) as i32,
+        nanoseconds: bits as i64,
+    };
     Ok(ScalarValue::IntervalMonthDayNano(Some(value)))
 }

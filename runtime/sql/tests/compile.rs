@@ -3,7 +3,7 @@
 use millrace_sql::plan::{OperatorKind, Plan};
 use millrace_sql::{Diagnostic, compile};
 
-const SETUP: &str = include_str!("nexmark/setup.sql");
+const SETUP: &str = include_str!("../../tests/nexmark/setup.sql");
 
 fn job(sink: &str, query: &str) -> String {
     format!("{SETUP}\nCREATE TABLE out ({sink}) WITH ('connector' = 'print');\nINSERT INTO out {query};")
@@ -36,7 +36,10 @@ const TUMBLE_SINK: &str = "auction BIGINT, window_start TIMESTAMP(3), n BIGINT, 
 
 #[test]
 fn a_source_reads_only_what_is_used() {
-    let plan = plan(&job("auction BIGINT, price BIGINT", "SELECT auction, price FROM bid WHERE MOD(auction, 123) = 0"));
+    let plan = plan(&job(
+        "auction BIGINT, price BIGINT",
+        "SELECT auction, price FROM bid WHERE MOD(auction, 123) = 0",
+    ));
 
     assert_eq!(ids(&plan), ["out/events/source", "out/out/calc", "out/out/sink"]);
     assert_eq!(
@@ -71,16 +74,24 @@ fn operator_ids_follow_the_users_names_alone() {
     let before = job(TUMBLE_SINK, TUMBLE);
     let original: Vec<String> = ids(&plan(&before)).iter().map(|id| (*id).to_owned()).collect();
     let changes = [
-        ("white space and a comment", before.replace("SELECT auction, window_start", "SELECT -- why\n  auction,\n window_start")),
+        (
+            "white space and a comment",
+            before.replace("SELECT auction, window_start", "SELECT -- why\n  auction,\n window_start"),
+        ),
         ("a literal in a filter", before.replace("price > 1000", "price > 2000 AND price < 5")),
         (
             "a further INSERT",
-            format!("{before}\nCREATE TABLE other (a BIGINT) WITH ('connector'='print');\nINSERT INTO other SELECT auction FROM bid;"),
+            format!(
+                "{before}\nCREATE TABLE other (a BIGINT) WITH ('connector'='print');\nINSERT INTO other SELECT auction FROM bid;"
+            ),
         ),
         ("an option", before.replace("'connector' = 'print'", "'connector' = 'blackhole'")),
     ];
     for (change, sql) in changes {
-        assert!(ids(&plan(&sql)).starts_with(&original.iter().map(String::as_str).collect::<Vec<_>>()), "{change}");
+        assert!(
+            ids(&plan(&sql)).starts_with(&original.iter().map(String::as_str).collect::<Vec<_>>()),
+            "{change}"
+        );
     }
 }
 
@@ -95,7 +106,8 @@ fn cosmetic_changes_give_an_equal_plan() {
 
 #[test]
 fn two_inserts_into_one_table_are_told_apart() {
-    let sql = format!("{}\nINSERT INTO out SELECT bidder FROM bid;", job("a BIGINT", "SELECT auction FROM bid"));
+    let sql =
+        format!("{}\nINSERT INTO out SELECT bidder FROM bid;", job("a BIGINT", "SELECT auction FROM bid"));
 
     let plan = plan(&sql);
 
@@ -117,10 +129,19 @@ fn queries_of_this_release_compile() {
     let cases = [
         ("a BIGINT, p DECIMAL(24, 3)", "SELECT auction, 0.908 * price FROM bid"),
         ("d STRING", "SELECT DATE_FORMAT(`dateTime`, 'yyyy-MM-dd') FROM bid"),
-        ("c STRING", "SELECT CASE LOWER(channel) WHEN 'apple' THEN '0' ELSE REGEXP_EXTRACT(url, 'x=(.*)', 1) END FROM bid"),
-        ("s STRING", "SELECT SPLIT_INDEX(url, '/', 3) FROM bid WHERE channel IN ('a', 'b') AND url LIKE 'http%'"),
+        (
+            "c STRING",
+            "SELECT CASE LOWER(channel) WHEN 'apple' THEN '0' ELSE REGEXP_EXTRACT(url, 'x=(.*)', 1) END FROM bid",
+        ),
+        (
+            "s STRING",
+            "SELECT SPLIT_INDEX(url, '/', 3) FROM bid WHERE channel IN ('a', 'b') AND url LIKE 'http%'",
+        ),
         ("c INT", "SELECT CHAR_LENGTH(extra) - CHAR_LENGTH(REPLACE(extra, 'c', '')) FROM bid"),
-        ("t STRING", "SELECT CASE WHEN HOUR(`dateTime`) BETWEEN 8 AND 18 THEN 'day' ELSE 'night' END FROM bid"),
+        (
+            "t STRING",
+            "SELECT CASE WHEN HOUR(`dateTime`) BETWEEN 8 AND 18 THEN 'day' ELSE 'night' END FROM bid",
+        ),
         ("id BIGINT", "WITH young AS (SELECT id FROM person WHERE id > 5) SELECT id FROM young"),
         ("id BIGINT", "SELECT x.id FROM (SELECT id FROM person) AS x"),
         ("c INT", "SELECT CAST(price AS INT) FROM bid WHERE bid.channel IS NOT NULL"),
@@ -135,33 +156,85 @@ fn mistakes_are_shown_where_they_are() {
     let cases = [
         ("SELECT auktion FROM bid", "1:8+7 there is no column 'auktion'", Some("did you mean `auction`?")),
         ("SELECT auction FROM bids", "1:21+4 there is no table or view 'bids'; did you mean `bid`?", None),
-        ("SELECT SPLIT_INDX(url, '/', 1) FROM bid", "1:8+10 there is no function 'SPLIT_INDX'", Some("did you mean SPLIT_INDEX?")),
-        ("SELECT a.id FROM person a JOIN person b ON a.id = b.id", "1:27+4 JOIN is not supported yet", Some("read from one table or view")),
+        (
+            "SELECT SPLIT_INDX(url, '/', 1) FROM bid",
+            "1:8+10 there is no function 'SPLIT_INDX'",
+            Some("did you mean SPLIT_INDEX?"),
+        ),
+        (
+            "SELECT a.id FROM person a JOIN person b ON a.id = b.id",
+            "1:27+4 JOIN is not supported yet",
+            Some("read from one table or view"),
+        ),
         ("SELECT auction FROM bid ORDER BY price", "1:25+5 ORDER BY is not supported yet", None),
         ("SELECT DISTINCT auction FROM bid", "1:8+8 SELECT DISTINCT is not supported yet", None),
-        ("SELECT auction FROM bid UNION ALL SELECT id FROM auction", "1:25+5 UNION is not supported yet", None),
+        (
+            "SELECT auction FROM bid UNION ALL SELECT id FROM auction",
+            "1:25+5 UNION is not supported yet",
+            None,
+        ),
         ("SELECT COUNT(*) OVER (PARTITION BY auction) FROM bid", "1:17+4 OVER is not supported yet", None),
-        ("SELECT channel FROM bid", "1:8+7 the column 'a' of 'out' is BIGINT, the query gives STRING", Some("write CAST(channel AS BIGINT)")),
-        ("SELECT auction, price FROM bid", "0:13+3 the query has 2 columns, and 1 of 'out' are to be written", Some("they are: a BIGINT")),
+        (
+            "SELECT channel FROM bid",
+            "1:8+7 the column 'a' of 'out' is BIGINT, the query gives STRING",
+            Some("write CAST(channel AS BIGINT)"),
+        ),
+        (
+            "SELECT auction, price FROM bid",
+            "0:13+3 the query has 2 columns, and 1 of 'out' are to be written",
+            Some("they are: a BIGINT"),
+        ),
         ("SELECT auction FROM bid WHERE", "1:30+1 expected an expression, found EOF", None),
-        ("SELECT COUNT(*) AS n FROM bid GROUP BY auction", "1:31+5 GROUP BY without a window is not supported yet; group by window_start, window_end of a TUMBLE or HOP", None),
-        ("SELECT auction FROM TABLE(SESSION(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND))", "1:27+7 the window function SESSION is not supported yet", Some("use TUMBLE or HOP")),
-        ("SELECT auction FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(price), INTERVAL '1' SECOND)) GROUP BY auction, window_start, window_end", "1:56+5 'price' is not an event-time column of 'bid': no WATERMARK is declared on it", None),
-        ("SELECT auction FROM TABLE(TUMBLE(TABLE bit, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND)) GROUP BY auction", "1:40+3 there is no table or view 'bit'", Some("did you mean `bid`?")),
-        ("SELECT \"auction\" FROM bid", "1:8+9 a name in double quotes", Some("quote names with back quotes: `name`")),
+        (
+            "SELECT COUNT(*) AS n FROM bid GROUP BY auction",
+            "1:31+5 GROUP BY without a window is not supported yet; group by window_start, window_end of a TUMBLE or HOP",
+            None,
+        ),
+        (
+            "SELECT auction FROM TABLE(SESSION(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND))",
+            "1:27+7 the window function SESSION is not supported yet",
+            Some("use TUMBLE or HOP"),
+        ),
+        (
+            "SELECT auction FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(price), INTERVAL '1' SECOND)) GROUP BY auction, window_start, window_end",
+            "1:56+5 'price' is not an event-time column of 'bid': no WATERMARK is declared on it",
+            None,
+        ),
+        (
+            "SELECT auction FROM TABLE(TUMBLE(TABLE bit, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND)) GROUP BY auction",
+            "1:40+3 there is no table or view 'bit'",
+            Some("did you mean `bid`?"),
+        ),
+        (
+            "SELECT \"auction\" FROM bid",
+            "1:8+9 a name in double quotes",
+            Some("quote names with back quotes: `name`"),
+        ),
     ];
     let mut wrong = Vec::new();
     for (query, expected, hint) in cases {
         let sink = "a BIGINT";
-        let before = format!("{SETUP}\nCREATE TABLE out ({sink}) WITH ('connector' = 'print');\nINSERT INTO out");
+        let before =
+            format!("{SETUP}\nCREATE TABLE out ({sink}) WITH ('connector' = 'print');\nINSERT INTO out");
         let first_line = before.lines().count() as u64;
         let sql = format!("{before}\n{query}");
         let mistakes = compile(&sql).expect_err(query);
         let found = &mistakes[0];
-        let place = format!("{}:{}+{} {}", found.line as i64 - first_line as i64, found.column, found.length, found.message);
-        let is_right = place == expected && (hint.is_none() || found.hint.as_deref() == hint) && mistakes.len() == 1;
+        let place = format!(
+            "{}:{}+{} {}",
+            found.line as i64 - first_line as i64,
+            found.column,
+            found.length,
+            found.message
+        );
+        let is_right =
+            place == expected && (hint.is_none() || found.hint.as_deref() == hint) && mistakes.len() == 1;
         if !is_right {
-            wrong.push(format!("{query}\n  expected {expected} ({hint:?})\n  found    {place} ({:?})\n  {}", found.hint, mistakes.len()));
+            wrong.push(format!(
+                "{query}\n  expected {expected} ({hint:?})\n  found    {place} ({:?})\n  {}",
+                found.hint,
+                mistakes.len()
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -373,7 +373,10 @@ mod tests {
         let refused = Checkpoints::take_over(Arc::clone(&store), identity("b", 1), 2).await;
 
         let text = refused.err().unwrap().to_string();
-        assert!(text.contains("'default/a'") && text.contains("'default/b'") && text.contains("startFrom"), "{text}");
+        assert!(
+            text.contains("'default/a'") && text.contains("'default/b'") && text.contains("startFrom"),
+            "{text}"
+        );
     }
 
     #[tokio::test]

@@ -28,11 +28,18 @@ pub fn next_claim(newest: Option<&(Generation, GenerationClaim)>, uid: &JobUid, 
 pub enum Owner {
     Ours,
     /// Another job's state is here.
-    Other { name: String, uid: String },
+    Other {
+        name: String,
+        uid: String,
+    },
     /// Ours, but the number of key groups was changed, which would lose state.
-    OtherMaxParallelism { stored: u32 },
+    OtherMaxParallelism {
+        stored: u32,
+    },
     /// Written by a newer release.
-    NewerFormat { format: u32 },
+    NewerFormat {
+        format: u32,
+    },
 }
 
 /// Compares the stored job with ours.
@@ -94,7 +101,13 @@ mod tests {
 
     #[test]
     fn state_of_another_job_is_told_apart() {
-        let ours = JobRecord { uid: "a".into(), format: 1, max_parallelism: 1024, key_encoding: 1, name: "ns/a".into() };
+        let ours = JobRecord {
+            uid: "a".into(),
+            format: 1,
+            max_parallelism: 1024,
+            key_encoding: 1,
+            name: "ns/a".into(),
+        };
         let stored = |change: fn(&mut JobRecord)| {
             let mut stored = ours.clone();
             change(&mut stored);

@@ -166,7 +166,8 @@ mod tests {
         let creates = (0..16_u8).map(|n| store.create("epochs/1", vec![n]));
         let results = futures::future::join_all(creates).await;
 
-        let winners: Vec<usize> = (0..16).filter(|n| *results[*n].as_ref().unwrap() == Created::Yes).collect();
+        let winners: Vec<usize> =
+            (0..16).filter(|n| *results[*n].as_ref().unwrap() == Created::Yes).collect();
         assert_eq!(winners.len(), 1);
         assert_eq!(store.get("epochs/1").await.unwrap().unwrap(), [winners[0] as u8]);
         assert_eq!(store.list("epochs/").await.unwrap(), ["epochs/1"]);

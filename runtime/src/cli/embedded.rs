@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::SeedableRng;
@@ -26,6 +27,9 @@ use crate::worker::{Worker, WorkerContext, WorkerSettings};
 
 /// Threads of the runtime for heartbeats, uploads and control; tasks have their own.
 const SERVICE_THREADS: usize = 2;
+
+/// Least time between two starts of a worker process.
+const RESPAWN_MIN: Duration = Duration::from_secs(1);
 
 /// Runs a job to its end.
 pub fn run(arguments: RunArguments) -> Result<Exit, UserError> {
@@ -61,7 +65,11 @@ async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
     let as_user = |error: protocol_error| UserError(chain(&error));
     if let Some(end) = protocol::finished(store.as_ref()).await.map_err(as_user)? {
         let at = chrono::DateTime::from_timestamp_millis(end.at_ms as i64).unwrap_or_default();
-        println!("{}: finished at {}; --from none starts over", job.name(), at.format("%Y-%m-%d %H:%M:%S UTC"));
+        println!(
+            "{}: finished at {}; --from none starts over",
+            job.name(),
+            at.format("%Y-%m-%d %H:%M:%S UTC")
+        );
         return Ok(Exit::Done);
     }
     let uid = stored_uid(store.as_ref()).await.map_err(as_user)?.unwrap_or_else(|| new_uid(&random));
@@ -77,7 +85,7 @@ async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
     let slots = job.manifest.spec.parallelism;
     let helpers = match arguments.workers {
         None => Helpers::inside(&address, &settings, store, clock, slots).await?,
-        Some(count) => Helpers::processes(&arguments, &address, &settings, count.max(1), slots)?,
+        Some(count) => Helpers::processes(&arguments, &address, &settings, clock, count.max(1), slots)?,
     };
     tokio::spawn(listen_for_stop(wish_sender));
     let shown = tokio::spawn(progress::show(job.name().to_owned(), job.plan.clone(), report.clone(), clock));
@@ -90,7 +98,12 @@ async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
 #[expect(non_camel_case_types, reason = "shortens one closure")]
 type protocol_error = crate::checkpoint::CheckpointError;
 
-fn finish(job: &Job, ended: Result<JobEnd, JobError>, report: &JobReport, clock: Clock) -> Result<Exit, UserError> {
+fn finish(
+    job: &Job,
+    ended: Result<JobEnd, JobError>,
+    report: &JobReport,
+    clock: Clock,
+) -> Result<Exit, UserError> {
     match ended {
         Ok(end) => {
             progress::summary(job.name(), end, report, clock);
@@ -171,10 +184,12 @@ impl Helpers {
         arguments: &RunArguments,
         address: &str,
         settings: &JobSettings,
+        clock: Clock,
         count: u32,
         slots: u32,
     ) -> Result<Self, UserError> {
-        let program = std::env::current_exe().map_err(|error| UserError(format!("failed to find this program: {error}")))?;
+        let program = std::env::current_exe()
+            .map_err(|error| UserError(format!("failed to find this program: {error}")))?;
         let (ended, watched) = watch::channel(false);
         let mut command = std::process::Command::new(program);
         command
@@ -182,12 +197,19 @@ impl Helpers {
             .arg(&arguments.file)
             .args(["--coordinator", address, "--uid", &settings.identity.uid.0])
             .args(["--attempt", &settings.identity.attempt.to_string(), "--end-with-parent"])
-            .args(["--slots", &slots.div_ceil(count).to_string(), "--host", "127.0.0.1", "--listen", "127.0.0.1:0"]);
+            .args([
+                "--slots",
+                &slots.div_ceil(count).to_string(),
+                "--host",
+                "127.0.0.1",
+                "--listen",
+                "127.0.0.1:0",
+            ]);
         let command = Arc::new(Mutex::new(Command::from(command)));
         // Ctrl-C is for this process: the workers take their part in the last checkpoint.
         command.lock().stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
         let task = tokio::spawn(async move {
-            let each = (0..count).map(|_| keep_running(Arc::clone(&command), watched.clone()));
+            let each = (0..count).map(|_| keep_running(Arc::clone(&command), watched.clone(), clock));
             futures::future::join_all(each).await;
         });
         Ok(Helpers::Processes { task, ended })
@@ -212,8 +234,15 @@ impl Helpers {
 }
 
 /// Runs a worker process, again and again until the job has ended.
-async fn keep_running(command: Arc<Mutex<Command>>, mut ended: watch::Receiver<bool>) {
+async fn keep_running(command: Arc<Mutex<Command>>, mut ended: watch::Receiver<bool>, clock: Clock) {
+    let mut started: Option<Duration> = None;
     while !*ended.borrow() {
+        // A worker that dies at once is not started faster than this.
+        let rest = started.map(|started| (started + RESPAWN_MIN).saturating_sub(clock.elapsed()));
+        if let Some(rest) = rest.filter(|rest| !rest.is_zero()) {
+            clock.sleep(rest).await;
+        }
+        started = Some(clock.elapsed());
         let spawned = command.lock().spawn();
         let mut child: Child = match spawned {
             Ok(child) => child,
@@ -222,6 +251,8 @@ async fn keep_running(command: Arc<Mutex<Command>>, mut ended: watch::Receiver<b
                 return;
             }
         };
+        // Waiting for a child closes its standard input unless it is taken out before.
+        let _open_while_this_process_lives = child.stdin.take();
         info!(process = child.id(), "started a worker process");
         tokio::select! {
             status = child.wait() => {

@@ -39,7 +39,8 @@ pub fn read(file: &Path) -> Result<Job, UserError> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| UserError(format!("failed to read '{}': {error}", file.display())))?;
     let manifest = manifest::read(&text).map_err(|error| {
-        let lines: Vec<String> = error.mistakes.iter().map(|mistake| format!("{}: {mistake}", file.display())).collect();
+        let lines: Vec<String> =
+            error.mistakes.iter().map(|mistake| format!("{}: {mistake}", file.display())).collect();
         UserError(lines.join("\n"))
     })?;
     let sql = &manifest.spec.pipeline.sql;
@@ -47,7 +48,8 @@ pub fn read(file: &Path) -> Result<Job, UserError> {
         let rendered: Vec<String> = mistakes.iter().map(|mistake| mistake.render(sql)).collect();
         UserError(format!("{}: spec.pipeline.sql:\n{}", file.display(), rendered.join("\n")))
     })?;
-    check_options(&plan).map_err(|message| UserError(format!("{}: spec.pipeline.sql: {message}", file.display())))?;
+    check_options(&plan)
+        .map_err(|message| UserError(format!("{}: spec.pipeline.sql: {message}", file.display())))?;
     Ok(Job { manifest, plan })
 }
 
@@ -84,7 +86,9 @@ impl Job {
         match &self.manifest.spec.checkpoint.location {
             None => Ok(Path::new("./.millrace").join(below)),
             Some(location) => local_path(location).map(|path| path.join(below)).ok_or_else(|| {
-                UserError(format!("spec.checkpoint.location: '{location}' is not supported; use a folder or file:// address"))
+                UserError(format!(
+                    "spec.checkpoint.location: '{location}' is not supported; use a folder or file:// address"
+                ))
             }),
         }
     }

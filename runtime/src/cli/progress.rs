@@ -7,8 +7,8 @@ use millrace_sql::plan::{OperatorKind, Plan};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::coordinator::report::{JobReport, Phase, Totals};
 use crate::coordinator::JobEnd;
+use crate::coordinator::report::{JobReport, Phase, Totals};
 use crate::model::EventTime;
 use crate::topology::Topology;
 
@@ -43,7 +43,8 @@ pub async fn show(name: String, plan: Plan, report: watch::Receiver<JobReport>, 
 fn source_chains(plan: &Plan) -> Vec<u32> {
     let topology = Topology::of(plan, 1);
     let chains = topology.chains.iter().enumerate();
-    let is_source = |operators: &[usize]| matches!(plan.operators[operators[0]].kind, Some(OperatorKind::Source(_)));
+    let is_source =
+        |operators: &[usize]| matches!(plan.operators[operators[0]].kind, Some(OperatorKind::Source(_)));
     chains.filter(|(_, operators)| is_source(operators)).map(|(chain, _)| chain as u32).collect()
 }
 
@@ -51,7 +52,11 @@ fn line(name: &str, report: &JobReport, now: &Totals, before: &Totals, seconds: 
     let rate = |now: u64, before: u64| human(now.saturating_sub(before) as f64 / seconds.max(0.001));
     let mut line = format!("{name}: {:?}", report.phase);
     if report.phase == Phase::Running {
-        line.push_str(&format!("  in {}/s  out {}/s", rate(now.rows_in, before.rows_in), rate(now.rows_out, before.rows_out)));
+        line.push_str(&format!(
+            "  in {}/s  out {}/s",
+            rate(now.rows_in, before.rows_in),
+            rate(now.rows_out, before.rows_out)
+        ));
         if now.progress > 0.0 {
             line.push_str(&format!("  {:.0} %", now.progress * 100.0));
         }
@@ -65,7 +70,12 @@ fn line(name: &str, report: &JobReport, now: &Totals, before: &Totals, seconds: 
     }
     if let Some(checkpoint) = &report.last_checkpoint {
         let age = now_ms.saturating_sub(checkpoint.completed_at_ms) / 1000;
-        line.push_str(&format!("  checkpoint {} ({age} s ago, {} ms, {}B)", checkpoint.epoch, checkpoint.duration_ms, human(checkpoint.bytes as f64)));
+        line.push_str(&format!(
+            "  checkpoint {} ({age} s ago, {} ms, {}B)",
+            checkpoint.epoch,
+            checkpoint.duration_ms,
+            human(checkpoint.bytes as f64)
+        ));
     }
     if report.restarts > 0 {
         line.push_str(&format!("  restarts {}", report.restarts));

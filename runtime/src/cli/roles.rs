@@ -76,8 +76,8 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
         let (uid, attempt) = (JobUid(arguments.uid), Attempt(arguments.attempt));
         let settings = job.settings(uid.clone(), attempt)?;
         let listener = Tcp.listen(&arguments.listen).await;
-        let listener =
-            listener.map_err(|error| UserError(format!("failed to listen at {}: {error}", arguments.listen)))?;
+        let listener = listener
+            .map_err(|error| UserError(format!("failed to listen at {}: {error}", arguments.listen)))?;
         let workers = Workers::accept(listener, uid, attempt, clock);
         let context = CoordinatorContext { clock, store: job.store()?, random: machine_random() };
         let (wish_sender, wish) = watch::channel(Wish::Run);
@@ -118,8 +118,12 @@ pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
     let tasks = runtime("task", arguments.slots.max(1) as usize)?;
     let ended = services.block_on(async {
         let clock = Clock::system();
-        let context =
-            WorkerContext { clock, store: job.store()?, transport: Arc::new(Tcp), tasks: tasks.handle().clone() };
+        let context = WorkerContext {
+            clock,
+            store: job.store()?,
+            transport: Arc::new(Tcp),
+            tasks: tasks.handle().clone(),
+        };
         let settings = WorkerSettings {
             job: JobUid(arguments.uid.clone()),
             attempt: Attempt(arguments.attempt),

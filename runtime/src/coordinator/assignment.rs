@@ -30,7 +30,8 @@ mod tests {
     #[test]
     fn slots_are_spread_evenly() {
         let workers = [(WorkerId(2), 2), (WorkerId(1), 3)];
-        let ids = |assigned: Option<Vec<WorkerId>>| assigned.map(|a| a.iter().map(|id| id.0).collect::<Vec<_>>());
+        let ids =
+            |assigned: Option<Vec<WorkerId>>| assigned.map(|a| a.iter().map(|id| id.0).collect::<Vec<_>>());
 
         assert_eq!(ids(assign(&workers, 2)), Some(vec![1, 2]));
         assert_eq!(ids(assign(&workers, 5)), Some(vec![1, 2, 1, 2, 1]));

@@ -34,7 +34,13 @@ impl Pending {
     }
 
     /// Takes a worker's answer.
-    pub fn answer(&mut self, worker: WorkerId, epoch: Epoch, states: Vec<SubtaskState>, bytes: u64) -> Answered {
+    pub fn answer(
+        &mut self,
+        worker: WorkerId,
+        epoch: Epoch,
+        states: Vec<SubtaskState>,
+        bytes: u64,
+    ) -> Answered {
         if epoch != self.epoch || !self.waiting.contains(&worker) {
             return Answered::Waiting;
         }
@@ -44,7 +50,8 @@ impl Pending {
         if !self.waiting.is_empty() {
             return Answered::Waiting;
         }
-        let mut subtasks: Vec<SubtaskState> = std::mem::take(&mut self.states).into_values().flatten().collect();
+        let mut subtasks: Vec<SubtaskState> =
+            std::mem::take(&mut self.states).into_values().flatten().collect();
         subtasks.sort_by(|a, b| (&a.operator, a.subtask).cmp(&(&b.operator, b.subtask)));
         Answered::Complete { subtasks, bytes: self.bytes }
     }
@@ -56,7 +63,8 @@ mod tests {
 
     #[test]
     fn a_checkpoint_is_complete_when_every_worker_has_answered_it() {
-        let state = |operator: &str| vec![SubtaskState { operator: operator.to_owned(), ..Default::default() }];
+        let state =
+            |operator: &str| vec![SubtaskState { operator: operator.to_owned(), ..Default::default() }];
         let mut pending = Pending::new(Epoch(5), Duration::ZERO, false, vec![WorkerId(1), WorkerId(2)]);
 
         assert_eq!(pending.answer(WorkerId(1), Epoch(4), state("old"), 1), Answered::Waiting);
@@ -64,6 +72,9 @@ mod tests {
         assert_eq!(pending.answer(WorkerId(2), Epoch(5), state("again"), 10), Answered::Waiting);
         assert_eq!(pending.answer(WorkerId(3), Epoch(5), state("stranger"), 10), Answered::Waiting);
         let subtasks = [state("a"), state("b")].concat();
-        assert_eq!(pending.answer(WorkerId(1), Epoch(5), state("a"), 7), Answered::Complete { subtasks, bytes: 17 });
+        assert_eq!(
+            pending.answer(WorkerId(1), Epoch(5), state("a"), 7),
+            Answered::Complete { subtasks, bytes: 17 }
+        );
     }
 }

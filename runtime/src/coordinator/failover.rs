@@ -33,7 +33,9 @@ impl Restart {
 
     /// The delay before the next restart; `None`: give up. `random` is in [0, 1).
     pub fn next(&mut self, now: Duration, random: f64) -> Option<Duration> {
-        let RestartStrategy::Exponential { initial, max, reset_after, jitter } = &self.strategy else { return None };
+        let RestartStrategy::Exponential { initial, max, reset_after, jitter } = &self.strategy else {
+            return None;
+        };
         let is_quiet = self.last.is_none_or(|last| now.saturating_sub(last) > *reset_after);
         self.series = if is_quiet { 0 } else { self.series + 1 };
         self.last = Some(now);
@@ -54,12 +56,28 @@ mod tests {
     #[test]
     fn delays_grow_within_a_series_and_start_over_after_quiet() {
         let seconds = Duration::from_secs;
-        let strategy =
-            RestartStrategy::Exponential { initial: seconds(1), max: seconds(5), reset_after: seconds(60), jitter: 0.1 };
+        let strategy = RestartStrategy::Exponential {
+            initial: seconds(1),
+            max: seconds(5),
+            reset_after: seconds(60),
+            jitter: 0.1,
+        };
         let mut restart = Restart::new(strategy);
-        let steps = [(0, 0.5, 0), (1, 0.5, 1000), (2, 0.5, 2000), (3, 0.0, 3600), (4, 0.5, 5000), (70, 0.5, 0), (71, 0.5, 1000)];
+        let steps = [
+            (0, 0.5, 0),
+            (1, 0.5, 1000),
+            (2, 0.5, 2000),
+            (3, 0.0, 3600),
+            (4, 0.5, 5000),
+            (70, 0.5, 0),
+            (71, 0.5, 1000),
+        ];
         for (now, random, expected_ms) in steps {
-            assert_eq!(restart.next(seconds(now), random), Some(Duration::from_millis(expected_ms)), "at {now} s");
+            assert_eq!(
+                restart.next(seconds(now), random),
+                Some(Duration::from_millis(expected_ms)),
+                "at {now} s"
+            );
         }
         assert_eq!(restart.count(), 7);
         assert_eq!(Restart::new(RestartStrategy::None).next(seconds(1), 0.0), None);

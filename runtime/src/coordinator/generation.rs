@@ -58,7 +58,11 @@ impl RunningJob<'_> {
     }
 
     /// Runs to the end of the job or to a failure.
-    pub async fn run(&self, workers: &mut Workers, mut wish: watch::Receiver<Wish>) -> Result<GenerationEnd, Stop> {
+    pub async fn run(
+        &self,
+        workers: &mut Workers,
+        mut wish: watch::Receiver<Wish>,
+    ) -> Result<GenerationEnd, Stop> {
         let slots = self.wait_for_slots(workers, &mut wish).await?;
         let Some(slots) = slots else { return Ok(GenerationEnd::Stopped) };
         let mut run = self.deploy(workers, slots).await?;
@@ -138,7 +142,7 @@ impl RunningJob<'_> {
                 WorkerEvent::Gone(worker, reason) => {
                     workers.gone(worker);
                     if members.contains(&worker) {
-                        return Err(lost(worker, &reason));
+                        return Err(Stop::Again { reason: format!("lost worker {worker}: {reason}") });
                     }
                 }
                 WorkerEvent::Says(worker, FromWorker { generation, says: Some(says) })
@@ -261,7 +265,8 @@ impl RunningJob<'_> {
     ) -> Publishing<'_> {
         let checkpoints = &self.taken.checkpoints;
         let settings = self.settings;
-        let mut manifest = checkpoints.manifest(epoch, settings.parallelism, self.plan.clone(), settings.sql.clone());
+        let mut manifest =
+            checkpoints.manifest(epoch, settings.parallelism, self.plan.clone(), settings.sql.clone());
         manifest.subtasks = subtasks;
         manifest.bytes = bytes;
         manifest.is_final = is_final;
@@ -277,7 +282,8 @@ impl RunningJob<'_> {
 
     fn complete(&self, manifest: &Manifest, started: Duration) {
         let rows = |is_wanted: fn(&OperatorKind) -> bool| -> u64 {
-            let operators = self.plan.operators.iter().filter(|operator| operator.kind.as_ref().is_some_and(is_wanted));
+            let operators =
+                self.plan.operators.iter().filter(|operator| operator.kind.as_ref().is_some_and(is_wanted));
             let ids: BTreeSet<&str> = operators.map(|operator| operator.id.as_str()).collect();
             let states = manifest.subtasks.iter().filter(|state| ids.contains(state.operator.as_str()));
             states.map(|state| state.rows).sum()
@@ -290,7 +296,14 @@ impl RunningJob<'_> {
             rows_in: rows(|kind| matches!(kind, OperatorKind::Source(_))),
             rows_out: rows(|kind| matches!(kind, OperatorKind::Sink(_))),
         };
-        info!(epoch = done.epoch, duration_ms = done.duration_ms, bytes = done.bytes, rows_in = done.rows_in, rows_out = done.rows_out, "checkpoint complete");
+        info!(
+            epoch = done.epoch,
+            duration_ms = done.duration_ms,
+            bytes = done.bytes,
+            rows_in = done.rows_in,
+            rows_out = done.rows_out,
+            "checkpoint complete"
+        );
         self.report.send_modify(|report| report.last_checkpoint = Some(done));
     }
 

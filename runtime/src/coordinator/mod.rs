@@ -121,6 +121,11 @@ pub async fn run(
                 });
                 return Err(error);
             }
+            Err(Stop::Again { reason }) => {
+                info!(%reason, "a worker was lost before its tasks had started");
+                workers.cancel().await;
+                continue;
+            }
             Err(Stop::Failure(failure)) => failure,
         };
         workers.cancel().await;
@@ -140,7 +145,7 @@ pub async fn run(
             Some(delay) => {
                 warn!(error = %failure.message, delay_ms = delay.as_millis() as u64, "recovering");
                 if !delay.is_zero() {
-                    context.clock.sleep(delay).await;
+                    workers.watch_for(delay).await;
                 }
             }
             None => {
@@ -154,13 +159,19 @@ pub async fn run(
 /// Why a generation did not reach the job's end.
 pub(crate) enum Stop {
     Failure(Failure),
+    /// A worker went away before the tasks had started: part of the failure before, and no new one.
+    Again {
+        reason: String,
+    },
     Error(JobError),
 }
 
 impl From<CheckpointError> for Stop {
     fn from(source: CheckpointError) -> Self {
         match source {
-            CheckpointError::Fenced { .. } | CheckpointError::Superseded { .. } => Stop::Error(JobError::Fenced { source }),
+            CheckpointError::Fenced { .. } | CheckpointError::Superseded { .. } => {
+                Stop::Error(JobError::Fenced { source })
+            }
             CheckpointError::Store { .. } => {
                 Stop::Failure(Failure { message: chain(&source), is_permanent: false })
             }

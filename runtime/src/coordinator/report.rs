@@ -80,7 +80,8 @@ impl JobReport {
             totals.rows_out += task.rows_out;
             totals.late_rows += task.late_rows;
             totals.state_bytes += task.state_bytes;
-            let lowest = totals.watermark_ms.map_or(task.watermark_ms, |lowest| lowest.min(task.watermark_ms));
+            let lowest =
+                totals.watermark_ms.map_or(task.watermark_ms, |lowest| lowest.min(task.watermark_ms));
             totals.watermark_ms = Some(lowest);
         }
         totals.progress = if sources == 0 { 0.0 } else { progress as f64 / 1e6 / f64::from(sources) };

@@ -10,8 +10,8 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::model::{Attempt, Generation, JobUid, WorkerId};
 use crate::rpc::{
-    CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, MessageReceiver, MessageSender, PROTOCOL_VERSION,
-    Register, RpcError, SILENCE_MAX, Welcome, WorkerSays, messages,
+    CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, MessageReceiver, MessageSender,
+    PROTOCOL_VERSION, Register, RpcError, SILENCE_MAX, Welcome, WorkerSays, messages,
 };
 use crate::transport::{Listener, Stream};
 
@@ -43,6 +43,7 @@ pub struct Workers {
     events: mpsc::Receiver<WorkerEvent>,
     members: BTreeMap<WorkerId, Joined>,
     accepting: tokio::task::AbortHandle,
+    clock: Clock,
 }
 
 impl Workers {
@@ -51,7 +52,7 @@ impl Workers {
         let (sender, events) = mpsc::channel(EVENTS_QUEUED_MAX);
         let door = Arc::new(Door { job, attempt, clock, events: sender });
         let accepting = tokio::spawn(door.accept(listener)).abort_handle();
-        Workers { events, members: BTreeMap::new(), accepting }
+        Workers { events, members: BTreeMap::new(), accepting, clock }
     }
 
     /// The next message or change. Safe to drop while waiting.
@@ -59,6 +60,22 @@ impl Workers {
         match self.events.recv().await {
             Some(event) => event,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Only keeps the list of members for a while.
+    pub async fn watch_for(&mut self, duration: Duration) {
+        let clock = self.clock;
+        let mut over = Box::pin(clock.sleep(duration));
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                event = self.next() => match event {
+                    WorkerEvent::Joined(worker, joined) => self.joined(worker, joined),
+                    WorkerEvent::Gone(worker, _) => drop(self.gone(worker)),
+                    WorkerEvent::Says(..) => {}
+                },
+            }
         }
     }
 
@@ -76,11 +93,6 @@ impl Workers {
     /// Slots of all members.
     pub fn slots(&self) -> Vec<(WorkerId, u32)> {
         self.members.iter().map(|(worker, joined)| (*worker, joined.slots)).collect()
-    }
-
-    /// How many members.
-    pub fn len(&self) -> usize {
-        self.members.len()
     }
 
     /// Where a worker listens for others.
@@ -191,7 +203,11 @@ impl Door {
     }
 
     /// Sends what is queued, and a sign of life every second.
-    async fn send_all(&self, sender: &mut MessageSender, mut queue: mpsc::Receiver<FromCoordinator>) -> String {
+    async fn send_all(
+        &self,
+        sender: &mut MessageSender,
+        mut queue: mpsc::Receiver<FromCoordinator>,
+    ) -> String {
         loop {
             let message = tokio::select! {
                 queued = queue.recv() => match queued {

@@ -89,7 +89,10 @@ impl Inbox {
     /// An inbox with this many channels.
     pub fn new(channels: usize) -> Arc<Self> {
         let queues = (0..channels).map(|_| Queue { elements: VecDeque::new(), credit: None }).collect();
-        Arc::new(Inbox { state: Mutex::new(InboxState { channels: queues, next: 0 }), arrived: Notify::new() })
+        Arc::new(Inbox {
+            state: Mutex::new(InboxState { channels: queues, next: 0 }),
+            arrived: Notify::new(),
+        })
     }
 
     /// Sets where credits of a channel go.
@@ -102,7 +105,8 @@ impl Inbox {
         let mut state = self.state.lock();
         let queue = &mut state.channels[channel].elements;
         // A newer watermark replaces an older one that was not taken yet: bounds the queue of an idle consumer.
-        if let (Element::Watermark(_), Some((last @ Element::Watermark(_), _))) = (&element, queue.back_mut()) {
+        if let (Element::Watermark(_), Some((last @ Element::Watermark(_), _))) = (&element, queue.back_mut())
+        {
             *last = element;
         } else {
             queue.push_back((element, bytes));

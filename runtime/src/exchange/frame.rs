@@ -131,7 +131,8 @@ fn encode_batch(batch: &Batch) -> Result<(u8, Vec<u8>), ArrowError> {
     let (_, encoded) =
         generator.encode(&batch.records, &mut dictionaries, &options, &mut Default::default())?;
     let hashes = batch.hashes.as_deref().unwrap_or(&[]);
-    let mut body = Vec::with_capacity(8 + encoded.ipc_message.len() + encoded.arrow_data.len() + hashes.len() * 8);
+    let mut body =
+        Vec::with_capacity(8 + encoded.ipc_message.len() + encoded.arrow_data.len() + hashes.len() * 8);
     body.extend((encoded.ipc_message.len() as u32).to_le_bytes());
     body.extend((encoded.arrow_data.len() as u32).to_le_bytes());
     body.extend_from_slice(&encoded.ipc_message);
@@ -157,7 +158,9 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Frame, FrameE
 impl Frame {
     /// The handshake, if this is one.
     pub fn handshake(&self) -> Option<Handshake> {
-        (self.kind == FrameKind::Handshake as u8).then(|| Handshake::decode(self.body.as_slice()).ok()).flatten()
+        (self.kind == FrameKind::Handshake as u8)
+            .then(|| Handshake::decode(self.body.as_slice()).ok())
+            .flatten()
     }
 
     /// The credit in bytes, if this is one.
@@ -170,7 +173,9 @@ impl Frame {
         let kind = self.kind;
         let malformed = MalformedSnafu { kind };
         Ok(match kind {
-            kind if kind == FrameKind::Batch as u8 => Element::Batch(decode_batch(self.flags, self.body, schema)?),
+            kind if kind == FrameKind::Batch as u8 => {
+                Element::Batch(decode_batch(self.flags, self.body, schema)?)
+            }
             kind if kind == FrameKind::Watermark as u8 => {
                 Element::Watermark(EventTime(number(&self.body).context(malformed)? as i64))
             }
@@ -223,7 +228,8 @@ mod tests {
             ("a", Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]))),
             ("b", Arc::new(StringArray::from(vec!["x", "", "long enough"]))),
         ];
-        let records = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
+        let records =
+            RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
         Batch { records: records.slice(1, 2), kinds: None, hashes: Some(Arc::from([7, 8])) }
     }
 
@@ -234,7 +240,9 @@ mod tests {
 
         let frame = read(&mut bytes.as_slice()).await.unwrap();
         assert_eq!(frame.channel, 5);
-        let Element::Batch(received) = frame.element(&sent.records.schema()).unwrap() else { panic!("a batch") };
+        let Element::Batch(received) = frame.element(&sent.records.schema()).unwrap() else {
+            panic!("a batch")
+        };
 
         assert_eq!(received.records, sent.records);
         assert_eq!(received.hashes, sent.hashes);
@@ -263,7 +271,10 @@ mod tests {
             let mut broken = bytes.clone();
             broken[position] ^= 1;
 
-            assert!(matches!(read(&mut broken.as_slice()).await, Err(FrameError::Checksum { .. })), "byte {position}");
+            assert!(
+                matches!(read(&mut broken.as_slice()).await, Err(FrameError::Checksum { .. })),
+                "byte {position}"
+            );
         }
     }
 }

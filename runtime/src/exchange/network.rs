@@ -151,7 +151,10 @@ pub async fn run_receiver(
     }
 }
 
-async fn write_credits(connection: &Connection, writing: impl AsyncWrite + Unpin) -> Result<(), NetworkError> {
+async fn write_credits(
+    connection: &Connection,
+    writing: impl AsyncWrite + Unpin,
+) -> Result<(), NetworkError> {
     let mut writing = BufWriter::new(writing);
     loop {
         connection.shared.credits_arrived.notified().await;

@@ -77,7 +77,8 @@ impl Output {
                 continue;
             }
             let taken: Vec<u64> = rows.iter().map(|row| hashes[*row as usize]).collect();
-            let records = take_record_batch(&batch.records, &UInt32Array::from(rows)).context(ScatterSnafu)?;
+            let records =
+                take_record_batch(&batch.records, &UInt32Array::from(rows)).context(ScatterSnafu)?;
             target.append(records, taken.into_iter());
         }
         Ok(())

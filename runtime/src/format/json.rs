@@ -11,8 +11,8 @@ use arrow::array::{
 };
 use arrow::compute::{cast, concat_batches, nullif};
 use arrow::datatypes::{
-    DataType as ArrowType, Decimal128Type, Field as ArrowField, Fields, Float32Type, Float64Type, Int64Type, Schema,
-    SchemaRef, TimeUnit,
+    DataType as ArrowType, Decimal128Type, Field as ArrowField, Fields, Float32Type, Float64Type, Int64Type,
+    Schema, SchemaRef, TimeUnit,
 };
 use arrow::error::ArrowError;
 use arrow_json::reader::{Decoder, ReaderBuilder};
@@ -81,8 +81,14 @@ impl JsonDecoder {
 
     fn leaves_of(&self, records: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let rows = records.num_rows();
-        let root = StructArray::try_new_with_length(self.nested.fields().clone(), records.columns().to_vec(), None, rows)?;
-        let columns = self.leaves.iter().map(|leaf| extract(&root, &leaf.path)).collect::<Result<Vec<_>, _>>()?;
+        let root = StructArray::try_new_with_length(
+            self.nested.fields().clone(),
+            records.columns().to_vec(),
+            None,
+            rows,
+        )?;
+        let columns =
+            self.leaves.iter().map(|leaf| extract(&root, &leaf.path)).collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(Arc::clone(&self.output), columns, &options)
     }
@@ -91,7 +97,11 @@ impl JsonDecoder {
 /// The schema of a batch of leaves.
 pub fn leaf_schema(leaves: &[Leaf]) -> SchemaRef {
     let field = |leaf: &Leaf| {
-        ArrowField::new(leaf.path.join("."), leaf.data_type.clone().unwrap_or_default().to_arrow(), leaf.nullable)
+        ArrowField::new(
+            leaf.path.join("."),
+            leaf.data_type.clone().unwrap_or_default().to_arrow(),
+            leaf.nullable,
+        )
     };
     Arc::new(Schema::new(leaves.iter().map(field).collect::<Vec<_>>()))
 }
@@ -108,7 +118,9 @@ fn nested_fields(leaves: &[Leaf], depth: usize) -> Fields {
         let below: Vec<Leaf> = leaves.iter().filter(|leaf| leaf.path[depth] == *name).cloned().collect();
         // A leaf that is a whole ROW covers every leaf inside of it.
         match below.iter().find(|leaf| leaf.path.len() == depth + 1) {
-            Some(leaf) => ArrowField::new(name, leaf.data_type.clone().unwrap_or_default().to_arrow(), leaf.nullable),
+            Some(leaf) => {
+                ArrowField::new(name, leaf.data_type.clone().unwrap_or_default().to_arrow(), leaf.nullable)
+            }
             None => ArrowField::new(name, ArrowType::Struct(nested_fields(&below, depth + 1)), true),
         }
     };
@@ -228,7 +240,9 @@ impl JsonColumn {
         match self {
             JsonColumn::Null => true,
             JsonColumn::Boolean(values) => values.is_null(row),
-            JsonColumn::Integer(values) | JsonColumn::Date(values) | JsonColumn::Time(values) => values.is_null(row),
+            JsonColumn::Integer(values) | JsonColumn::Date(values) | JsonColumn::Time(values) => {
+                values.is_null(row)
+            }
             JsonColumn::Timestamp(values, ..) => values.is_null(row),
             JsonColumn::Float(values) => values.is_null(row),
             JsonColumn::Double(values) => values.is_null(row),
@@ -264,7 +278,8 @@ impl JsonColumn {
                 write!(out, "\"{}\"", base64::engine::general_purpose::STANDARD.encode(values.value(row)))
             }
             JsonColumn::Date(values) => {
-                let date = DateTime::from_timestamp_millis(values.value(row) * 86_400_000).unwrap_or_default();
+                let date =
+                    DateTime::from_timestamp_millis(values.value(row) * 86_400_000).unwrap_or_default();
                 write!(out, "\"{}\"", date.format("%Y-%m-%d"))
             }
             JsonColumn::Time(values) => {
@@ -385,7 +400,11 @@ mod tests {
     use millrace_sql::plan::{DataType, TypeKind};
 
     fn leaf(path: &[&str], data_type: DataType) -> Leaf {
-        Leaf { path: path.iter().map(|part| (*part).to_owned()).collect(), data_type: Some(data_type), nullable: true }
+        Leaf {
+            path: path.iter().map(|part| (*part).to_owned()).collect(),
+            data_type: Some(data_type),
+            nullable: true,
+        }
     }
 
     fn round_trip(leaves: &[Leaf], lines: &str) -> Result<String, JsonError> {

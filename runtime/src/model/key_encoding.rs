@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int64Array, ListArray,
-    StringArray, StructArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int64Array,
+    ListArray, StringArray, StructArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    TimestampNanosecondArray,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType as ArrowType, Decimal128Type, Float64Type, Int64Type, TimeUnit};
@@ -71,7 +72,8 @@ impl EncodedKeys {
 /// Encodes the keys of `rows` rows; without columns all rows have the empty key.
 pub fn encode(columns: &[ArrayRef], rows: usize) -> Result<EncodedKeys, KeyError> {
     let columns = columns.iter().map(KeyColumn::new).collect::<Result<Vec<_>, _>>()?;
-    let mut keys = EncodedKeys { bytes: Vec::with_capacity(rows * columns.len() * 9), ends: Vec::with_capacity(rows) };
+    let mut keys =
+        EncodedKeys { bytes: Vec::with_capacity(rows * columns.len() * 9), ends: Vec::with_capacity(rows) };
     for row in 0..rows {
         for column in &columns {
             column.write(row, &mut keys.bytes);
@@ -103,7 +105,11 @@ impl KeyColumn {
             ArrowType::Null => KeyColumn::AllNull,
             ArrowType::Boolean => KeyColumn::Boolean(column.as_boolean().clone()),
             ArrowType::Int64 => KeyColumn::Integer(column.as_primitive::<Int64Type>().clone()),
-            ArrowType::Int8 | ArrowType::Int16 | ArrowType::Int32 | ArrowType::Date32 | ArrowType::Time32(_) => {
+            ArrowType::Int8
+            | ArrowType::Int16
+            | ArrowType::Int32
+            | ArrowType::Date32
+            | ArrowType::Time32(_) => {
                 let wide = cast(column, &ArrowType::Int64).context(ConvertSnafu)?;
                 KeyColumn::Integer(wide.as_primitive::<Int64Type>().clone())
             }
@@ -114,8 +120,12 @@ impl KeyColumn {
             }
             ArrowType::Utf8 => KeyColumn::String(column.as_string().clone()),
             ArrowType::Binary => KeyColumn::Bytes(column.as_binary().clone()),
-            ArrowType::Timestamp(TimeUnit::Millisecond, _) => KeyColumn::Millis(column.as_primitive().clone()),
-            ArrowType::Timestamp(TimeUnit::Microsecond, _) => KeyColumn::Micros(column.as_primitive().clone()),
+            ArrowType::Timestamp(TimeUnit::Millisecond, _) => {
+                KeyColumn::Millis(column.as_primitive().clone())
+            }
+            ArrowType::Timestamp(TimeUnit::Microsecond, _) => {
+                KeyColumn::Micros(column.as_primitive().clone())
+            }
             ArrowType::Timestamp(TimeUnit::Nanosecond, _) => KeyColumn::Nanos(column.as_primitive().clone()),
             ArrowType::Struct(_) => {
                 let rows = column.as_struct();
@@ -214,7 +224,8 @@ fn write_time(value: i64, units_per_second: i64, out: &mut Vec<u8>) {
 
 /// Turns encoded keys back into columns.
 pub fn decode<'a>(fields: &[Field], keys: impl Iterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>, KeyError> {
-    let mut columns: Vec<_> = fields.iter().map(|field| DecodedColumn::new(&field.data_type())).collect::<Result<_, _>>()?;
+    let mut columns: Vec<_> =
+        fields.iter().map(|field| DecodedColumn::new(&field.data_type())).collect::<Result<_, _>>()?;
     for key in keys {
         let mut rest = key;
         for column in &mut columns {
@@ -247,9 +258,12 @@ impl DecodedColumn {
         let arrow = data_type.to_arrow();
         let values = match data_type.kind() {
             TypeKind::Boolean => Decoded::Boolean(Vec::new()),
-            TypeKind::TinyInt | TypeKind::SmallInt | TypeKind::Int | TypeKind::BigInt | TypeKind::Date | TypeKind::Time => {
-                Decoded::Integer(Vec::new())
-            }
+            TypeKind::TinyInt
+            | TypeKind::SmallInt
+            | TypeKind::Int
+            | TypeKind::BigInt
+            | TypeKind::Date
+            | TypeKind::Time => Decoded::Integer(Vec::new()),
             TypeKind::Decimal => Decoded::Decimal(Vec::new()),
             TypeKind::Float | TypeKind::Double => Decoded::Float(Vec::new()),
             TypeKind::String => Decoded::String(Vec::new()),
@@ -280,8 +294,12 @@ impl DecodedColumn {
         }
         match &mut self.values {
             Decoded::Boolean(values) => values.push(Some(take::<1>(rest)?[0] != 0)),
-            Decoded::Integer(values) => values.push(Some((u64::from_be_bytes(take(rest)?) ^ (1 << 63)) as i64)),
-            Decoded::Decimal(values) => values.push(Some((u128::from_be_bytes(take(rest)?) ^ (1 << 127)) as i128)),
+            Decoded::Integer(values) => {
+                values.push(Some((u64::from_be_bytes(take(rest)?) ^ (1 << 63)) as i64))
+            }
+            Decoded::Decimal(values) => {
+                values.push(Some((u128::from_be_bytes(take(rest)?) ^ (1 << 127)) as i128))
+            }
             Decoded::Float(values) => {
                 let bits = u64::from_be_bytes(take(rest)?);
                 let bits = if bits >> 63 == 1 { bits ^ (1 << 63) } else { !bits };
@@ -325,20 +343,24 @@ impl DecodedColumn {
             Decoded::Boolean(values) => Arc::new(BooleanArray::from(values)),
             Decoded::Integer(values) => integers(Int64Array::from(values), &self.data_type)?,
             Decoded::Time(_, values) => {
-                cast(&(Arc::new(Int64Array::from(values)) as ArrayRef), &self.data_type).context(ConvertSnafu)?
+                cast(&(Arc::new(Int64Array::from(values)) as ArrayRef), &self.data_type)
+                    .context(ConvertSnafu)?
             }
             Decoded::Decimal(values) => {
                 Arc::new(Decimal128Array::from(values).with_data_type(self.data_type))
             }
             Decoded::Float(values) => {
-                cast(&(Arc::new(Float64Array::from(values)) as ArrayRef), &self.data_type).context(ConvertSnafu)?
+                cast(&(Arc::new(Float64Array::from(values)) as ArrayRef), &self.data_type)
+                    .context(ConvertSnafu)?
             }
             Decoded::String(values) => Arc::new(StringArray::from(values)),
             Decoded::Bytes(values) => Arc::new(values.iter().map(Option::as_deref).collect::<BinaryArray>()),
             Decoded::Row(valid, fields) => {
                 let ArrowType::Struct(types) = &self.data_type else { return MalformedSnafu.fail() };
                 let columns = fields.into_iter().map(DecodedColumn::finish).collect::<Result<_, _>>()?;
-                Arc::new(StructArray::try_new(types.clone(), columns, Some(valid.into())).context(ConvertSnafu)?)
+                Arc::new(
+                    StructArray::try_new(types.clone(), columns, Some(valid.into())).context(ConvertSnafu)?,
+                )
             }
         };
         Ok(array)
@@ -434,10 +456,7 @@ mod tests {
                 Arc::new(TimestampMillisecondArray::from(vec![-1, 1_500])),
                 vec!["017fffffffffffffff3b8b87c0", "0180000000000000011dcd6500"],
             ),
-            (
-                Arc::new(TimestampMicrosecondArray::from(vec![1_500_000])),
-                vec!["0180000000000000011dcd6500"],
-            ),
+            (Arc::new(TimestampMicrosecondArray::from(vec![1_500_000])), vec!["0180000000000000011dcd6500"]),
             (Arc::new(rows), vec!["0101800000000000000101780000", "010001790000"]),
             (Arc::new(lists), vec!["0101018000000000000001010000", "0100", "00"]),
         ];

@@ -34,7 +34,8 @@ impl MaxParallelism {
 
     /// The key groups that a subtask owns, of `parallelism` subtasks.
     pub fn owned_by(self, subtask: Subtask, parallelism: u32) -> KeyGroups {
-        let first = |subtask: u32| (u64::from(subtask) * u64::from(self.0)).div_ceil(u64::from(parallelism)) as u32;
+        let first =
+            |subtask: u32| (u64::from(subtask) * u64::from(self.0)).div_ceil(u64::from(parallelism)) as u32;
         first(subtask.0)..first(subtask.0 + 1)
     }
 

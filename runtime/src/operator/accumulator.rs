@@ -220,7 +220,8 @@ impl Accumulator {
         let defined = |row: usize| (counts[row] > 0).then_some(counts[row]);
         Ok(match sums {
             StateColumn::I64(sums, _) => {
-                let averages: Int64Array = rows.map(|row| defined(row).map(|count| sums[row] / count)).collect();
+                let averages: Int64Array =
+                    rows.map(|row| defined(row).map(|count| sums[row] / count)).collect();
                 integers(averages, &self.result_type.to_arrow())?
             }
             StateColumn::F64(sums, _) => {
@@ -231,7 +232,9 @@ impl Accumulator {
             StateColumn::I128(sums, _) => {
                 let shift = (self.result_type.scale - self.state_types[0].scale).max(0) as u32;
                 let averages = rows.map(|row| {
-                    defined(row).map(|count| divide_half_up(sums[row].wrapping_mul(10_i128.pow(shift)), i128::from(count)))
+                    defined(row).map(|count| {
+                        divide_half_up(sums[row].wrapping_mul(10_i128.pow(shift)), i128::from(count))
+                    })
                 });
                 Arc::new(averages.collect::<Decimal128Array>().with_data_type(self.result_type.to_arrow()))
             }
@@ -301,7 +304,7 @@ mod tests {
             let mut part = StateTable::new(Arc::clone(&layout));
             let slots = vec![part.slot(1, b"k"); rows.len()];
             let rows: Vec<u32> = rows.map(|row| row as u32).collect();
-            prepared[0].add(&[values.clone()], &rows, &slots, &mut part.write(&slots)).unwrap();
+            prepared[0].add(std::slice::from_ref(&values), &rows, &slots, &mut part.write(&slots)).unwrap();
             let states = prepared[0].states(&part.chunks()[0]).unwrap();
             prepared[0].merge(&states, &[0], &[slot], &mut merged.write(&[slot])).unwrap();
         }

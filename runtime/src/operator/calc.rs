@@ -21,7 +21,8 @@ impl Calc {
     /// Prepares the expressions over the input's schema.
     pub fn new(plan: &CalcPlan, input: &SchemaRef, output: SchemaRef) -> Result<Self, OperatorError> {
         let filter = plan.filter.as_ref().map(|filter| Evaluator::new(filter, input)).transpose()?;
-        let columns = plan.output.iter().map(|column| Evaluator::new(column, input)).collect::<Result<_, _>>()?;
+        let columns =
+            plan.output.iter().map(|column| Evaluator::new(column, input)).collect::<Result<_, _>>()?;
         Ok(Calc { filter, columns, output })
     }
 }
@@ -38,9 +39,11 @@ impl Operator for Calc {
         if rows == 0 {
             return Ok(());
         }
-        let columns = self.columns.iter().map(|column| column.evaluate(&records)).collect::<Result<_, _>>()?;
+        let columns =
+            self.columns.iter().map(|column| column.evaluate(&records)).collect::<Result<_, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let records = RecordBatch::try_new_with_options(self.output.clone(), columns, &options).context(ComputeSnafu)?;
+        let records = RecordBatch::try_new_with_options(self.output.clone(), columns, &options)
+            .context(ComputeSnafu)?;
         out.batch(Batch { records, kinds: batch.kinds, hashes: None })
     }
 }

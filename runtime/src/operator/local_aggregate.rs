@@ -97,7 +97,8 @@ impl Operator for LocalAggregate {
         let keys = encode(&key_columns, batch.rows())?;
         let mut slots = Vec::new();
         for (slice_end, rows) in slices {
-            let table = self.slices.entry(slice_end).or_insert_with(|| StateTable::new(Arc::clone(&self.layout)));
+            let table =
+                self.slices.entry(slice_end).or_insert_with(|| StateTable::new(Arc::clone(&self.layout)));
             slots.clear();
             for row in &rows {
                 let key = keys.key(*row as usize);

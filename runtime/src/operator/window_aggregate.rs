@@ -13,8 +13,8 @@ use snafu::{OptionExt, ResultExt};
 
 use super::accumulator::{Accumulator, prepare};
 use super::{
-    Collector, ComputeSnafu, Operator, OperatorError, OperatorFigures, OperatorSnapshot, OperatorTable, PlanSnafu,
-    Progress, StateSnafu,
+    Collector, ComputeSnafu, Operator, OperatorError, OperatorFigures, OperatorSnapshot, OperatorTable,
+    PlanSnafu, Progress, StateSnafu,
 };
 use crate::model::key_encoding::{decode, encode};
 use crate::model::key_group::hash_of;
@@ -123,9 +123,14 @@ impl WindowAggregate {
 }
 
 /// Merges all keys of a table into another.
-fn merge(into: &mut StateTable, from: &StateTable, accumulators: &[Accumulator]) -> Result<(), OperatorError> {
+fn merge(
+    into: &mut StateTable,
+    from: &StateTable,
+    accumulators: &[Accumulator],
+) -> Result<(), OperatorError> {
     for chunk in from.chunks() {
-        let slots: Vec<u32> = (0..chunk.len()).map(|slot| into.slot(chunk.hashes[slot], chunk.keys.key(slot))).collect();
+        let slots: Vec<u32> =
+            (0..chunk.len()).map(|slot| into.slot(chunk.hashes[slot], chunk.keys.key(slot))).collect();
         let rows: Vec<u32> = (0..chunk.len() as u32).collect();
         let mut states = Vec::new();
         for accumulator in accumulators {
@@ -162,7 +167,8 @@ impl Operator for WindowAggregate {
                 .iter()
                 .map(|row| {
                     let key = keys.key(*row as usize);
-                    let hash = batch.hashes.as_ref().map_or_else(|| hash_of(key), |hashes| hashes[*row as usize]);
+                    let hash =
+                        batch.hashes.as_ref().map_or_else(|| hash_of(key), |hashes| hashes[*row as usize]);
                     table.slot(hash, key)
                 })
                 .collect();
@@ -198,7 +204,12 @@ impl Operator for WindowAggregate {
             let is_full = is_full || !slice.is_written || slice.deltas >= DELTAS_MAX;
             slice.deltas = if is_full { 0 } else { slice.deltas + 1 };
             slice.is_written = true;
-            OperatorTable { name: SLICES, namespace: *slice_end, snapshot: slice.table.snapshot(is_full), is_full }
+            OperatorTable {
+                name: SLICES,
+                namespace: *slice_end,
+                snapshot: slice.table.snapshot(is_full),
+                is_full,
+            }
         });
         OperatorSnapshot { tables: tables.collect(), watermark: Some(self.watermark) }
     }

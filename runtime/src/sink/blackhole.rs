@@ -24,7 +24,9 @@ impl SinkWriter for BlackholeWriter {
         for column in batch.records.columns() {
             // Every buffer is read, so that no column is left uncomputed.
             for buffer in column.to_data().buffers() {
-                black_box(buffer.as_slice().iter().step_by(64).fold(0_u8, |sum, byte| sum.wrapping_add(*byte)));
+                black_box(
+                    buffer.as_slice().iter().step_by(64).fold(0_u8, |sum, byte| sum.wrapping_add(*byte)),
+                );
             }
         }
         Ok(())

@@ -12,7 +12,9 @@ use futures::future::BoxFuture;
 use prost::Message;
 use snafu::{ResultExt, ensure};
 
-use super::{Committable, IoSnafu, LostSnafu, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter};
+use super::{
+    Committable, IoSnafu, LostSnafu, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter,
+};
 use crate::format::json::JsonEncoder;
 use crate::model::{Batch, Epoch, Generation, Subtask};
 use crate::options::TableOptions;
@@ -49,7 +51,9 @@ impl Files {
             return Err(options.wrong("format", "is not supported; use 'json'").into());
         }
         let Some(folder) = local_path(&path) else {
-            return Err(options.wrong("path", "is not a local path; write to a folder or 'file:' address").into());
+            return Err(options
+                .wrong("path", "is not a local path; write to a folder or 'file:' address")
+                .into());
         };
         Ok(Files { folder, identity })
     }
@@ -165,7 +169,8 @@ impl SinkCommitter for FileCommitter {
         blocking_result(move || {
             staged.iter().try_for_each(show)?;
             for folder in staged.iter().map(|file| &file.folder).collect::<std::collections::BTreeSet<_>>() {
-                sync_folder(Path::new(folder)).context(IoSnafu { action: format!("sync the folder '{folder}'") })?;
+                sync_folder(Path::new(folder))
+                    .context(IoSnafu { action: format!("sync the folder '{folder}'") })?;
             }
             Ok(())
         })
@@ -206,8 +211,11 @@ fn generation_of(name: &str, prefix: &str) -> Option<Generation> {
 }
 
 fn decode(committables: &[Committable]) -> Result<Vec<StagedFile>, SinkError> {
-    let decoded = committables.iter().map(|bytes| StagedFile::decode(bytes.as_slice())).collect::<Result<_, _>>();
-    decoded.map_err(|_| SinkError::Lost { message: "a checkpoint names a staged file in an unknown form".to_owned() })
+    let decoded =
+        committables.iter().map(|bytes| StagedFile::decode(bytes.as_slice())).collect::<Result<_, _>>();
+    decoded.map_err(|_| SinkError::Lost {
+        message: "a checkpoint names a staged file in an unknown form".to_owned(),
+    })
 }
 
 /// Renames a staged file; one that is visible already is done.
@@ -225,7 +233,11 @@ fn show(file: &StagedFile) -> Result<(), SinkError> {
             Ok(())
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let message = format!("the staged file '{}' is gone, its {} bytes of results are lost", from.display(), file.bytes);
+            let message = format!(
+                "the staged file '{}' is gone, its {} bytes of results are lost",
+                from.display(),
+                file.bytes
+            );
             LostSnafu { message }.fail()
         }
         Err(source) => Err(SinkError::Io { action: format!("read '{}'", to.display()), source }),
@@ -241,7 +253,9 @@ async fn blocking(run: impl FnOnce() -> std::io::Result<()> + Send + 'static) ->
     tokio::task::spawn_blocking(run).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }
 
-async fn blocking_result(run: impl FnOnce() -> Result<(), SinkError> + Send + 'static) -> Result<(), SinkError> {
+async fn blocking_result(
+    run: impl FnOnce() -> Result<(), SinkError> + Send + 'static,
+) -> Result<(), SinkError> {
     let joined = tokio::task::spawn_blocking(run).await;
     joined.unwrap_or_else(|error| Err(SinkError::Lost { message: format!("a commit ended early: {error}") }))
 }
@@ -267,7 +281,8 @@ mod tests {
     }
 
     fn visible(folder: &Path) -> Vec<String> {
-        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<_> = names.filter(|name| !name.starts_with('.')).collect();
         names.sort();
         names

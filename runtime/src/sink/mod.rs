@@ -107,7 +107,9 @@ pub fn connector(plan: &SinkPlan, identity: SinkIdentity) -> Result<Box<dyn Sink
         "blackhole" => Box::new(blackhole::Blackhole),
         "nexmark" => return Err(options.wrong("connector", "can only be read from").into()),
         _ => {
-            return Err(options.wrong("connector", "is not known; use 'filesystem', 'print' or 'blackhole'").into());
+            return Err(options
+                .wrong("connector", "is not known; use 'filesystem', 'print' or 'blackhole'")
+                .into());
         }
     };
     options.finish()?;
@@ -116,6 +118,7 @@ pub fn connector(plan: &SinkPlan, identity: SinkIdentity) -> Result<Box<dyn Sink
 
 /// Checks the options of a sink table without opening anything.
 pub fn check(table: &Table) -> Result<(), SinkError> {
-    let identity = SinkIdentity { job: JobUid(String::new()), operator: String::new(), generation: Generation(0) };
+    let identity =
+        SinkIdentity { job: JobUid(String::new()), operator: String::new(), generation: Generation(0) };
     connector(&SinkPlan { table: Some(table.clone()) }, identity).map(|_| ())
 }

@@ -36,9 +36,12 @@ struct PrintWriter {
 
 impl SinkWriter for PrintWriter {
     fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
-        let options = FormatOptions::default().with_null("NULL").with_timestamp_format(Some("%Y-%m-%d %H:%M:%S%.f"));
+        let options =
+            FormatOptions::default().with_null("NULL").with_timestamp_format(Some("%Y-%m-%d %H:%M:%S%.f"));
         let columns = batch.records.columns().iter();
-        let columns = columns.map(|column| ArrayFormatter::try_new(column.as_ref(), &options)).collect::<Result<Vec<_>, _>>();
+        let columns = columns
+            .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
+            .collect::<Result<Vec<_>, _>>();
         let columns = columns.map_err(|error| SinkError::Data { message: error.to_string() })?;
         let mut text = String::new();
         for row in 0..batch.rows() {

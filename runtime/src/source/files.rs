@@ -56,13 +56,16 @@ impl Files {
             return Err(options.wrong("format", "is not supported; use 'json'").into());
         }
         let Some(path) = local_path(&path) else {
-            return Err(options.wrong("path", "is not a local path; read from a folder or 'file:' address").into());
+            return Err(options
+                .wrong("path", "is not a local path; read from a folder or 'file:' address")
+                .into());
         };
         Ok(Files { path, leaves: plan.leaves.clone() })
     }
 
     fn files(&self) -> Result<Vec<(String, u64)>, SourceError> {
-        let found = fs::metadata(&self.path).context(IoSnafu { action: format!("read '{}'", self.path.display()) })?;
+        let found = fs::metadata(&self.path)
+            .context(IoSnafu { action: format!("read '{}'", self.path.display()) })?;
         if found.is_file() {
             return Ok(vec![(self.path.display().to_string(), found.len())]);
         }
@@ -118,16 +121,26 @@ impl SourceConnector for Files {
     }
 
     fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError> {
-        let position = Position::decode(split.position.as_slice())
-            .map_err(|_| SourceError::Data { message: format!("the position of split '{}' is malformed", split.id) })?;
+        let position = Position::decode(split.position.as_slice()).map_err(|_| SourceError::Data {
+            message: format!("the position of split '{}' is malformed", split.id),
+        })?;
         let action = format!("open '{}'", position.path);
         let mut file = File::open(&position.path).context(IoSnafu { action: action.clone() })?;
         // A split that has not begun looks at the byte before it, to see whether a line begins with it.
         let from = position.next.unwrap_or(position.start.saturating_sub(1));
         file.seek(SeekFrom::Start(from)).context(IoSnafu { action })?;
         let skips_partial_line = position.next.is_none() && position.start > 0;
-        let decoder = JsonDecoder::new(&self.leaves).map_err(|error| SourceError::Data { message: error.to_string() })?;
-        Ok(Box::new(LineReader { file, decoder, next: from, skips_partial_line, buffer: Vec::new(), is_at_end: false, position }))
+        let decoder = JsonDecoder::new(&self.leaves)
+            .map_err(|error| SourceError::Data { message: error.to_string() })?;
+        Ok(Box::new(LineReader {
+            file,
+            decoder,
+            next: from,
+            skips_partial_line,
+            buffer: Vec::new(),
+            is_at_end: false,
+            position,
+        }))
     }
 }
 
@@ -146,7 +159,10 @@ impl LineReader {
     fn fill(&mut self) -> Result<(), SourceError> {
         let start = self.buffer.len();
         if start > LINE_BYTES_MAX {
-            let message = format!("'{}' has a line of more than {LINE_BYTES_MAX} bytes at byte {}", self.position.path, self.next);
+            let message = format!(
+                "'{}' has a line of more than {LINE_BYTES_MAX} bytes at byte {}",
+                self.position.path, self.next
+            );
             return Err(SourceError::Data { message });
         }
         self.buffer.resize(start + READ_BYTES, 0);
@@ -194,7 +210,9 @@ impl LineReader {
         let end = match self.buffer.get(..room) {
             // The last line that begins in the split may end beyond it.
             Some(inside) if inside.ends_with(b"\n") => Some(room),
-            Some(_) => self.buffer[room..].iter().position(|byte| *byte == b'\n').map(|found| room + found + 1),
+            Some(_) => {
+                self.buffer[room..].iter().position(|byte| *byte == b'\n').map(|found| room + found + 1)
+            }
             None => self.buffer.iter().rposition(|byte| *byte == b'\n').map(|found| found + 1),
         };
         match end {
@@ -322,7 +340,8 @@ mod tests {
         let split = source.splits(1).unwrap().remove(0);
         let mut reader = source.open(&split).unwrap();
 
-        let Poll::Ready(Err(error)) = reader.poll_read(&mut Context::from_waker(std::task::Waker::noop())) else {
+        let Poll::Ready(Err(error)) = reader.poll_read(&mut Context::from_waker(std::task::Waker::noop()))
+        else {
             panic!("an error")
         };
 

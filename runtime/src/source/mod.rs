@@ -80,7 +80,9 @@ pub fn connector(plan: &SourcePlan, clock: Clock) -> Result<Box<dyn SourceConnec
         "nexmark" => Box::new(nexmark::Nexmark::new(plan, &mut options, clock)?),
         "filesystem" => Box::new(files::Files::new(plan, &mut options)?),
         "print" | "blackhole" => {
-            return Err(options.wrong("connector", "can only be written to; read from 'nexmark' or 'filesystem'").into());
+            return Err(options
+                .wrong("connector", "can only be written to; read from 'nexmark' or 'filesystem'")
+                .into());
         }
         _ => {
             return Err(options.wrong("connector", "is not known; use 'nexmark' or 'filesystem'").into());

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, Decimal128Array, Float64Array, Int64Array, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, Decimal128Array, Float64Array, Int64Array, StringArray,
+};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType as ArrowType, Decimal128Type, Float64Type, Int64Type};
 use arrow::error::ArrowError;
@@ -156,7 +158,8 @@ impl StateColumn {
             StateColumn::I64(values, valid) => {
                 let array = Int64Array::new(values.clone().into(), Some(valid.clone().into()));
                 if let ArrowType::Boolean = arrow {
-                    let booleans: arrow::array::BooleanArray = array.iter().map(|v| v.map(|v| v != 0)).collect();
+                    let booleans: arrow::array::BooleanArray =
+                        array.iter().map(|v| v.map(|v| v != 0)).collect();
                     return Ok(Arc::new(booleans));
                 }
                 integers(array, &arrow)?
@@ -166,14 +169,18 @@ impl StateColumn {
                 Arc::new(array.with_data_type(arrow))
             }
             StateColumn::F64(values, valid) => {
-                let array: ArrayRef = Arc::new(Float64Array::new(values.clone().into(), Some(valid.clone().into())));
+                let array: ArrayRef =
+                    Arc::new(Float64Array::new(values.clone().into(), Some(valid.clone().into())));
                 cast(&array, &arrow).map_err(|source| KeyError::Convert { source })?
             }
             StateColumn::Bytes(values) if arrow == ArrowType::Utf8 => {
-                let texts = values.iter().map(|value| value.as_deref().and_then(|b| std::str::from_utf8(b).ok()));
+                let texts =
+                    values.iter().map(|value| value.as_deref().and_then(|b| std::str::from_utf8(b).ok()));
                 Arc::new(texts.collect::<StringArray>())
             }
-            StateColumn::Bytes(values) => Arc::new(values.iter().map(Option::as_deref).collect::<BinaryArray>()),
+            StateColumn::Bytes(values) => {
+                Arc::new(values.iter().map(Option::as_deref).collect::<BinaryArray>())
+            }
         })
     }
 }

@@ -91,7 +91,11 @@ impl SegmentWriter {
     }
 
     /// Adds the rows of a snapshot; returns the run's number and row count, or `None` if there are no rows.
-    pub fn add(&mut self, snapshot: &TableSnapshot, groups: MaxParallelism) -> Result<Option<(u32, u64)>, SegmentError> {
+    pub fn add(
+        &mut self,
+        snapshot: &TableSnapshot,
+        groups: MaxParallelism,
+    ) -> Result<Option<(u32, u64)>, SegmentError> {
         let mut rows = Vec::new();
         for (number, (chunk, dirty)) in snapshot.chunks.iter().enumerate() {
             let slots = (0..chunk.len()).filter(|slot| dirty.as_ref().is_none_or(|dirty| dirty.has(*slot)));
@@ -108,9 +112,14 @@ impl SegmentWriter {
         let mut first = 0;
         for (index, row) in rows.iter().enumerate() {
             let (chunk, slot) = (&snapshot.chunks[row.1 as usize].0, row.2 as usize);
-            write_row(chunk.hashes[slot], chunk.keys.key(slot), |out| {
-                chunk.columns.iter().for_each(|column| column.write(slot, out));
-            }, &mut raw);
+            write_row(
+                chunk.hashes[slot],
+                chunk.keys.key(slot),
+                |out| {
+                    chunk.columns.iter().for_each(|column| column.write(slot, out));
+                },
+                &mut raw,
+            );
             let is_last = index + 1 == rows.len();
             // A key group is never cut in two, so that a reader's range decides whole blocks.
             let is_boundary = is_last || rows[index + 1].0 != row.0;
@@ -123,7 +132,14 @@ impl SegmentWriter {
         Ok(Some((run, rows.len() as u64)))
     }
 
-    fn block(&mut self, run: u32, first_group: u32, last_group: u32, rows: u64, raw: &[u8]) -> Result<(), SegmentError> {
+    fn block(
+        &mut self,
+        run: u32,
+        first_group: u32,
+        last_group: u32,
+        rows: u64,
+        raw: &[u8],
+    ) -> Result<(), SegmentError> {
         let compressed = zstd::bulk::compress(raw, ZSTD_LEVEL).context(CompressSnafu)?;
         self.footer.blocks.push(Block {
             run,
@@ -204,8 +220,9 @@ impl<'a> SegmentReader<'a> {
         all: MaxParallelism,
         mut each: impl FnMut(BlockRow<'_>) -> Option<()>,
     ) -> Result<(), SegmentError> {
-        let is_wanted =
-            |block: &&Block| block.run == run && block.first_group < groups.end && block.last_group >= groups.start;
+        let is_wanted = |block: &&Block| {
+            block.run == run && block.first_group < groups.end && block.last_group >= groups.start
+        };
         for block in self.footer.blocks.iter().filter(is_wanted) {
             let raw = self.raw(block)?;
             let mut rest = raw.as_slice();

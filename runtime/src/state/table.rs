@@ -67,6 +67,7 @@ impl Chunk {
     }
 
     /// Used slots.
+    #[expect(clippy::len_without_is_empty, reason = "a chunk is made for its first slot")]
     pub fn len(&self) -> usize {
         self.hashes.len()
     }
@@ -106,7 +107,9 @@ impl StateTable {
         let slot = self.len as u32;
         self.append(hash, key);
         let chunks = &self.chunks;
-        self.index.insert_unique(hash, slot, |slot| chunks[*slot as usize / CHUNK_SLOTS].hashes[*slot as usize % CHUNK_SLOTS]);
+        self.index.insert_unique(hash, slot, |slot| {
+            chunks[*slot as usize / CHUNK_SLOTS].hashes[*slot as usize % CHUNK_SLOTS]
+        });
         slot
     }
 

@@ -79,12 +79,18 @@ pub struct Restored {
     pub segments: HashMap<String, Vec<u8>>,
 }
 
-
 impl Restored {
     /// The state of a new subtask, gathered from the old ones whatever their number: key groups by range, splits and
     /// counts by turn.
-    pub fn inherited(&self, operator: &str, subtask: u32, parallelism: u32, groups: &KeyGroups) -> SubtaskState {
-        let old: Vec<&SubtaskState> = self.subtasks.iter().filter(|state| state.operator == operator).collect();
+    pub fn inherited(
+        &self,
+        operator: &str,
+        subtask: u32,
+        parallelism: u32,
+        groups: &KeyGroups,
+    ) -> SubtaskState {
+        let old: Vec<&SubtaskState> =
+            self.subtasks.iter().filter(|state| state.operator == operator).collect();
         let mut splits: Vec<_> = old.iter().flat_map(|state| &state.splits).cloned().collect();
         splits.sort_by(|a, b| a.id.cmp(&b.id));
         let mine = |index: usize| index as u32 % parallelism == subtask;
@@ -113,7 +119,12 @@ impl Restored {
             end_group: groups.end,
             watermark: old.iter().filter_map(|state| state.watermark).max(),
             tables: tables.into_iter().map(table).collect(),
-            splits: splits.into_iter().enumerate().filter(|(index, _)| mine(*index)).map(|(_, split)| split).collect(),
+            splits: splits
+                .into_iter()
+                .enumerate()
+                .filter(|(index, _)| mine(*index))
+                .map(|(_, split)| split)
+                .collect(),
             committables: Vec::new(),
             rows: old.iter().filter(|state| mine(state.subtask as usize)).map(|state| state.rows).sum(),
         }
@@ -149,7 +160,8 @@ pub fn build(
                 tail = Tail::Sink { index: *index, writer: connector.writer(subtask)?, rows: state.rows };
             }
             Some(kind) => {
-                let input = above.context(PlanSnafu { message: format!("'{}' has no input", operator.id) })?;
+                let input =
+                    above.context(PlanSnafu { message: format!("'{}' has no input", operator.id) })?;
                 let mut step = make_operator(kind, &input, output.clone())?;
                 restore(step.as_mut(), &state, restored, context.max_parallelism)?;
                 steps.push(Step { index: *index, operator: step });
@@ -197,7 +209,11 @@ pub fn input_schema(plan: &Plan, operator: usize) -> Option<SchemaRef> {
 
 /// Whose results a sink operator writes.
 pub fn sink_identity(context: &TaskContext, operator: &OperatorPlan) -> SinkIdentity {
-    SinkIdentity { job: context.job.clone(), operator: sink::operator_name(operator), generation: context.generation }
+    SinkIdentity {
+        job: context.job.clone(),
+        operator: sink::operator_name(operator),
+        generation: context.generation,
+    }
 }
 
 fn source_head(
@@ -272,7 +288,13 @@ mod tests {
 
     fn old(subtask: u32, groups: KeyGroups) -> SubtaskState {
         let split = |n: u32| SplitState { id: format!("s{n}"), ..Default::default() };
-        let run = Run { segment: format!("seg{subtask}"), run: 0, rows: 1, first_group: groups.start, end_group: groups.end };
+        let run = Run {
+            segment: format!("seg{subtask}"),
+            run: 0,
+            rows: 1,
+            first_group: groups.start,
+            end_group: groups.end,
+        };
         SubtaskState {
             operator: "o".to_owned(),
             subtask,
@@ -296,7 +318,8 @@ mod tests {
             };
             let states: Vec<SubtaskState> = (0..parallelism).map(mine).collect();
 
-            let mut splits: Vec<&str> = states.iter().flat_map(|s| &s.splits).map(|split| split.id.as_str()).collect();
+            let mut splits: Vec<&str> =
+                states.iter().flat_map(|s| &s.splits).map(|split| split.id.as_str()).collect();
             splits.sort_unstable();
             assert_eq!(splits, ["s0", "s1", "s2", "s3"]);
             assert_eq!(states.iter().map(|state| state.rows).sum::<u64>(), 21);

@@ -68,11 +68,7 @@ impl Chain {
     /// Takes a watermark through all operators; each may emit more than fits and is then asked again.
     pub async fn watermark(&mut self, time: EventTime) -> Result<(), TaskError> {
         for first in 0..self.steps.len() {
-            loop {
-                let (step, steps) = match self.steps[first..].split_first_mut() {
-                    Some(split) => split,
-                    None => break,
-                };
+            while let Some((step, steps)) = self.steps[first..].split_first_mut() {
                 let progress = step.operator.watermark(time, &mut Rest { steps, tail: &mut self.tail })?;
                 if progress == Progress::Done {
                     break;

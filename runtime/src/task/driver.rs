@@ -193,7 +193,14 @@ impl Task {
             }
             Tail::Outputs(_) => None,
         };
-        TaskSnapshot { epoch: barrier.epoch, chain: self.chain_index, subtask: self.subtask, operators, source, sink }
+        TaskSnapshot {
+            epoch: barrier.epoch,
+            chain: self.chain_index,
+            subtask: self.subtask,
+            operators,
+            source,
+            sink,
+        }
     }
 }
 

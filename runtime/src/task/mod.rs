@@ -61,7 +61,10 @@ pub enum TaskControl {
 pub enum TaskEvent {
     Snapshot(TaskSnapshot),
     /// A source has read all its splits.
-    Exhausted { chain: usize, subtask: u32 },
+    Exhausted {
+        chain: usize,
+        subtask: u32,
+    },
 }
 
 /// A task's state at a barrier.

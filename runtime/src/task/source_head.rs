@@ -58,7 +58,8 @@ impl SourceHead {
             head.watermarks.add(&state.id, time);
             match reader {
                 Some(reader) => {
-                    head.splits.push(OpenSplit { split: Split { id: state.id, position: state.position }, reader });
+                    head.splits
+                        .push(OpenSplit { split: Split { id: state.id, position: state.position }, reader });
                 }
                 None => head.done.push(state),
             }
@@ -114,7 +115,8 @@ impl SourceHead {
         let Some(watermark) = &self.watermark else { return Ok(()) };
         let times = watermark.evaluate(rows).map_err(crate::operator::OperatorError::from)?;
         let millis = ArrowType::Timestamp(TimeUnit::Millisecond, None);
-        let times = cast(&times, &millis).map_err(|source| crate::operator::OperatorError::Compute { source })?;
+        let times =
+            cast(&times, &millis).map_err(|source| crate::operator::OperatorError::Compute { source })?;
         if let Some(highest) = max(times.as_primitive::<TimestampMillisecondType>()) {
             self.watermarks.advance(&self.splits[index].split.id, EventTime(highest));
         }

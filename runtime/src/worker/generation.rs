@@ -75,7 +75,8 @@ impl GenerationRun {
         data_plane: &DataPlane,
         job: &JobUid,
     ) -> Result<Self, Failed> {
-        let Some((plan, groups)) = deploy.plan.clone().zip(MaxParallelism::new(deploy.max_parallelism)) else {
+        let Some((plan, groups)) = deploy.plan.clone().zip(MaxParallelism::new(deploy.max_parallelism))
+        else {
             return Err(failed("the deployment is malformed", true));
         };
         let (events_sender, events) = mpsc::channel(EVENTS_QUEUED_MAX);
@@ -89,7 +90,8 @@ impl GenerationRun {
             clock: context.clock,
             events: events_sender,
         };
-        let mine: Vec<u32> = (0..deploy.parallelism).filter(|slot| deploy.slots[*slot as usize] == worker.0).collect();
+        let mine: Vec<u32> =
+            (0..deploy.parallelism).filter(|slot| deploy.slots[*slot as usize] == worker.0).collect();
         let restored = fetch(&deploy, &mine, groups, context).await?;
         let mut wiring = Wiring::new(&task_context, &deploy, worker, &mine);
         let (mut tasks, mut handles, mut states) = (Vec::new(), Vec::new(), HashMap::new());
@@ -109,7 +111,8 @@ impl GenerationRun {
         let (broken_sender, broken) = mpsc::channel(EVENTS_QUEUED_MAX);
         data_plane.expect(generation, std::mem::take(&mut wiring.routes), broken_sender.clone());
         let outgoing = wiring.outgoing(job, generation, worker);
-        let snapshots = Snapshots::new(Arc::clone(&context.store), generation, worker, groups, tasks.len(), states);
+        let snapshots =
+            Snapshots::new(Arc::clone(&context.store), generation, worker, groups, tasks.len(), states);
         let (uploads, upload_queue) = mpsc::channel(UPLOADS_QUEUED_MAX * tasks.len().max(1));
         let (uploaded_sender, uploaded) = mpsc::channel(UPLOADS_QUEUED_MAX);
         let full: Vec<_> = handles.iter().map(|handle| Arc::clone(&handle.needs_full_snapshot)).collect();
@@ -140,11 +143,15 @@ impl GenerationRun {
             self.services.spawn(async move {
                 let to = outgoing.hello.to;
                 let reason = match transport.connect(&outgoing.address).await {
-                    Err(error) => format!("failed to connect to worker {to} at {}: {error}", outgoing.address),
-                    Ok(stream) => match run_sender(stream, outgoing.hello, outgoing.queue, outgoing.credits).await {
-                        Ok(()) => return,
-                        Err(error) => format!("lost the connection to worker {to}: {}", chain(&error)),
-                    },
+                    Err(error) => {
+                        format!("failed to connect to worker {to} at {}: {error}", outgoing.address)
+                    }
+                    Ok(stream) => {
+                        match run_sender(stream, outgoing.hello, outgoing.queue, outgoing.credits).await {
+                            Ok(()) => return,
+                            Err(error) => format!("lost the connection to worker {to}: {}", chain(&error)),
+                        }
+                    }
                 };
                 // The generation may have ended meanwhile.
                 let _ = broken.try_send(reason);
@@ -161,7 +168,12 @@ impl GenerationRun {
             let barrier = Barrier { epoch: Epoch(epoch) };
             if source.control.try_send(TaskControl::Barrier(barrier)).is_err() {
                 // The task has ended, which is reported, or is stuck: then this checkpoint times out.
-                warn!(epoch, chain = source.chain, subtask = source.subtask, "a source does not take barriers");
+                warn!(
+                    epoch,
+                    chain = source.chain,
+                    subtask = source.subtask,
+                    "a source does not take barriers"
+                );
             }
         }
     }
@@ -217,9 +229,15 @@ fn failed(message: &str, is_permanent: bool) -> Failed {
 }
 
 /// Fetches the segments that hold state of this worker's slots.
-async fn fetch(deploy: &Deploy, mine: &[u32], groups: MaxParallelism, context: &WorkerContext) -> Result<Restored, Failed> {
+async fn fetch(
+    deploy: &Deploy,
+    mine: &[u32],
+    groups: MaxParallelism,
+    context: &WorkerContext,
+) -> Result<Restored, Failed> {
     let mut keys = BTreeSet::new();
-    let ranges: Vec<_> = mine.iter().map(|slot| groups.owned_by(Subtask(*slot), deploy.parallelism)).collect();
+    let ranges: Vec<_> =
+        mine.iter().map(|slot| groups.owned_by(Subtask(*slot), deploy.parallelism)).collect();
     for run in deploy.restored.iter().flat_map(|state| &state.tables).flat_map(|table| &table.runs) {
         if ranges.iter().any(|range| run.first_group < range.end && run.end_group > range.start) {
             keys.insert(run.segment.clone());
@@ -229,7 +247,12 @@ async fn fetch(deploy: &Deploy, mine: &[u32], groups: MaxParallelism, context: &
     for key in keys {
         match context.store.get(&key).await {
             Ok(Some(bytes)) => drop(segments.insert(key, bytes)),
-            Ok(None) => return Err(failed(&format!("the segment '{key}' is missing from {}", context.store.location()), true)),
+            Ok(None) => {
+                return Err(failed(
+                    &format!("the segment '{key}' is missing from {}", context.store.location()),
+                    true,
+                ));
+            }
             Err(error) => return Err(failed(&chain(&error), false)),
         }
     }
@@ -260,11 +283,18 @@ async fn run_uploads(
     }
 }
 
+/// A connection to another worker that is not made yet.
+struct Wire {
+    connection: Connection,
+    queue: mpsc::Receiver<Vec<u8>>,
+    credits: HashMap<u32, Arc<Credit>>,
+}
+
 /// All channels of a worker's tasks.
 struct Wiring {
     inboxes: HashMap<(usize, u32), Arc<Inbox>>,
     routes: HashMap<WorkerId, HashMap<u32, Route>>,
-    connections: HashMap<WorkerId, (Connection, Option<mpsc::Receiver<Vec<u8>>>, HashMap<u32, Arc<Credit>>)>,
+    connections: HashMap<WorkerId, Wire>,
     addresses: HashMap<WorkerId, String>,
     slots: Vec<WorkerId>,
     worker: WorkerId,
@@ -276,7 +306,11 @@ impl Wiring {
             inboxes: HashMap::new(),
             routes: HashMap::new(),
             connections: HashMap::new(),
-            addresses: deploy.peers.iter().map(|peer| (WorkerId(peer.worker), peer.address.clone())).collect(),
+            addresses: deploy
+                .peers
+                .iter()
+                .map(|peer| (WorkerId(peer.worker), peer.address.clone()))
+                .collect(),
             slots: deploy.slots.iter().map(|worker| WorkerId(*worker)).collect(),
             worker,
         };
@@ -314,7 +348,8 @@ impl Wiring {
         let outputs = topology.outputs(chain_index).map(|edge| {
             let number = topology.inputs(edge.to).position(|input| input == edge).unwrap_or_default();
             let channel = number * context.parallelism as usize + slot as usize;
-            let senders = (0..context.parallelism).map(|to| self.sender(edge.to, channel, edge.channel(slot, to), to));
+            let senders =
+                (0..context.parallelism).map(|to| self.sender(edge.to, channel, edge.channel(slot, to), to));
             Output::new(edge.keys.clone(), context.max_parallelism, senders.collect())
         });
         outputs.collect()
@@ -328,17 +363,17 @@ impl Wiring {
             inbox.set_credit(channel, CreditReturn::Local(Arc::clone(&credit)));
             return ChannelSender::Local { inbox, channel, credit };
         }
-        let (connection, _, credits) = self.connections.entry(receiver).or_insert_with(|| {
+        let wire = self.connections.entry(receiver).or_insert_with(|| {
             let (connection, queue) = Connection::new();
-            (connection, Some(queue), HashMap::new())
+            Wire { connection, queue, credits: HashMap::new() }
         });
-        credits.insert(id, Arc::clone(&credit));
-        ChannelSender::Remote { connection: connection.clone(), channel: id, credit }
+        wire.credits.insert(id, Arc::clone(&credit));
+        ChannelSender::Remote { connection: wire.connection.clone(), channel: id, credit }
     }
 
     fn outgoing(self, job: &JobUid, generation: Generation, worker: WorkerId) -> Vec<Outgoing> {
         let addresses = self.addresses;
-        let outgoing = self.connections.into_iter().filter_map(|(to, (_, queue, credits))| {
+        let outgoing = self.connections.into_iter().map(|(to, wire)| {
             let hello = Handshake {
                 magic: MAGIC,
                 protocol: PROTOCOL_VERSION,
@@ -347,7 +382,8 @@ impl Wiring {
                 from: worker.0,
                 to: to.0,
             };
-            Some(Outgoing { address: addresses.get(&to).cloned().unwrap_or_default(), hello, queue: queue?, credits })
+            let address = addresses.get(&to).cloned().unwrap_or_default();
+            Outgoing { address, hello, queue: wire.queue, credits: wire.credits }
         });
         outgoing.collect()
     }

@@ -17,8 +17,8 @@ use crate::checkpoint::Store;
 use crate::clock::Clock;
 use crate::model::{Attempt, Generation, JobUid, WorkerId};
 use crate::rpc::{
-    CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, MessageReceiver, MessageSender, PROTOCOL_VERSION,
-    Register, RpcError, SILENCE_MAX, WorkerSays, messages,
+    CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, MessageReceiver, MessageSender,
+    PROTOCOL_VERSION, Register, RpcError, SILENCE_MAX, WorkerSays, messages,
 };
 use crate::transport::{Stream, Transport};
 use data_plane::DataPlane;
@@ -92,7 +92,8 @@ impl Worker {
             Some(CoordinatorSays::Welcome(welcome)) => {
                 let id = WorkerId(welcome.worker);
                 self.data_plane.set_worker(id);
-                let ended = Session { id, worker: self, run: None, silent: Duration::ZERO }.run(&mut sender, &mut receiver);
+                let ended = Session { id, worker: self, run: None, silent: Duration::ZERO }
+                    .run(&mut sender, &mut receiver);
                 let ended = ended.await;
                 self.data_plane.clear();
                 ended
@@ -113,7 +114,11 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    async fn run(mut self, sender: &mut MessageSender, receiver: &mut MessageReceiver) -> Result<(), WorkerError> {
+    async fn run(
+        mut self,
+        sender: &mut MessageSender,
+        receiver: &mut MessageReceiver,
+    ) -> Result<(), WorkerError> {
         let clock = self.worker.context.clock;
         // Receiving is not safe to drop half-way, so one future lives until it is done.
         let mut incoming = Box::pin(receive(receiver));
@@ -152,8 +157,14 @@ impl Session<'_> {
         let says = match message.says {
             Some(CoordinatorSays::Deploy(deploy)) => {
                 self.end_run();
-                let deployed =
-                    GenerationRun::deploy(generation, self.id, *deploy, &self.worker.context, &self.worker.data_plane, &self.worker.settings.job);
+                let deployed = GenerationRun::deploy(
+                    generation,
+                    self.id,
+                    *deploy,
+                    &self.worker.context,
+                    &self.worker.data_plane,
+                    &self.worker.settings.job,
+                );
                 match deployed.await {
                     Ok(run) => {
                         self.run = Some(run);
@@ -208,7 +219,9 @@ impl Session<'_> {
     }
 }
 
-async fn receive(receiver: &mut MessageReceiver) -> (Result<FromCoordinator, RpcError>, &mut MessageReceiver) {
+async fn receive(
+    receiver: &mut MessageReceiver,
+) -> (Result<FromCoordinator, RpcError>, &mut MessageReceiver) {
     (receiver.receive().await, receiver)
 }
 

@@ -72,7 +72,11 @@ impl Snapshots {
     ///
     /// # Errors
     /// The states are then unknown to the store in part, and the next snapshot must be full.
-    pub async fn upload(&mut self, epoch: Epoch, snapshots: Vec<TaskSnapshot>) -> Result<Snapshot, SnapshotError> {
+    pub async fn upload(
+        &mut self,
+        epoch: Epoch,
+        snapshots: Vec<TaskSnapshot>,
+    ) -> Result<Snapshot, SnapshotError> {
         let key = paths::segment(epoch, self.generation, self.worker, 0);
         let mut writer = SegmentWriter::new();
         let mut prepared = Vec::new();
@@ -96,7 +100,11 @@ impl Snapshots {
                 prepared.push((sink.operator, snapshot.subtask, sink.rows, sink.prepared));
             }
         }
-        let bytes = if writer.is_empty() { 0 } else { store_segment(self.store.as_ref(), &key, writer.finish()).await? };
+        let bytes = if writer.is_empty() {
+            0
+        } else {
+            store_segment(self.store.as_ref(), &key, writer.finish()).await?
+        };
         for (operator, subtask, rows, prepared) in prepared {
             let committables = prepared.await?;
             if let Some(known) = self.states.get_mut(&(operator, subtask)) {
@@ -108,7 +116,6 @@ impl Snapshots {
         subtasks.sort_by(|a, b| (&a.operator, a.subtask).cmp(&(&b.operator, b.subtask)));
         Ok(Snapshot { epoch: epoch.0, subtasks, bytes, failure: String::new() })
     }
-
 }
 
 /// Writes the segment and reads it once back: a checkpoint that cannot be restored is none.

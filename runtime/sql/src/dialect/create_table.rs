@@ -101,8 +101,9 @@ fn column(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Parsed<()> {
     } else {
         let (data_type, nullable) = data_type(cursor)?;
         if cursor.at_word("METADATA") {
-            return Err(mistake(&cursor.peek(), "METADATA columns are not supported yet")
-                .hint("remove the column"));
+            return Err(
+                mistake(&cursor.peek(), "METADATA columns are not supported yet").hint("remove the column")
+            );
         }
         ColumnKind::Physical { data_type, nullable }
     };

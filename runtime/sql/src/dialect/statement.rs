@@ -91,7 +91,8 @@ fn split_double_angle(token: TokenWithSpan) -> Vec<TokenWithSpan> {
 }
 
 fn statement(tokens: &[TokenWithSpan], windows: &mut usize) -> Parsed<Statement> {
-    let end = tokens.last().map_or(Span::empty(), |token| Span { start: token.span.end, end: token.span.end });
+    let end =
+        tokens.last().map_or(Span::empty(), |token| Span { start: token.span.end, end: token.span.end });
     let mut cursor = Cursor::new(tokens, end);
     if cursor.take_word("CREATE") {
         cursor.take_word("TEMPORARY");

@@ -119,7 +119,11 @@ fn row(cursor: &mut Cursor<'_>) -> Parsed<DataType> {
             break;
         }
     }
-    if is_angle { close_angle(cursor)? } else { cursor.expect(&Token::RParen)? }
+    if is_angle {
+        close_angle(cursor)?
+    } else {
+        cursor.expect(&Token::RParen)?
+    }
     Ok(DataType { kind: TypeKind::Row.into(), fields, ..Default::default() })
 }
 

@@ -161,10 +161,9 @@ fn interval(cursor: &mut Cursor<'_>) -> Parsed<i64> {
     cursor.expect_word("INTERVAL")?;
     let is_negative = cursor.take(&Token::Minus);
     let (text, span) = cursor.string("a number in single quotes")?;
-    let number: i64 = text
-        .trim()
-        .parse()
-        .map_err(|_| at_span(span, format!("'{text}' is not a whole number")).hint("write INTERVAL '10' SECOND"))?;
+    let number: i64 = text.trim().parse().map_err(|_| {
+        at_span(span, format!("'{text}' is not a whole number")).hint("write INTERVAL '10' SECOND")
+    })?;
     let unit_token = cursor.peek();
     let (unit, _) = cursor.name("a unit such as SECOND")?;
     let unit_ms = match unit.to_ascii_uppercase().trim_end_matches('S') {

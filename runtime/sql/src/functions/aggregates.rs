@@ -70,7 +70,8 @@ impl AggregateUDFImpl for Marker {
 
 /// Flink's result types: SUM and AVG keep integer types, decimals widen to 38 digits.
 fn result_type(function: AggregateFunction, argument: &DataType) -> Option<DataType> {
-    let is_summable = argument.is_integer() || argument.is_floating() || matches!(argument, DataType::Decimal128(..));
+    let is_summable =
+        argument.is_integer() || argument.is_floating() || matches!(argument, DataType::Decimal128(..));
     match function {
         AggregateFunction::Count => Some(DataType::Int64),
         AggregateFunction::Sum | AggregateFunction::Avg if !is_summable => None,
@@ -86,7 +87,11 @@ fn result_type(function: AggregateFunction, argument: &DataType) -> Option<DataT
             let is_ordered = is_summable
                 || matches!(
                     argument,
-                    DataType::Utf8 | DataType::Date32 | DataType::Time32(_) | DataType::Timestamp(..) | DataType::Boolean
+                    DataType::Utf8
+                        | DataType::Date32
+                        | DataType::Time32(_)
+                        | DataType::Timestamp(..)
+                        | DataType::Boolean
                 );
             is_ordered.then(|| argument.clone())
         }

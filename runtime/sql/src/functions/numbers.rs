@@ -5,8 +5,8 @@ use arrow::compute::kernels::numeric;
 use arrow::compute::take;
 use arrow::datatypes::DataType;
 use datafusion_common::Result;
-use datafusion_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion_expr::Operator;
+use datafusion_expr::type_coercion::binary::BinaryTypeCoercer;
 
 use super::scalar::{Argument, Scalar};
 

@@ -206,7 +206,9 @@ fn regexp_extract(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
             continue;
         };
         let found = usize::try_from(group).ok().zip(cache.get(pattern)?.captures(text));
-        out.append_option(found.and_then(|(group, captures)| captures.get(group)).map(|found| found.as_str()));
+        out.append_option(
+            found.and_then(|(group, captures)| captures.get(group)).map(|found| found.as_str()),
+        );
     }
     Ok(Arc::new(out.finish()))
 }

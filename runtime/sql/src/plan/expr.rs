@@ -158,7 +158,10 @@ impl Expr {
     /// A field of a ROW.
     pub fn field(expr: Expr, field: impl Into<String>) -> Self {
         Expr {
-            node: Some(Node::Field(Box::new(FieldAccess { expr: Some(Box::new(expr)), field: field.into() }))),
+            node: Some(Node::Field(Box::new(FieldAccess {
+                expr: Some(Box::new(expr)),
+                field: field.into(),
+            }))),
         }
     }
 
@@ -180,7 +183,12 @@ impl Expr {
             Some(Node::Case(case)) => {
                 let branches =
                     case.branches.iter_mut().flat_map(|b| b.when.iter_mut().chain(b.then.iter_mut()));
-                case.operand.as_deref_mut().into_iter().chain(branches).chain(case.otherwise.as_deref_mut()).collect()
+                case.operand
+                    .as_deref_mut()
+                    .into_iter()
+                    .chain(branches)
+                    .chain(case.otherwise.as_deref_mut())
+                    .collect()
             }
         }
     }

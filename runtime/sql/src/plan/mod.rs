@@ -205,11 +205,14 @@ fn sum_type(argument: &DataType) -> DataType {
 impl WindowAggregate {
     /// What the local half sends to the global one: end of the slice in milliseconds, keys, states.
     pub fn partial_schema(&self) -> Schema {
-        let mut fields = vec![Field { nullable: false, ..Field::new("slice_end", DataType::simple(TypeKind::BigInt)) }];
+        let mut fields =
+            vec![Field { nullable: false, ..Field::new("slice_end", DataType::simple(TypeKind::BigInt)) }];
         fields.extend(self.key_fields.iter().cloned());
         for (number, aggregate) in self.aggregates.iter().enumerate() {
             let types = aggregate.state_types().into_iter().enumerate();
-            fields.extend(types.map(|(part, data_type)| Field::new(format!("state_{number}_{part}"), data_type)));
+            fields.extend(
+                types.map(|(part, data_type)| Field::new(format!("state_{number}_{part}"), data_type)),
+            );
         }
         Schema { fields }
     }
@@ -268,7 +271,6 @@ impl Plan {
     pub fn outputs(&self, operator: usize) -> impl Iterator<Item = &Edge> {
         self.edges.iter().filter(move |edge| edge.from as usize == operator)
     }
-
 }
 
 #[cfg(test)]
@@ -277,7 +279,8 @@ mod tests {
 
     #[test]
     fn a_slice_belongs_to_every_window_that_covers_it() {
-        let cases: &[((i64, i64, i64), i64, i64, &[i64])] = &[
+        type Case = ((i64, i64, i64), i64, i64, &'static [i64]);
+        let cases: &[Case] = &[
             // (size, slide, offset), time, end of its slice, ends of its windows
             ((10, 10, 0), 0, 10, &[10]),
             ((10, 10, 0), 9, 10, &[10]),

@@ -102,9 +102,7 @@ impl DataType {
                 let element = self.fields.first().cloned().unwrap_or_default();
                 ArrowType::List(Arc::new(element.to_arrow()))
             }
-            TypeKind::Interval => {
-                ArrowType::Interval(arrow_types::IntervalUnit::MonthDayNano)
-            }
+            TypeKind::Interval => ArrowType::Interval(arrow_types::IntervalUnit::MonthDayNano),
             TypeKind::Unknown | TypeKind::Null => ArrowType::Null,
         }
     }
@@ -123,7 +121,9 @@ impl DataType {
             ArrowType::Decimal128(precision, scale) => {
                 DataType::decimal(u32::from(*precision), i32::from(*scale))
             }
-            ArrowType::Utf8 | ArrowType::LargeUtf8 | ArrowType::Utf8View => DataType::simple(TypeKind::String),
+            ArrowType::Utf8 | ArrowType::LargeUtf8 | ArrowType::Utf8View => {
+                DataType::simple(TypeKind::String)
+            }
             ArrowType::Binary => DataType::simple(TypeKind::Bytes),
             ArrowType::Date32 => DataType::simple(TypeKind::Date),
             ArrowType::Time32(TimeUnit::Millisecond) => DataType::with_precision(TypeKind::Time, 3),

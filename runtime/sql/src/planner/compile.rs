@@ -76,9 +76,10 @@ impl Compiler {
     fn create_table(&mut self, declaration: &CreateTable) -> Compiled<()> {
         self.new_name(&declaration.name)?;
         let physical = declaration.columns.iter().filter_map(|column| match &column.kind {
-            ColumnKind::Physical { data_type, nullable } => {
-                Some(plan::Field { nullable: *nullable, ..plan::Field::new(&column.name.text, data_type.clone()) })
-            }
+            ColumnKind::Physical { data_type, nullable } => Some(plan::Field {
+                nullable: *nullable,
+                ..plan::Field::new(&column.name.text, data_type.clone())
+            }),
             ColumnKind::Computed { .. } => None,
         });
         let table = Table {
@@ -106,7 +107,9 @@ impl Compiler {
             let name = &column.name.text;
             columns.push(match &column.kind {
                 ColumnKind::Physical { .. } => Expr::Column(datafusion_common::Column::new_unqualified(name)),
-                ColumnKind::Computed { expression } => self.expression(expression, scan.schema())?.alias(name),
+                ColumnKind::Computed { expression } => {
+                    self.expression(expression, scan.schema())?.alias(name)
+                }
             });
         }
         let tokens = all_tokens(declaration);
@@ -125,9 +128,12 @@ impl Compiler {
     ) -> Compiled<Option<EventTime>> {
         let Some(watermark) = &declaration.watermark else { return Ok(None) };
         let name = &watermark.column.text;
-        let Ok(index) = plan.schema().index_of_column(&datafusion_common::Column::new_unqualified(name)) else {
-            let names: Vec<String> = declaration.columns.iter().map(|column| column.name.text.clone()).collect();
-            let mistake = at(watermark.column.span, format!("there is no column '{name}' to make a watermark from"));
+        let Ok(index) = plan.schema().index_of_column(&datafusion_common::Column::new_unqualified(name))
+        else {
+            let names: Vec<String> =
+                declaration.columns.iter().map(|column| column.name.text.clone()).collect();
+            let mistake =
+                at(watermark.column.span, format!("there is no column '{name}' to make a watermark from"));
             return Err(vec![match closest(name, &names) {
                 Some(similar) => mistake.hint(format!("did you mean `{similar}`?")),
                 None => mistake,
@@ -137,9 +143,10 @@ impl Compiler {
             .map_err(|error| vec![from_planner(&error, &watermark.expression)])?;
         if !matches!(column_type.kind(), TypeKind::Timestamp | TypeKind::TimestampLtz) {
             let message = format!("the event-time column '{name}' is {column_type}, not a timestamp");
-            return Err(vec![at(watermark.column.span, message).hint(
-                "declare it TIMESTAMP(3), or compute one: ts AS CAST(… AS TIMESTAMP(3))",
-            )]);
+            return Err(vec![
+                at(watermark.column.span, message)
+                    .hint("declare it TIMESTAMP(3), or compute one: ts AS CAST(… AS TIMESTAMP(3))"),
+            ]);
         }
         let expression = self.expression(&watermark.expression, plan.schema())?;
         let both = LogicalPlanBuilder::from(plan.clone())
@@ -219,9 +226,9 @@ impl Compiler {
         let name = &call.time_column.text;
         let column = datafusion_common::Column::new_unqualified(name);
         let Ok(time) = planned.schema().index_of_column(&column) else {
-            let names: Vec<String> = planned.schema().fields().iter().map(|field| field.name().clone()).collect();
-            let mistake =
-                at(call.time_column.span, format!("'{}' has no column '{name}'", call.table.text));
+            let names: Vec<String> =
+                planned.schema().fields().iter().map(|field| field.name().clone()).collect();
+            let mistake = at(call.time_column.span, format!("'{}' has no column '{name}'", call.table.text));
             return Err(vec![match closest(name, &names) {
                 Some(similar) => mistake.hint(format!("did you mean `{similar}`?")),
                 None => mistake.hint(format!("its columns are: {}", names.join(", "))),
@@ -261,7 +268,10 @@ fn parse_query(query: &Query) -> Compiled<Box<ast::Query>> {
     let parsed = parser.parse_query().map_err(|error| vec![from_parser(&error, &query.tokens)])?;
     let left = parser.peek_token();
     if left.token != sqlparser::tokenizer::Token::EOF {
-        return Err(vec![at(left.span, format!("expected the end of the statement, found '{}'", left.token))]);
+        return Err(vec![at(
+            left.span,
+            format!("expected the end of the statement, found '{}'", left.token),
+        )]);
     }
     Ok(parsed)
 }
@@ -280,8 +290,10 @@ fn sink_columns<'a>(insert: &Insert, sink: &'a DeclaredTable) -> Compiled<Vec<&'
     let known: Vec<String> = fields.clone().map(|field| field.name.clone()).collect();
     let find = |name: &Name| {
         fields.clone().find(|field| field.name == name.text).ok_or_else(|| {
-            let mistake =
-                at(name.span, format!("the table '{}' has no column '{}' to write", sink.table.name, name.text));
+            let mistake = at(
+                name.span,
+                format!("the table '{}' has no column '{}' to write", sink.table.name, name.text),
+            );
             match closest(&name.text, &known) {
                 Some(similar) => mistake.hint(format!("did you mean `{similar}`?")),
                 None => mistake.hint(format!("its columns are: {}", known.join(", "))),
@@ -305,14 +317,18 @@ fn align(
             targets.len(),
             sink.table.name
         );
-        let names: Vec<_> = targets.iter().map(|field| format!("{} {}", field.name, field.data_type())).collect();
+        let names: Vec<_> =
+            targets.iter().map(|field| format!("{} {}", field.name, field.data_type())).collect();
         return Err(vec![at(insert.table.span, message).hint(format!("they are: {}", names.join(", ")))]);
     }
     let mut columns = Vec::new();
     for field in sink.table.schema.iter().flat_map(|schema| &schema.fields) {
         let Some(position) = targets.iter().position(|target| target.name == field.name) else {
             if !field.nullable {
-                let message = format!("the column '{}' of '{}' is NOT NULL and not written", field.name, sink.table.name);
+                let message = format!(
+                    "the column '{}' of '{}' is NOT NULL and not written",
+                    field.name, sink.table.name
+                );
                 return Err(vec![at(insert.table.span, message).hint("add it to the query")]);
             }
             let null = datafusion_common::ScalarValue::try_from(&field.data_type().to_arrow());
@@ -341,7 +357,8 @@ fn check_type(insert: &Insert, field: &plan::Field, query: &LogicalPlan, positio
     }
     let name = from_field.name();
     let span = find_name(&insert.query.tokens, name);
-    let message = format!("the column '{}' of '{}' is {to}, the query gives {from}", field.name, insert.table.text);
+    let message =
+        format!("the column '{}' of '{}' is {to}, the query gives {from}", field.name, insert.table.text);
     let mistake = match span {
         Some((line, column, length)) => Diagnostic::at(line, column, length, message),
         None => at(insert.table.span, message),
@@ -351,8 +368,11 @@ fn check_type(insert: &Insert, field: &plan::Field, query: &LogicalPlan, positio
 
 /// What is converted without being asked: to a type that holds the same values, or the same family.
 fn is_implicit(from: &DataType, to: &DataType) -> bool {
-    use TypeKind::{BigInt, Date, Decimal, Double, Float, Int, Null, Row, SmallInt, Timestamp, TimestampLtz, TinyInt};
-    let rank = |kind| [TinyInt, SmallInt, Int, BigInt, Decimal, Float, Double].iter().position(|k| *k == kind);
+    use TypeKind::{
+        BigInt, Date, Decimal, Double, Float, Int, Null, Row, SmallInt, Timestamp, TimestampLtz, TinyInt,
+    };
+    let rank =
+        |kind| [TinyInt, SmallInt, Int, BigInt, Decimal, Float, Double].iter().position(|k| *k == kind);
     match (from.kind(), to.kind()) {
         (Null, _) => true,
         (Row, Row) => from == to,
@@ -368,7 +388,8 @@ fn plan_column(schema: &DFSchema, index: usize) -> Expr {
 }
 
 fn at(span: Span, message: impl Into<String>) -> Diagnostic {
-    let length = if span.start.line == span.end.line { span.end.column.saturating_sub(span.start.column) } else { 1 };
+    let length =
+        if span.start.line == span.end.line { span.end.column.saturating_sub(span.start.column) } else { 1 };
     Diagnostic::at(span.start.line, span.start.column, length, message)
 }
 

@@ -121,9 +121,9 @@ fn literal(value: &ScalarValue) -> Result<plan::Expr> {
         ScalarValue::Boolean(Some(v)) => Value::Boolean(*v),
         ScalarValue::Int8(Some(v)) => Value::Integer(i64::from(*v)),
         ScalarValue::Int16(Some(v)) => Value::Integer(i64::from(*v)),
-        ScalarValue::Int32(Some(v)) | ScalarValue::Date32(Some(v)) | ScalarValue::Time32Millisecond(Some(v)) => {
-            Value::Integer(i64::from(*v))
-        }
+        ScalarValue::Int32(Some(v))
+        | ScalarValue::Date32(Some(v))
+        | ScalarValue::Time32Millisecond(Some(v)) => Value::Integer(i64::from(*v)),
         ScalarValue::Int64(Some(v))
         | ScalarValue::TimestampMillisecond(Some(v), _)
         | ScalarValue::TimestampMicrosecond(Some(v), _)

@@ -8,7 +8,7 @@ use crate::diagnostic::Diagnostic;
 
 /// Describes an error of planning; `tokens` are those of the statement it came from.
 pub fn from_planner(error: &DataFusionError, tokens: &[TokenWithSpan]) -> Diagnostic {
-    let mut place = diagnostic_span(error).map(|(line, column, length)| (line, column, length));
+    let mut place = diagnostic_span(error);
     let root = root_of(error);
     let (message, hint) = match root {
         DataFusionError::SchemaError(schema, _) => schema_words(schema),
@@ -43,7 +43,12 @@ pub fn from_parser(error: &ParserError, tokens: &[TokenWithSpan]) -> Diagnostic 
         .iter()
         .find(|token| token.span.start.line == line && token.span.start.column == column)
         .map_or(1, |token| width(token.span));
-    Diagnostic::at(line, column, length, message.replace("Expected: ", "expected ").replace("found: ", "found "))
+    Diagnostic::at(
+        line,
+        column,
+        length,
+        message.replace("Expected: ", "expected ").replace("found: ", "found "),
+    )
 }
 
 fn parse_place(text: &str) -> Option<(u64, u64)> {
@@ -62,7 +67,8 @@ fn root_of(error: &DataFusionError) -> &DataFusionError {
 
 fn diagnostic_span(error: &DataFusionError) -> Option<(u64, u64, u64)> {
     let span = error.diagnostic()?.span?;
-    let length = if span.start.line == span.end.line { span.end.column.saturating_sub(span.start.column) } else { 1 };
+    let length =
+        if span.start.line == span.end.line { span.end.column.saturating_sub(span.start.column) } else { 1 };
     Some((span.start.line, span.start.column, length))
 }
 
@@ -81,21 +87,22 @@ fn schema_words(error: &SchemaError) -> (String, Option<String>) {
             format!("the column '{}' is in more than one table", field.name()),
             Some("put the table's name before it: table.column".to_owned()),
         ),
-        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+        SchemaError::DuplicateQualifiedField { name, .. }
+        | SchemaError::DuplicateUnqualifiedField { name } => {
             (format!("the column '{name}' occurs twice"), Some("rename one of them with AS".to_owned()))
         }
     }
 }
 
 fn plain_words(text: &str) -> (String, Option<String>) {
-    let text = text.trim_start_matches("Error during planning: ").trim_start_matches("This feature is not implemented: ");
+    let text = text
+        .trim_start_matches("Error during planning: ")
+        .trim_start_matches("This feature is not implemented: ");
     let first = text.lines().next().unwrap_or(text);
     if let Some(rest) = first.strip_prefix("Invalid function '") {
         let name = rest.split('\'').next().unwrap_or(rest);
-        let known: Vec<String> = crate::functions::names()
-            .chain(crate::functions::aggregates::NAMES)
-            .map(str::to_owned)
-            .collect();
+        let known: Vec<String> =
+            crate::functions::names().chain(crate::functions::aggregates::NAMES).map(str::to_owned).collect();
         let hint = match closest(&name.to_lowercase(), &known) {
             Some(similar) => format!("did you mean {}?", similar.to_uppercase()),
             None => "docs/reference/functions.md lists the functions".to_owned(),
@@ -126,7 +133,11 @@ fn start_of(tokens: &[TokenWithSpan]) -> (u64, u64, u64) {
 }
 
 fn width(span: Span) -> u64 {
-    if span.start.line == span.end.line { span.end.column.saturating_sub(span.start.column).max(1) } else { 1 }
+    if span.start.line == span.end.line {
+        span.end.column.saturating_sub(span.start.column).max(1)
+    } else {
+        1
+    }
 }
 
 /// The most similar name, if one is similar at all.

@@ -15,8 +15,8 @@ use super::expressions::{convert, data_type};
 use super::window_node::{WINDOW_COLUMNS, WindowNode};
 use crate::functions::aggregates;
 use crate::plan::{
-    self, Aggregate, AggregateFunction, Calc, DataType, Edge, Field, HashKeys, Leaf, Node, Operator, OperatorKind,
-    Plan, Schema, Sink, Source, Table, TypeKind, Window, WindowAggregate, function,
+    self, Aggregate, AggregateFunction, Calc, DataType, Edge, Field, HashKeys, Leaf, Node, Operator,
+    OperatorKind, Plan, Schema, Sink, Source, Table, TypeKind, Window, WindowAggregate, function,
 };
 
 /// An error and, where known, the user's name that it is about.
@@ -77,7 +77,12 @@ impl StreamBuilder {
     }
 
     /// Adds the dataflow of one INSERT; the plan's columns are the sink's.
-    pub fn insert(&mut self, catalog: &Catalog, sink: &DeclaredTable, query: LogicalPlan) -> Result<(), Refused> {
+    pub fn insert(
+        &mut self,
+        catalog: &Catalog,
+        sink: &DeclaredTable,
+        query: LogicalPlan,
+    ) -> Result<(), Refused> {
         let name = sink.table.name.clone();
         let mut conversion = Conversion { builder: self, catalog, sink: name.clone() };
         let stream = conversion.stream(&query)?;
@@ -142,7 +147,8 @@ impl Conversion<'_> {
             }
             LogicalPlan::Filter(filter) => {
                 let mut stream = self.stream(&filter.input)?;
-                let condition = convert(&filter.predicate, filter.input.schema(), &stream.columns).map_err(bare)?;
+                let condition =
+                    convert(&filter.predicate, filter.input.schema(), &stream.columns).map_err(bare)?;
                 if stream.window.is_some() && mentions_window(&condition) {
                     return not_impl_err!("a condition on a window's bounds before GROUP BY").map_err(bare);
                 }
@@ -172,11 +178,15 @@ impl Conversion<'_> {
         let time = stream.columns[node.time].clone();
         let name = node.input.schema().field(node.time).name().clone();
         if !self.is_event_time(&stream.base, &time) {
-            let message = format!("'{name}' is not an event-time column of '{}': no WATERMARK is declared on it", node.table);
+            let message = format!(
+                "'{name}' is not an event-time column of '{}': no WATERMARK is declared on it",
+                node.table
+            );
             return Err((DataFusionError::Plan(message), Some(name)));
         }
         stream.columns.extend(WINDOW_COLUMNS.map(|name| plan::Expr::call(name, Vec::new())));
-        stream.window = Some(PendingWindow { kind: node.kind, table: node.table.clone(), time, window: node.window });
+        stream.window =
+            Some(PendingWindow { kind: node.kind, table: node.table.clone(), time, window: node.window });
         Ok(stream)
     }
 
@@ -243,7 +253,8 @@ impl Conversion<'_> {
         aggregates: Vec<Aggregate>,
     ) -> Result<usize, Refused> {
         let place = format!("{}/{}", self.sink, window.table);
-        let above = self.calc(stream, rows.expressions, Schema { fields: rows.fields.clone() }, &window.table)?;
+        let above =
+            self.calc(stream, rows.expressions, Schema { fields: rows.fields.clone() }, &window.table)?;
         let global = WindowAggregate {
             keys: (1..=keys as u32).collect(),
             time: 0,
@@ -252,7 +263,8 @@ impl Conversion<'_> {
             key_fields: rows.fields[1..=keys].to_vec(),
         };
         let local = OperatorKind::LocalAggregate(global.clone());
-        let local = self.builder.add(&format!("{place}/{}-local", window.kind), global.partial_schema(), local);
+        let local =
+            self.builder.add(&format!("{place}/{}-local", window.kind), global.partial_schema(), local);
         self.builder.connect(above, local, None);
         let output = global.output_schema();
         let hash = HashKeys { columns: global.keys.clone() };
@@ -276,7 +288,8 @@ impl Conversion<'_> {
             Base::Table(name) => self.source(&name, filter.iter_mut().chain(&mut output))?,
         };
         let width = self.builder.plan.operators[base].output.as_ref().map_or(0, |schema| schema.fields.len());
-        let is_same = output.iter().enumerate().all(|(index, expression)| expression.as_column() == Some(index));
+        let is_same =
+            output.iter().enumerate().all(|(index, expression)| expression.as_column() == Some(index));
         if filter.is_none() && is_same && output.len() == width {
             return Ok(base);
         }
@@ -368,7 +381,8 @@ fn aggregate_call(
     };
     let result_type = Some(data_type(&expression.get_type(schema)?)?);
     #[expect(deprecated, reason = "the planner still writes COUNT(*) with a wildcard")]
-    let counted = params.args.iter().find(|argument| !matches!(argument, Expr::Wildcard { .. } | Expr::Literal(..)));
+    let counted =
+        params.args.iter().find(|argument| !matches!(argument, Expr::Wildcard { .. } | Expr::Literal(..)));
     let Some(argument) = counted else {
         if function != AggregateFunction::Count && !params.args.is_empty() {
             return not_impl_err!("{} of a constant", func.name());
@@ -428,8 +442,16 @@ impl Leaves<'_> {
     }
 }
 
-fn convert_all(expressions: &[Expr], schema: &DFSchemaRef, columns: &[plan::Expr]) -> Result<Vec<plan::Expr>, Refused> {
-    expressions.iter().map(|expression| convert(expression, schema, columns)).collect::<Result<_>>().map_err(bare)
+fn convert_all(
+    expressions: &[Expr],
+    schema: &DFSchemaRef,
+    columns: &[plan::Expr],
+) -> Result<Vec<plan::Expr>, Refused> {
+    expressions
+        .iter()
+        .map(|expression| convert(expression, schema, columns))
+        .collect::<Result<_>>()
+        .map_err(bare)
 }
 
 fn field_of(expression: &Expr, schema: &DFSchemaRef) -> Result<Field, Refused> {
@@ -454,5 +476,6 @@ fn window_column(expression: &plan::Expr) -> Option<usize> {
 
 fn mentions_window(expression: &plan::Expr) -> bool {
     let mut expression = expression.clone();
-    window_column(&expression).is_some() || expression.children_mut().into_iter().any(|child| mentions_window(child))
+    window_column(&expression).is_some()
+        || expression.children_mut().into_iter().any(|child| mentions_window(child))
 }

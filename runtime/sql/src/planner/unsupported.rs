@@ -1,10 +1,12 @@
 //! What the grammar allows and this release does not run, refused by name where it stands.
 
-use sqlparser::ast::{self, Expr, GroupByExpr, Query, Select, SelectItem, SetExpr, Spanned, TableFactor, visit_expressions};
+use sqlparser::ast::{
+    self, Expr, GroupByExpr, Query, Select, SelectItem, SetExpr, Spanned, TableFactor, visit_expressions,
+};
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
-use crate::dialect::Query as Source;
 use crate::diagnostic::Diagnostic;
+use crate::dialect::Query as Source;
 
 /// Finds every construct of a query that cannot run.
 pub fn check(query: &Query, source: &Source) -> Vec<Diagnostic> {
@@ -20,17 +22,18 @@ struct Found<'a> {
 
 impl Found<'_> {
     fn refuse(&mut self, what: &str, hint: &str, span: Span, keywords: &[&str]) {
-        let (line, column, length) = self
-            .keyword(keywords, span)
-            .unwrap_or((span.start.line, span.start.column, 1));
-        self.mistakes.push(Diagnostic::at(line, column, length, format!("{what} is not supported yet")).hint(hint));
+        let (line, column, length) =
+            self.keyword(keywords, span).unwrap_or((span.start.line, span.start.column, 1));
+        self.mistakes
+            .push(Diagnostic::at(line, column, length, format!("{what} is not supported yet")).hint(hint));
     }
 
     /// The first of the keywords at or after a place.
     fn keyword(&self, keywords: &[&str], from: Span) -> Option<(u64, u64, u64)> {
         let is_wanted = |token: &&TokenWithSpan| {
             let Token::Word(word) = &token.token else { return false };
-            let is_after = (token.span.start.line, token.span.start.column) >= (from.start.line, from.start.column);
+            let is_after =
+                (token.span.start.line, token.span.start.column) >= (from.start.line, from.start.column);
             is_after && keywords.iter().any(|keyword| word.value.eq_ignore_ascii_case(keyword))
         };
         let token = self.source.tokens.iter().find(is_wanted)?;
@@ -63,7 +66,9 @@ impl Found<'_> {
                 let name = op.to_string();
                 self.refuse(&name, "use one INSERT INTO for each of the queries", body.span(), &[&name]);
             }
-            other => self.refuse("this kind of query", "write SELECT … FROM …", other.span(), &["VALUES", "TABLE"]),
+            other => {
+                self.refuse("this kind of query", "write SELECT … FROM …", other.span(), &["VALUES", "TABLE"])
+            }
         }
     }
 
@@ -99,8 +104,15 @@ impl Found<'_> {
         match table {
             TableFactor::Table { args: None, .. } => {}
             TableFactor::Derived { subquery, lateral: false, .. } => self.query(subquery),
-            TableFactor::NestedJoin { .. } => self.refuse("JOIN", "read from one table or view", table.span(), &["JOIN"]),
-            other => self.refuse("this table expression", "read from a table, view or window function", other.span(), &[]),
+            TableFactor::NestedJoin { .. } => {
+                self.refuse("JOIN", "read from one table or view", table.span(), &["JOIN"])
+            }
+            other => self.refuse(
+                "this table expression",
+                "read from a table, view or window function",
+                other.span(),
+                &[],
+            ),
         }
     }
 
@@ -110,10 +122,20 @@ impl Found<'_> {
             match expression {
                 Expr::Function(function) => function_parts(function, expression.span(), &mut refused),
                 Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => {
-                    refused.push(("a subquery in an expression", "use a view", expression.span(), &["SELECT"]));
+                    refused.push((
+                        "a subquery in an expression",
+                        "use a view",
+                        expression.span(),
+                        &["SELECT"],
+                    ));
                 }
                 Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_) => {
-                    refused.push(("GROUPING SETS", "write one INSERT INTO for each set", expression.span(), &[]));
+                    refused.push((
+                        "GROUPING SETS",
+                        "write one INSERT INTO for each set",
+                        expression.span(),
+                        &[],
+                    ));
                 }
                 _ => {}
             }

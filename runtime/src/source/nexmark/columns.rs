@@ -29,9 +29,19 @@ const CHANNEL_SALT: u64 = 0x0c4a;
 const HOT_CHANNELS: [&str; 4] = ["Google", "Facebook", "Baidu", "Apple"];
 const FIRST_NAMES: [&str; 11] =
     ["Peter", "Paul", "Luke", "John", "Saul", "Vicky", "Kate", "Julie", "Sarah", "Deiter", "Walter"];
-const LAST_NAMES: [&str; 9] = ["Shultz", "Abrams", "Spencer", "White", "Bartels", "Walton", "Smith", "Jones", "Noris"];
+const LAST_NAMES: [&str; 9] =
+    ["Shultz", "Abrams", "Spencer", "White", "Bartels", "Walton", "Smith", "Jones", "Noris"];
 const CITIES: [&str; 10] = [
-    "Phoenix", "Los Angeles", "San Francisco", "Boise", "Portland", "Bend", "Redmond", "Seattle", "Kent", "Cheyenne",
+    "Phoenix",
+    "Los Angeles",
+    "San Francisco",
+    "Boise",
+    "Portland",
+    "Bend",
+    "Redmond",
+    "Seattle",
+    "Kent",
+    "Cheyenne",
 ];
 const STATES: [&str; 6] = ["AZ", "CA", "ID", "OR", "WA", "WY"];
 
@@ -147,9 +157,11 @@ impl Column {
         let path: Vec<&str> = leaf.path.iter().map(String::as_str).collect();
         let (kind, values, expected) = match path.as_slice() {
             ["event_type"] => (None, EventType, TypeKind::Int),
-            ["person", "id"] => {
-                (Some(Kind::Person), Number(|_, event, _| last_person(event) + FIRST_PERSON), TypeKind::BigInt)
-            }
+            ["person", "id"] => (
+                Some(Kind::Person),
+                Number(|_, event, _| last_person(event) + FIRST_PERSON),
+                TypeKind::BigInt,
+            ),
             ["person", "name"] => {
                 let name = Text(|_, bits, out| {
                     pick(&FIRST_NAMES, bits, out);
@@ -174,21 +186,29 @@ impl Column {
                 });
                 (Some(Kind::Person), card, TypeKind::String)
             }
-            ["person", "city"] => (Some(Kind::Person), Text(|_, bits, out| pick(&CITIES, bits, out)), TypeKind::String),
-            ["person", "state"] => (Some(Kind::Person), Text(|_, bits, out| pick(&STATES, bits, out)), TypeKind::String),
+            ["person", "city"] => {
+                (Some(Kind::Person), Text(|_, bits, out| pick(&CITIES, bits, out)), TypeKind::String)
+            }
+            ["person", "state"] => {
+                (Some(Kind::Person), Text(|_, bits, out| pick(&STATES, bits, out)), TypeKind::String)
+            }
             ["person", "extra"] => {
                 (Some(Kind::Person), Text(|_, bits, out| extra(bits, 80, 200, out)), TypeKind::String)
             }
-            ["auction", "id"] => {
-                (Some(Kind::Auction), Number(|_, event, _| last_auction(event) + FIRST_AUCTION), TypeKind::BigInt)
-            }
+            ["auction", "id"] => (
+                Some(Kind::Auction),
+                Number(|_, event, _| last_auction(event) + FIRST_AUCTION),
+                TypeKind::BigInt,
+            ),
             ["auction", "itemName"] => {
                 (Some(Kind::Auction), Text(|_, bits, out| words_up_to(20, bits, out)), TypeKind::String)
             }
             ["auction", "description"] => {
                 (Some(Kind::Auction), Text(|_, bits, out| words_up_to(100, bits, out)), TypeKind::String)
             }
-            ["auction", "initialBid"] => (Some(Kind::Auction), Number(|_, _, bits| price(bits)), TypeKind::BigInt),
+            ["auction", "initialBid"] => {
+                (Some(Kind::Auction), Number(|_, _, bits| price(bits)), TypeKind::BigInt)
+            }
             ["auction", "reserve"] => {
                 (Some(Kind::Auction), Number(|_, _, bits| price(bits) + price(bits)), TypeKind::BigInt)
             }
@@ -203,7 +223,11 @@ impl Column {
             ["auction", "seller"] => {
                 let seller = Number(|_, event, bits| {
                     let is_hot = bits.below(4) > 0;
-                    let person = if is_hot { last_person(event) / HOT_STEP * HOT_STEP } else { some_person(event, bits) };
+                    let person = if is_hot {
+                        last_person(event) / HOT_STEP * HOT_STEP
+                    } else {
+                        some_person(event, bits)
+                    };
                     person + FIRST_PERSON
                 });
                 (Some(Kind::Auction), seller, TypeKind::BigInt)
@@ -217,7 +241,11 @@ impl Column {
             ["bid", "auction"] => {
                 let auction = Number(|_, event, bits| {
                     let is_hot = bits.below(2) > 0;
-                    let auction = if is_hot { last_auction(event) / HOT_STEP * HOT_STEP } else { some_auction(event, bits) };
+                    let auction = if is_hot {
+                        last_auction(event) / HOT_STEP * HOT_STEP
+                    } else {
+                        some_auction(event, bits)
+                    };
                     auction + FIRST_AUCTION
                 });
                 (Some(Kind::Bid), auction, TypeKind::BigInt)
@@ -225,7 +253,11 @@ impl Column {
             ["bid", "bidder"] => {
                 let bidder = Number(|_, event, bits| {
                     let is_hot = bits.below(4) > 0;
-                    let person = if is_hot { last_person(event) / HOT_STEP * HOT_STEP + 1 } else { some_person(event, bits) };
+                    let person = if is_hot {
+                        last_person(event) / HOT_STEP * HOT_STEP + 1
+                    } else {
+                        some_person(event, bits)
+                    };
                     person + FIRST_PERSON
                 });
                 (Some(Kind::Bid), bidder, TypeKind::BigInt)
@@ -239,7 +271,9 @@ impl Column {
                 (Some(Kind::Bid), channel, TypeKind::String)
             }
             ["bid", "url"] => (Some(Kind::Bid), Text(url), TypeKind::String),
-            ["bid", "extra"] => (Some(Kind::Bid), Text(|_, bits, out| extra(bits, 32, 100, out)), TypeKind::String),
+            ["bid", "extra"] => {
+                (Some(Kind::Bid), Text(|_, bits, out| extra(bits, 32, 100, out)), TypeKind::String)
+            }
             [table @ ("person" | "auction" | "bid"), "dateTime"] => {
                 let kind = match *table {
                     "person" => Kind::Person,
@@ -258,12 +292,20 @@ impl Column {
         };
         let data_type = leaf.data_type.clone().unwrap_or_default();
         if data_type.kind() != expected || (expected == TypeKind::Timestamp && data_type.precision > 3) {
-            let expected = if expected == TypeKind::Timestamp { "TIMESTAMP(3)".to_owned() } else { format!("{expected:?}").to_uppercase() };
-            return Err(format!("the column '{}' is {data_type}, the generator gives {expected}", path.join(".")));
+            let expected = if expected == TypeKind::Timestamp {
+                "TIMESTAMP(3)".to_owned()
+            } else {
+                format!("{expected:?}").to_uppercase()
+            };
+            return Err(format!(
+                "the column '{}' is {data_type}, the generator gives {expected}",
+                path.join(".")
+            ));
         }
-        let salt = path.iter().flat_map(|part| part.bytes()).fold(17, |salt: u64, byte| {
-            salt.wrapping_mul(31).wrapping_add(u64::from(byte))
-        });
+        let salt = path
+            .iter()
+            .flat_map(|part| part.bytes())
+            .fold(17, |salt: u64, byte| salt.wrapping_mul(31).wrapping_add(u64::from(byte)));
         Ok(Column { kind, values, salt })
     }
 
@@ -273,16 +315,25 @@ impl Column {
         let bits = |event: u64| Bits::of(settings.seed, event, self.salt);
         let nulls = || self.kind.map(|_| NullBuffer::from_iter(events.iter().map(|event| is_here(*event))));
         match self.values {
-            Values::EventType => {
-                Arc::new(events.iter().map(|event| kind_of(*event) as i32).collect::<Vec<_>>().into_iter().collect::<Int32Array>())
-            }
+            Values::EventType => Arc::new(
+                events
+                    .iter()
+                    .map(|event| kind_of(*event) as i32)
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .collect::<Int32Array>(),
+            ),
             Values::Number(value) => {
-                let number = |event: &u64| if is_here(*event) { value(settings, *event, &mut bits(*event)) as i64 } else { 0 };
+                let number = |event: &u64| {
+                    if is_here(*event) { value(settings, *event, &mut bits(*event)) as i64 } else { 0 }
+                };
                 let values: Vec<i64> = events.iter().map(number).collect();
                 Arc::new(Int64Array::new(values.into(), nulls()))
             }
             Values::Time(value) => {
-                let time = |event: &u64| if is_here(*event) { value(settings, *event, &mut bits(*event)) } else { 0 };
+                let time = |event: &u64| {
+                    if is_here(*event) { value(settings, *event, &mut bits(*event)) } else { 0 }
+                };
                 let values: Vec<i64> = events.iter().map(time).collect();
                 Arc::new(TimestampMillisecondArray::new(values.into(), nulls()))
             }

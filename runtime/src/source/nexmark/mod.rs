@@ -115,8 +115,9 @@ impl SourceConnector for Nexmark {
     }
 
     fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError> {
-        let position = Position::decode(split.position.as_slice())
-            .map_err(|_| SourceError::Data { message: format!("the position of split '{}' is malformed", split.id) })?;
+        let position = Position::decode(split.position.as_slice()).map_err(|_| SourceError::Data {
+            message: format!("the position of split '{}' is malformed", split.id),
+        })?;
         Ok(Box::new(Generator {
             settings: Arc::clone(&self.settings),
             columns: self.columns.clone(),
@@ -170,8 +171,9 @@ impl Generator {
             self.columns.iter().map(|column| column.generate(&events, &self.settings)).collect();
         self.position.next += count * step;
         let options = RecordBatchOptions::new().with_row_count(Some(events.len()));
-        RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
-            .map_err(|error| SourceError::Data { message: format!("the table does not fit the generator: {error}") })
+        RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).map_err(|error| {
+            SourceError::Data { message: format!("the table does not fit the generator: {error}") }
+        })
     }
 }
 

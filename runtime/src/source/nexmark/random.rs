@@ -9,7 +9,11 @@ pub struct Bits {
 impl Bits {
     /// The bits of a column of an event.
     pub fn of(seed: u64, event: u64, column: u64) -> Self {
-        Bits { state: seed ^ event.wrapping_mul(0xd6e8_feb8_6659_fd93) ^ column.wrapping_mul(0xa076_1d64_78bd_642f) }
+        Bits {
+            state: seed
+                ^ event.wrapping_mul(0xd6e8_feb8_6659_fd93)
+                ^ column.wrapping_mul(0xa076_1d64_78bd_642f),
+        }
     }
 
     /// 64 random bits (SplitMix64, Steele et al.).
@@ -37,7 +41,9 @@ impl Bits {
         while left > 0 {
             let bits = self.next();
             // Per byte: five bits and three other ones, on top of 'H'.
-            let word = (bits & 0x1f1f_1f1f_1f1f_1f1f) + ((bits >> 5) & 0x0707_0707_0707_0707) + 0x4848_4848_4848_4848;
+            let word = (bits & 0x1f1f_1f1f_1f1f_1f1f)
+                + ((bits >> 5) & 0x0707_0707_0707_0707)
+                + 0x4848_4848_4848_4848;
             let taken = left.min(8);
             out.extend_from_slice(&word.to_le_bytes()[..taken]);
             left -= taken;

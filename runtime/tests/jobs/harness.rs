@@ -1,0 +1,92 @@
+//! A folder with a manifest, and the binary run in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+/// A place where a job runs.
+pub struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// A folder with `job.yaml`.
+    pub fn new(parallelism: u32, sql: &str) -> Self {
+        let place = Place { folder: tempfile::tempdir().unwrap() };
+        place.set_job(parallelism, sql);
+        place
+    }
+
+    /// Writes `job.yaml`.
+    pub fn set_job(&self, parallelism: u32, sql: &str) {
+        let indented: String = sql.lines().map(|line| format!("      {line}\n")).collect();
+        let manifest = format!(
+            "apiVersion: millrace.dev/v1alpha1\nkind: StreamJob\nmetadata:\n  name: job\nspec:\n  \
+             parallelism: {parallelism}\n  checkpoint:\n    interval: 300ms\n  pipeline:\n    sql: |\n{indented}"
+        );
+        fs::write(self.path().join("job.yaml"), manifest).unwrap();
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs the job to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Starts the job; its log goes to the file `log`.
+    pub fn start(&self, arguments: &[&str]) -> Child {
+        let log = fs::File::create(self.path().join("log")).unwrap();
+        self.command(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
+        command.current_dir(self.path()).arg("run").arg("job.yaml").args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// What the job has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path().join("log")).unwrap_or_default()
+    }
+
+    /// All visible rows of a sink folder, sorted.
+    pub fn rows(&self, folder: &str) -> Vec<String> {
+        let mut rows: Vec<String> = self
+            .files(folder)
+            .iter()
+            .flat_map(|file| fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        rows.sort();
+        rows
+    }
+
+    /// All visible files of a sink folder.
+    pub fn files(&self, folder: &str) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.path().join(folder)) else { return Vec::new() };
+        let visible = entries.map(|entry| entry.unwrap().path()).filter(|path| {
+            !path.file_name().unwrap().to_string_lossy().starts_with('.')
+        });
+        visible.collect()
+    }
+}
+
+/// Everything a finished process has written.
+pub fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
+}
+
+/// Waits until a condition holds; fails after a minute.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let mut tries = 0;
+    while !holds() {
+        tries += 1;
+        assert!(tries < 6_000, "waited in vain until {what}");
+        // There is nothing to await in another process's log.
+        #[expect(clippy::disallowed_methods, reason = "polls another process")]
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}

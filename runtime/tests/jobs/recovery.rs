@@ -1,0 +1,111 @@
+//! Processes are killed while a job runs; its output equals that of an undisturbed run.
+
+use std::process::Command;
+
+use super::harness::{Place, text, wait_until};
+
+const SQL: &str = "
+CREATE TABLE events (
+  event_type INT,
+  bid ROW<auction BIGINT, price BIGINT, `dateTime` TIMESTAMP(3)>,
+  ts AS bid.`dateTime`,
+  WATERMARK FOR ts AS ts - INTERVAL '4' SECOND
+) WITH ('connector' = 'nexmark', 'events' = '200000', 'splits' = '4', 'rows-per-second' = '50000');
+CREATE VIEW bids AS SELECT bid.auction, bid.price, ts FROM events WHERE event_type = 2;
+CREATE TABLE picked (auction BIGINT, price BIGINT) WITH ('connector' = 'filesystem', 'path' = 'picked', 'format' = 'json');
+CREATE TABLE totals (auction BIGINT, window_end TIMESTAMP(3), n BIGINT, total BIGINT)
+  WITH ('connector' = 'filesystem', 'path' = 'totals', 'format' = 'json');
+INSERT INTO picked SELECT auction, price FROM bids WHERE MOD(auction, 10) = 0;
+INSERT INTO totals SELECT auction, window_end, COUNT(*), SUM(price)
+  FROM TABLE(HOP(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' SECOND, INTERVAL '3' SECOND))
+  GROUP BY auction, window_start, window_end;";
+
+/// The output of an undisturbed run, as fast as it goes.
+fn straight() -> (Vec<String>, Vec<String>) {
+    let place = Place::new(2, &SQL.replace(", 'rows-per-second' = '50000'", ""));
+    let output = place.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    (place.rows("picked"), place.rows("totals"))
+}
+
+fn checkpoints(log: &str) -> usize {
+    log.matches("checkpoint complete").count()
+}
+
+/// Process ids of the workers, in the order they were started.
+fn workers(log: &str) -> Vec<String> {
+    let lines = log.lines().filter_map(|line| line.split_once("started a worker process process="));
+    lines.map(|(_, process)| process.trim().to_owned()).collect()
+}
+
+fn kill_9(process: &str) {
+    assert!(Command::new("kill").args(["-9", process]).status().unwrap().success());
+}
+
+fn restored_epochs(log: &str) -> Vec<u64> {
+    let lines = log.lines().filter_map(|line| line.split_once("restored_epoch="));
+    lines.map(|(_, rest)| rest.split(' ').next().unwrap().parse().unwrap()).collect()
+}
+
+#[test]
+fn killed_workers_change_nothing_in_the_output() {
+    let place = Place::new(3, SQL);
+    let mut job = place.start(&["--workers", "2"]);
+    for _ in 0..2 {
+        let before = checkpoints(&place.log());
+        wait_until("two more checkpoints are complete", || checkpoints(&place.log()) >= before + 2);
+        kill_9(workers(&place.log()).last().unwrap());
+        let generations = restored_epochs(&place.log()).len();
+        wait_until("a new generation leads", || restored_epochs(&place.log()).len() > generations);
+    }
+
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+
+    let restored = restored_epochs(&place.log());
+    assert!(restored.len() >= 3 && restored[1..].iter().all(|epoch| *epoch > 0), "{restored:?}");
+    assert_eq!((place.rows("picked"), place.rows("totals")), straight());
+}
+
+#[test]
+fn everything_killed_at_once_goes_on_with_another_parallelism() {
+    let place = Place::new(2, SQL);
+    let mut seen = Vec::new();
+    for (turn, parallelism) in [2, 5, 1].into_iter().enumerate() {
+        place.set_job(parallelism, SQL);
+        let mut job = place.start(&[]);
+        wait_until("two checkpoints are complete", || checkpoints(&place.log()) >= 2);
+        job.kill().unwrap();
+        job.wait().unwrap();
+        assert_eq!(restored_epochs(&place.log())[0] > 0, turn > 0, "{}", place.log());
+        // What was visible once stays.
+        let files = [place.files("picked"), place.files("totals")].concat();
+        let missing: Vec<_> = seen.iter().filter(|file| !files.contains(file)).collect();
+        assert!(missing.is_empty(), "{missing:?} disappeared");
+        seen = files;
+    }
+    place.set_job(3, SQL);
+
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!((place.rows("picked"), place.rows("totals")), straight());
+    let again = place.run(&[]);
+    assert!(text(&again).contains("finished at") && text(&again).contains("--from none starts over"), "{}", text(&again));
+}
+
+#[test]
+fn an_interrupted_job_takes_a_last_checkpoint_and_goes_on() {
+    let place = Place::new(2, SQL);
+    let mut job = place.start(&[]);
+    wait_until("a checkpoint is complete", || checkpoints(&place.log()) >= 1);
+    let interrupted = Command::new("kill").args(["-INT", &job.id().to_string()]).status().unwrap();
+    assert!(interrupted.success());
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    let stopped = place.rows("picked").len();
+
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(stopped > 0 && stopped < place.rows("picked").len());
+    assert_eq!((place.rows("picked"), place.rows("totals")), straight());
+}

@@ -4,7 +4,7 @@ CARGO := cargo
 CLUSTER := e2e/cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint deny generate ci cluster-check cluster-up cluster-down
+.PHONY: help build demo test test-real lint deny generate ci cluster-check cluster-up cluster-down
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -17,6 +17,10 @@ demo: build ## run the main job here, kill one of its workers half-way, compare 
 
 test: ## run the tests that need nothing but cargo: loopback and folders
 	$(CARGO) test --workspace
+
+test-real: ## run the tests on a real S3 server, which is built once (Go, and what `make cluster-check` names)
+	$(CLUSTER)/build versitygw
+	MILLRACE_TEST_S3=$$($(CLUSTER)/which versitygw)/versitygw $(CARGO) test --workspace --test real
 
 lint: ## check format and lints
 	$(CARGO) fmt --all --check

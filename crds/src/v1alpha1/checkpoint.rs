@@ -9,7 +9,7 @@ use super::Duration;
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct CheckpointSpec {
-    /// The folder or bucket that holds the state, such as `file:///var/lib/millrace`. `<namespace>/<name>` is appended.
+    /// The folder or bucket that holds the state, such as `s3://bucket/prefix` or `file:///var/lib/millrace`. `<namespace>/<name>` is appended.
     /// Default: `./.millrace` when the job runs embedded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,

@@ -5,6 +5,7 @@ mod duration;
 mod pipeline;
 mod restart;
 mod spec;
+mod storage;
 mod workers;
 
 pub use checkpoint::CheckpointSpec;
@@ -12,4 +13,5 @@ pub use duration::Duration;
 pub use pipeline::PipelineSpec;
 pub use restart::{RestartSpec, RestartStrategy};
 pub use spec::{StreamJob, StreamJobSpec};
+pub use storage::StorageSpec;
 pub use workers::WorkersSpec;

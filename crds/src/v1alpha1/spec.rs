@@ -3,7 +3,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointSpec, PipelineSpec, RestartSpec, WorkersSpec};
+use super::{CheckpointSpec, PipelineSpec, RestartSpec, StorageSpec, WorkersSpec};
 
 /// A streaming job: a pipeline that runs until it is deleted, or until its bounded inputs end.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -38,6 +38,10 @@ pub struct StreamJobSpec {
     #[schemars(range(min = 1, max = 32768))]
     #[x_kube(validation = Rule::new("self in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]").message("spec.maxParallelism: a power of two from 1 to 32768"))]
     pub max_parallelism: u32,
+
+    /// How the buckets that the job uses are reached.
+    #[serde(default)]
+    pub storage: StorageSpec,
 
     /// How and where the job's state is kept.
     #[serde(default)]

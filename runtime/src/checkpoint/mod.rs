@@ -8,11 +8,13 @@
 //! Only the coordinator of the newest generation can create an epoch's record: a newer one seals the next epoch before it
 //! starts anything, so a stalled predecessor's record finds its place taken. Everything can be repeated.
 
+pub mod bucket;
 pub mod paths;
 pub mod protocol;
 pub mod records;
 pub mod resolve;
 pub mod store;
 
+pub use bucket::{BucketSettings, BucketStore};
 pub use protocol::{CheckpointError, Checkpoints, TakenOver};
 pub use store::{FolderStore, Store, StoreError};

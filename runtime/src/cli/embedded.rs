@@ -1,6 +1,5 @@
 //! `millrace run`: a coordinator here, and workers in this process or in processes that it starts.
 
-use std::fs;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,10 +55,8 @@ pub fn machine_random() -> Arc<Mutex<StdRng>> {
 async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
     let clock = Clock::system();
     let random = machine_random();
-    let folder = job.folder()?;
-    if arguments.from == From::None && folder.exists() {
-        fs::remove_dir_all(&folder)
-            .map_err(|error| UserError(format!("failed to start over in '{}': {error}", folder.display())))?;
+    if arguments.from == From::None {
+        job.remove_state()?;
     }
     let store = job.store()?;
     let as_user = |error: protocol_error| UserError(chain(&error));

@@ -10,7 +10,7 @@ use millrace_crds::v1alpha1::RestartStrategy as RestartSpec;
 use millrace_sql::plan::{OperatorKind, Plan};
 
 use crate::checkpoint::protocol::JobIdentity;
-use crate::checkpoint::{FolderStore, Store};
+use crate::checkpoint::{BucketSettings, BucketStore, FolderStore, Store};
 use crate::clock::Clock;
 use crate::coordinator::JobSettings;
 use crate::coordinator::failover::RestartStrategy;
@@ -69,6 +69,12 @@ fn check_options(plan: &Plan) -> Result<(), String> {
     Ok(())
 }
 
+/// A place for state.
+enum Place {
+    Folder(PathBuf),
+    Bucket { bucket: String, prefix: String },
+}
+
 impl Job {
     /// The job's name.
     pub fn name(&self) -> &str {
@@ -80,22 +86,54 @@ impl Job {
         self.manifest.metadata.namespace.as_deref().unwrap_or("default")
     }
 
-    /// The folder that holds the job's state.
-    pub fn folder(&self) -> Result<PathBuf, UserError> {
+    /// Where the job's state is.
+    fn place(&self) -> Result<Place, UserError> {
         let below = Path::new(self.namespace()).join(self.name());
-        match &self.manifest.spec.checkpoint.location {
-            None => Ok(Path::new("./.millrace").join(below)),
-            Some(location) => local_path(location).map(|path| path.join(below)).ok_or_else(|| {
-                UserError(format!(
-                    "spec.checkpoint.location: '{location}' is not supported; use a folder or file:// address"
-                ))
+        let Some(location) = &self.manifest.spec.checkpoint.location else {
+            return Ok(Place::Folder(Path::new("./.millrace").join(below)));
+        };
+        if let Some(rest) = location.strip_prefix("s3://") {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            let prefix = Path::new(prefix.trim_matches('/')).join(below);
+            return Ok(Place::Bucket { bucket: bucket.to_owned(), prefix: prefix.display().to_string() });
+        }
+        match local_path(location) {
+            Some(path) => Ok(Place::Folder(path.join(below))),
+            None => Err(UserError(format!(
+                "spec.checkpoint.location: '{location}' is not supported; use s3://bucket/prefix, a folder or a file:// address"
+            ))),
+        }
+    }
+
+    /// Removes the job's state, to start over.
+    pub fn remove_state(&self) -> Result<(), UserError> {
+        match self.place()? {
+            Place::Folder(folder) if folder.exists() => std::fs::remove_dir_all(&folder).map_err(|error| {
+                UserError(format!("failed to start over in '{}': {error}", folder.display()))
             }),
+            Place::Folder(_) => Ok(()),
+            Place::Bucket { bucket, prefix } => Err(UserError(format!(
+                "--from none does not empty a bucket; remove s3://{bucket}/{prefix}/ or choose another checkpoint.location"
+            ))),
         }
     }
 
     /// The store of the job's state.
     pub fn store(&self) -> Result<Arc<dyn Store>, UserError> {
-        Ok(Arc::new(FolderStore::new(self.folder()?)))
+        match self.place()? {
+            Place::Folder(folder) => Ok(Arc::new(FolderStore::new(folder))),
+            Place::Bucket { bucket, prefix } => {
+                let storage = &self.manifest.spec.storage;
+                let settings = BucketSettings {
+                    endpoint: storage.endpoint.clone(),
+                    region: storage.region.clone(),
+                    is_path_style: storage.path_style,
+                    allows_http: storage.allow_http,
+                };
+                let store = BucketStore::s3(&bucket, &prefix, &settings);
+                Ok(Arc::new(store.map_err(|error| UserError(format!("spec.checkpoint.location: {error}")))?))
+            }
+        }
     }
 
     /// What the coordinator needs to know.

@@ -68,8 +68,11 @@ fn check(query: &str) {
     let columns = columns(&expected);
     let rows = expected_rows(&expected, &columns);
     assert!(!rows.is_empty());
-    let select = fs::read_to_string(format!("{}/tests/nexmark/queries/{query}.sql", env!("CARGO_MANIFEST_DIR"))).unwrap();
-    let declared: Vec<String> = columns.iter().map(|(name, data_type)| format!("`{name}` {data_type}")).collect();
+    let select =
+        fs::read_to_string(format!("{}/tests/nexmark/queries/{query}.sql", env!("CARGO_MANIFEST_DIR")))
+            .unwrap();
+    let declared: Vec<String> =
+        columns.iter().map(|(name, data_type)| format!("`{name}` {data_type}")).collect();
     let setup = SETUP.replace("events.jsonl", "events");
     let sql = format!(
         "{setup}\nCREATE TABLE result ({}) WITH ('connector' = 'filesystem', 'path' = 'result', 'format' = 'json');\nINSERT INTO result\n{select}",
@@ -85,7 +88,8 @@ fn check(query: &str) {
             let case = format!("{query}, parallelism {parallelism}, {files} files");
             assert!(output.status.success(), "{case}: {}", text(&output));
             let found = place.rows("result");
-            let missing: Vec<_> = rows.iter().filter(|row| found.binary_search(row).is_err()).take(3).collect();
+            let missing: Vec<_> =
+                rows.iter().filter(|row| found.binary_search(row).is_err()).take(3).collect();
             assert_eq!(found.len(), rows.len(), "{case}: first missing {missing:#?}");
             assert!(found == rows, "{case}: first missing {missing:#?}");
         }

@@ -7,14 +7,22 @@ use std::process::{Child, Command, Output, Stdio};
 /// A place where a job runs.
 pub struct Place {
     folder: tempfile::TempDir,
+    env: Vec<(String, String)>,
 }
 
 impl Place {
     /// A folder with `job.yaml`.
     pub fn new(parallelism: u32, sql: &str) -> Self {
-        let place = Place { folder: tempfile::tempdir().unwrap() };
+        let place = Place { folder: tempfile::tempdir().unwrap(), env: Vec::new() };
         place.set_job(parallelism, sql);
         place
+    }
+
+    /// Runs with these variables, too.
+    #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
+    pub fn with_env(mut self, env: &[(&str, &str)]) -> Self {
+        self.env.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        self
     }
 
     /// Writes `job.yaml`.
@@ -45,6 +53,7 @@ impl Place {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
         command.current_dir(self.path()).arg("run").arg("job.yaml").args(arguments).stdin(Stdio::null());
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -67,9 +76,9 @@ impl Place {
     /// All visible files of a sink folder.
     pub fn files(&self, folder: &str) -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(self.path().join(folder)) else { return Vec::new() };
-        let visible = entries.map(|entry| entry.unwrap().path()).filter(|path| {
-            !path.file_name().unwrap().to_string_lossy().starts_with('.')
-        });
+        let visible = entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| !path.file_name().unwrap().to_string_lossy().starts_with('.'));
         visible.collect()
     }
 }

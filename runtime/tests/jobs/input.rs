@@ -36,14 +36,19 @@ fn a_wrong_option_is_named() {
     refused(&place, 1, &["table 'numbers': the option 'format' = 'xml' is not supported; use 'json'"]);
 
     place.set_job(1, &SQL.replace("'path' = 'result',", "'path' = 'result', 'pth' = 'x',"));
-    refused(&place, 1, &["table 'result': the option 'pth' is not known here; known are connector, format, path"]);
+    refused(
+        &place,
+        1,
+        &["table 'result': the option 'pth' is not known here; known are connector, format, path"],
+    );
 }
 
 #[test]
 fn a_missing_file_is_named_and_the_job_runs_once_it_is_there() {
     let place = Place::new(1, SQL);
     let manifest = fs::read_to_string(place.path().join("job.yaml")).unwrap();
-    fs::write(place.path().join("job.yaml"), manifest.replace("spec:", "spec:\n  restart: {strategy: None}")).unwrap();
+    fs::write(place.path().join("job.yaml"), manifest.replace("spec:", "spec:\n  restart: {strategy: None}"))
+        .unwrap();
     refused(&place, 3, &["failed to read 'numbers'", "No such file or directory"]);
 
     write_numbers(&place, "{\"n\":1}\n{\"n\":2}\n");
@@ -57,7 +62,11 @@ fn a_missing_file_is_named_and_the_job_runs_once_it_is_there() {
 fn a_poison_record_is_named_and_the_job_runs_once_it_is_mended() {
     let place = Place::new(1, SQL);
     write_numbers(&place, "{\"n\":3}\n{\"n\":oops}\n");
-    refused(&place, 3, &["numbers/a.jsonl' has a line at byte 8 that is not a row of the table", "{\"n\":oops}"]);
+    refused(
+        &place,
+        3,
+        &["numbers/a.jsonl' has a line at byte 8 that is not a row of the table", "{\"n\":oops}"],
+    );
     assert!(place.rows("result").is_empty());
 
     write_numbers(&place, "{\"n\":3}\n{\"n\":4444}\n");

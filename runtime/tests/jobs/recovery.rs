@@ -90,7 +90,11 @@ fn everything_killed_at_once_goes_on_with_another_parallelism() {
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!((place.rows("picked"), place.rows("totals")), straight());
     let again = place.run(&[]);
-    assert!(text(&again).contains("finished at") && text(&again).contains("--from none starts over"), "{}", text(&again));
+    assert!(
+        text(&again).contains("finished at") && text(&again).contains("--from none starts over"),
+        "{}",
+        text(&again)
+    );
 }
 
 #[test]

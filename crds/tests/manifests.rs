@@ -25,6 +25,7 @@ fn defaults_are_those_of_the_documentation() {
             "pipeline": {"sql": "INSERT INTO a SELECT 1"},
             "parallelism": 1,
             "maxParallelism": 1024,
+            "suspend": false,
             "storage": {"pathStyle": false, "allowHttp": false},
             "checkpoint": {"interval": "10s", "timeout": "10m"},
             "restart": {"strategy": "Exponential", "initialDelay": "1s", "maxDelay": "1m"},

@@ -14,6 +14,8 @@ pub mod coordinator;
 pub mod error;
 pub mod exchange;
 pub mod format;
+pub mod http;
+pub mod metrics;
 pub mod model;
 pub mod operator;
 pub mod options;

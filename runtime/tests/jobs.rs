@@ -1,5 +1,7 @@
 //! Jobs run as a user runs them: the binary, a manifest, files in and out.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
 mod jobs {
     mod golden;
     mod harness;

@@ -1,5 +1,7 @@
 //! Jobs on a real S3 server. Run by `make test-real`, which builds the server and names it in `MILLRACE_TEST_S3`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
 #[path = "jobs/harness.rs"]
 mod harness;
 

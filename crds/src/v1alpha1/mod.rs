@@ -5,6 +5,7 @@ mod duration;
 mod pipeline;
 mod restart;
 mod spec;
+mod status;
 mod storage;
 mod workers;
 
@@ -13,5 +14,6 @@ pub use duration::Duration;
 pub use pipeline::PipelineSpec;
 pub use restart::{RestartSpec, RestartStrategy};
 pub use spec::{StreamJob, StreamJobSpec};
-pub use storage::StorageSpec;
+pub use status::{CheckpointStatus, FailureStatus, Phase, StreamJobStatus};
+pub use storage::{CredentialsSpec, SecretReference, StorageSpec};
 pub use workers::WorkersSpec;

@@ -3,7 +3,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointSpec, PipelineSpec, RestartSpec, StorageSpec, WorkersSpec};
+use super::{CheckpointSpec, PipelineSpec, RestartSpec, StorageSpec, StreamJobStatus, WorkersSpec};
 
 /// A streaming job: a pipeline that runs until it is deleted, or until its bounded inputs end.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -15,6 +15,16 @@ use super::{CheckpointSpec, PipelineSpec, RestartSpec, StorageSpec, WorkersSpec}
     shortname = "sj",
     category = "all",
     namespaced,
+    status = "StreamJobStatus",
+    scale(spec_replicas_path = ".spec.parallelism", status_replicas_path = ".status.parallelism", label_selector_path = ".status.selector"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Parallelism", type_ = "integer", json_path = ".status.parallelism"),
+    printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.attempt"),
+    printcolumn(name = "Restarts", type_ = "integer", json_path = ".status.restarts"),
+    printcolumn(name = "Checkpoint", type_ = "date", json_path = ".status.lastCheckpoint.completedAt"),
+    printcolumn(name = "Reason", type_ = "string", priority = 1, json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     cel,
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 40").message("metadata.name: at most 40 lower-case letters, digits and hyphens, beginning with a letter: names of pods are made from it").reason(Reason::FieldValueInvalid)
 )]
@@ -38,6 +48,10 @@ pub struct StreamJobSpec {
     #[schemars(range(min = 1, max = 32768))]
     #[x_kube(validation = Rule::new("self in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]").message("spec.maxParallelism: a power of two from 1 to 32768"))]
     pub max_parallelism: u32,
+
+    /// Stops the job after a last checkpoint; false lets it go on from there. Default: false.
+    #[serde(default)]
+    pub suspend: bool,
 
     /// How the buckets that the job uses are reached.
     #[serde(default)]

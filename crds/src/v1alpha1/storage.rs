@@ -21,4 +21,25 @@ pub struct StorageSpec {
 
     /// Allows an endpoint without TLS. Default: false.
     pub allow_http: bool,
+
+    /// Where the job's pods get their credentials from. Default: the environment or the pods' identity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialsSpec>,
+}
+
+/// Credentials for the object store.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CredentialsSpec {
+    /// A Secret in the job's namespace whose keys are variables such as `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
+    pub secret_ref: SecretReference,
+}
+
+/// Names a Secret.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretReference {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }

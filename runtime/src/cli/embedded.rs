@@ -77,7 +77,12 @@ async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
     let workers = Workers::accept(listener, uid.clone(), Attempt(1), clock);
     let context = CoordinatorContext { clock, store: Arc::clone(&store), random };
     let (wish_sender, wish) = watch::channel(Wish::Run);
-    let (report_sender, report) = watch::channel(JobReport { contract: 1, ..Default::default() });
+    let (report_sender, report) = watch::channel(JobReport {
+        contract: 1,
+        name: job.name().to_owned(),
+        attempt: 1,
+        ..Default::default()
+    });
 
     let slots = job.manifest.spec.parallelism;
     let helpers = match arguments.workers {

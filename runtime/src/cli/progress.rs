@@ -40,7 +40,8 @@ pub async fn show(name: String, plan: Plan, report: watch::Receiver<JobReport>, 
     }
 }
 
-fn source_chains(plan: &Plan) -> Vec<u32> {
+/// Chains that begin with a source.
+pub fn source_chains(plan: &Plan) -> Vec<u32> {
     let topology = Topology::of(plan, 1);
     let chains = topology.chains.iter().enumerate();
     let is_source =

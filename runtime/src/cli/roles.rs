@@ -1,7 +1,9 @@
 //! The roles that pods run: `millrace coordinator` and `millrace worker`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -14,6 +16,7 @@ use super::{Exit, progress};
 use crate::clock::Clock;
 use crate::coordinator::{self, CoordinatorContext, JobError, JobReport, Wish, Workers};
 use crate::error::chain;
+use crate::http::{self, CoordinatorState};
 use crate::model::{Attempt, JobUid};
 use crate::transport::{Tcp, Transport};
 use crate::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
@@ -36,6 +39,9 @@ pub struct CoordinatorArguments {
     /// Where workers register.
     #[arg(long, env = "MILLRACE_LISTEN", default_value = "0.0.0.0:6121")]
     listen: String,
+    /// Where probes, metrics and the report are served.
+    #[arg(long, env = "MILLRACE_HTTP", default_value = "0.0.0.0:6123")]
+    http: SocketAddr,
 }
 
 /// Arguments of `worker`.
@@ -62,6 +68,9 @@ pub struct WorkerArguments {
     /// The host that other workers reach this one at.
     #[arg(long, env = "MILLRACE_HOST")]
     host: String,
+    /// Where probes are served; without it they are not.
+    #[arg(long, env = "MILLRACE_HTTP")]
+    http: Option<SocketAddr>,
     /// End when standard input closes.
     #[arg(long)]
     end_with_parent: bool,
@@ -81,24 +90,42 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
         let workers = Workers::accept(listener, uid, attempt, clock);
         let context = CoordinatorContext { clock, store: job.store()?, random: machine_random() };
         let (wish_sender, wish) = watch::channel(Wish::Run);
-        let (report_sender, report) = watch::channel(JobReport { contract: 1, ..Default::default() });
-        tokio::spawn(stop_on_signal(wish_sender));
-        let ended = coordinator::run(settings, job.plan.clone(), context, workers, wish, report_sender).await;
-        match ended {
-            Ok(end) => {
-                progress::summary(job.name(), end, &report.borrow(), clock);
-                Ok(Exit::Done)
+        let report =
+            JobReport { contract: 1, name: job.name().to_owned(), attempt: attempt.0, ..Default::default() };
+        let (report_sender, report) = watch::channel(report);
+        let state = CoordinatorState {
+            report: report.clone(),
+            wish: Arc::new(wish_sender),
+            source_chains: progress::source_chains(&job.plan).into(),
+            clock,
+        };
+        let job_run = async {
+            let ended =
+                coordinator::run(settings, job.plan.clone(), context, workers, wish, report_sender).await;
+            match &ended {
+                Ok(end) => progress::summary(job.name(), *end, &report.borrow(), clock),
+                Err(error) => eprintln!("{}: {}", job.name(), chain(error)),
             }
-            Err(error) => {
-                eprintln!("{}: {}", job.name(), chain(&error));
-                Ok(if matches!(error, JobError::Fenced { .. }) { Exit::NotInCharge } else { Exit::JobFailed })
+            if let Err(JobError::Fenced { .. }) = ended {
+                return Exit::NotInCharge;
             }
+            // How the job ended stays to be read until someone has read it and ends this process.
+            std::future::pending().await
+        };
+        tokio::select! {
+            exit = job_run => Ok(exit),
+            served = http::serve_coordinator(arguments.http, state) => {
+                served.map_err(|error| UserError(chain(&error))).map(|()| Exit::Done)
+            }
+            // At once: everything that must survive is in the store, and another coordinator takes over.
+            () = terminated() => Ok(Exit::Done),
         }
     })
 }
 
-async fn stop_on_signal(wish: watch::Sender<Wish>) {
-    let terminated = async {
+/// Ends on SIGTERM or Ctrl-C.
+async fn terminated() {
+    let signal = async {
         match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
             Ok(mut signal) => drop(signal.recv().await),
             Err(_) => std::future::pending().await,
@@ -106,9 +133,8 @@ async fn stop_on_signal(wish: watch::Sender<Wish>) {
     };
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
+        () = signal => {}
     }
-    wish.send_replace(Wish::Stop);
 }
 
 /// Works for a coordinator until dismissed.
@@ -132,9 +158,12 @@ pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
             host: arguments.host.clone(),
         };
         let worker = Worker::new(settings, context).await.map_err(|error| UserError(chain(&error)))?;
+        let follows = Arc::new(AtomicBool::new(false));
         tokio::select! {
-            exit = follow(worker, &arguments.coordinator, clock) => Ok(exit),
+            exit = follow(worker, &arguments.coordinator, clock, &follows) => Ok(exit),
+            served = serve_probes(arguments.http, Arc::clone(&follows)) => served.map(|()| Exit::Done),
             () = parent_gone(arguments.end_with_parent) => Ok(Exit::Done),
+            () = terminated() => Ok(Exit::Done),
         }
     });
     // Tasks hold nothing that must be saved; a busy one is not waited for.
@@ -143,14 +172,24 @@ pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
     ended
 }
 
+async fn serve_probes(address: Option<SocketAddr>, follows: Arc<AtomicBool>) -> Result<(), UserError> {
+    match address {
+        Some(address) => http::serve_worker(address, follows).await.map_err(|error| UserError(chain(&error))),
+        None => std::future::pending().await,
+    }
+}
+
 /// Follows one coordinator after another.
-async fn follow(mut worker: Worker, coordinator: &str, clock: Clock) -> Exit {
+async fn follow(mut worker: Worker, coordinator: &str, clock: Clock, follows: &AtomicBool) -> Exit {
     let mut is_quiet = false;
     loop {
         match Tcp.connect(coordinator).await {
             Ok(stream) => {
                 is_quiet = false;
-                match worker.follow(stream).await {
+                follows.store(true, Ordering::Relaxed);
+                let ended = worker.follow(stream).await;
+                follows.store(false, Ordering::Relaxed);
+                match ended {
                     Err(WorkerError::Dismissed { reason }) => {
                         info!(%reason, "dismissed");
                         return Exit::Done;

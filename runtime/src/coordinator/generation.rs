@@ -68,7 +68,7 @@ impl RunningJob<'_> {
         let mut run = self.deploy(workers, slots).await?;
         workers.tell(run.members.iter(), self.generation(), &CoordinatorSays::Start(Empty {})).await;
         info!(generation = %self.generation(), workers = run.members.len(), "running");
-        self.report.send_modify(|report| {
+        JobReport::change(self.report, |report| {
             report.phase = Phase::Running;
             report.parallelism = self.settings.parallelism;
             report.workers = run.members.len() as u32;
@@ -185,7 +185,7 @@ impl RunningJob<'_> {
             && now.saturating_sub(pending.started) > self.settings.checkpoint_timeout
         {
             warn!(epoch = %pending.epoch, "gave up a checkpoint that took too long");
-            self.report.send_modify(|report| report.failed_checkpoints += 1);
+            JobReport::change(self.report, |report| report.failed_checkpoints += 1);
             run.pending = None;
         }
         let is_last = run.sources_left.is_empty() || run.wish == Wish::Stop;
@@ -208,7 +208,7 @@ impl RunningJob<'_> {
             WorkerEvent::Joined(worker, joined) => workers.joined(worker, joined),
             WorkerEvent::Gone(worker, reason) => {
                 workers.gone(worker);
-                self.report.send_modify(|report| drop(report.tasks.remove(&worker)));
+                JobReport::change(self.report, |report| drop(report.tasks.remove(&worker)));
                 if run.slots.contains(&worker) {
                     return Err(lost(worker, &reason));
                 }
@@ -226,7 +226,7 @@ impl RunningJob<'_> {
     fn says<'r>(&'r self, run: &mut Run<'r>, worker: WorkerId, says: WorkerSays) -> Result<(), Stop> {
         match says {
             WorkerSays::Heartbeat(heartbeat) => {
-                self.report.send_modify(|report| drop(report.tasks.insert(worker, heartbeat.tasks)));
+                JobReport::change(self.report, |report| drop(report.tasks.insert(worker, heartbeat.tasks)));
             }
             WorkerSays::Exhausted(exhausted) => {
                 run.sources_left.remove(&(exhausted.chain, exhausted.subtask));
@@ -237,7 +237,7 @@ impl RunningJob<'_> {
                 let epoch = Epoch(snapshot.epoch);
                 if epoch == pending.epoch && !snapshot.failure.is_empty() {
                     warn!(%epoch, %worker, error = %snapshot.failure, "a checkpoint has failed");
-                    self.report.send_modify(|report| report.failed_checkpoints += 1);
+                    JobReport::change(self.report, |report| report.failed_checkpoints += 1);
                     run.pending = None;
                     return Ok(());
                 }
@@ -304,7 +304,7 @@ impl RunningJob<'_> {
             rows_out = done.rows_out,
             "checkpoint complete"
         );
-        self.report.send_modify(|report| report.last_checkpoint = Some(done));
+        JobReport::change(self.report, |report| report.last_checkpoint = Some(done));
     }
 
     async fn end(&self, manifest: &Manifest) -> Result<GenerationEnd, Stop> {

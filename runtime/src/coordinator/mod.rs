@@ -57,7 +57,7 @@ pub struct CoordinatorContext {
 }
 
 /// How a job's run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobEnd {
     /// A bounded job is done.
     Finished,
@@ -110,12 +110,12 @@ pub async fn run(
             Ok(end) => {
                 workers.dismiss("the job has ended").await;
                 let phase = if end == JobEnd::Finished { Phase::Succeeded } else { Phase::Suspended };
-                report.send_modify(|report| report.phase = phase);
+                JobReport::change(&report, |report| report.phase = phase);
                 return Ok(end);
             }
             Err(Stop::Error(error)) => {
                 workers.dismiss("the job has failed").await;
-                report.send_modify(|report| {
+                JobReport::change(&report, |report| {
                     report.phase = Phase::Failed;
                     report.last_failure = Some(error.to_string());
                 });
@@ -129,7 +129,7 @@ pub async fn run(
             Err(Stop::Failure(failure)) => failure,
         };
         workers.cancel().await;
-        report.send_modify(|report| {
+        JobReport::change(&report, |report| {
             report.phase = Phase::Recovering;
             report.restarts += 1;
             report.last_failure = Some(failure.message.clone());
@@ -137,7 +137,7 @@ pub async fn run(
         if failure.is_permanent {
             error!(error = %failure.message, "the job has failed");
             workers.dismiss("the job has failed").await;
-            report.send_modify(|report| report.phase = Phase::Failed);
+            JobReport::change(&report, |report| report.phase = Phase::Failed);
             return FailedSnafu { message: failure.message }.fail();
         }
         let jitter = rand::Rng::random_range(&mut *context.random.lock(), 0.0..1.0);
@@ -149,7 +149,7 @@ pub async fn run(
                 }
             }
             None => {
-                report.send_modify(|report| report.phase = Phase::Failed);
+                JobReport::change(&report, |report| report.phase = Phase::Failed);
                 return GaveUpSnafu { restarts: restart.count(), message: failure.message }.fail();
             }
         }
@@ -212,7 +212,7 @@ async fn one_generation(
     let committers = committers(plan, settings, generation)?;
     replay(&taken, &committers, context.clock, generation).await?;
     info!(%generation, restored_epoch, attempt = %settings.identity.attempt, "leading the job");
-    report.send_modify(|report| {
+    JobReport::change(report, |report| {
         report.generation = generation.0;
         report.restored_epoch = restored_epoch;
         report.phase = if report.restarts > 0 { Phase::Recovering } else { Phase::Starting };

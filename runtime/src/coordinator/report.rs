@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::model::WorkerId;
 use crate::rpc::TaskReport;
@@ -38,6 +39,10 @@ pub struct CheckpointReport {
 #[serde(rename_all = "camelCase")]
 pub struct JobReport {
     pub contract: u32,
+    /// Grows with every change but those of the tasks' figures.
+    pub version: u64,
+    pub name: String,
+    pub attempt: u64,
     pub phase: Phase,
     pub generation: u64,
     pub restored_epoch: u64,
@@ -67,6 +72,25 @@ pub struct Totals {
 }
 
 impl JobReport {
+    /// Changes a report; its version grows if anything but the tasks' figures has changed.
+    pub fn change(sender: &watch::Sender<JobReport>, change: impl FnOnce(&mut JobReport)) {
+        sender.send_modify(|report| {
+            let tasks = std::mem::take(&mut report.tasks);
+            let before = report.clone();
+            report.tasks = tasks;
+            change(report);
+            let is_changed = before.phase != report.phase
+                || before.generation != report.generation
+                || before.restarts != report.restarts
+                || before.parallelism != report.parallelism
+                || before.workers != report.workers
+                || before.last_checkpoint != report.last_checkpoint
+                || before.failed_checkpoints != report.failed_checkpoints
+                || before.last_failure != report.last_failure;
+            report.version += u64::from(is_changed);
+        });
+    }
+
     /// Adds up the tasks' figures. Sources are the tasks of chain 0 of each input.
     pub fn totals(&self, source_chains: &[u32]) -> Totals {
         let mut totals = Totals::default();

@@ -1,0 +1,84 @@
+//! What is, as the controller has seen it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The observed state of a job.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StreamJobStatus {
+    /// Generation of the spec that this status is about.
+    pub observed_generation: i64,
+    /// Where the job is in its life.
+    pub phase: Phase,
+    /// Since when the job is in this phase, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub since: Option<String>,
+    /// Number of the newest set of pods.
+    pub attempt: u64,
+    /// Hash of the spec that the attempt was made for.
+    pub spec_hash: String,
+    /// Generation of the coordinator that leads the job.
+    pub generation: u64,
+    /// Recoveries led by the present coordinator process.
+    pub restarts: u32,
+    /// Parallelism of the running tasks.
+    pub parallelism: u32,
+    /// Labels of the job's worker pods, for the scale subresource.
+    pub selector: String,
+    /// Address of the coordinator.
+    pub address: String,
+    /// The newest complete checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_checkpoint: Option<CheckpointStatus>,
+    /// The newest failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<FailureStatus>,
+    /// Ready, Progressing, Degraded, Stalled, Succeeded.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// Where a job is in its life.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Phase {
+    #[default]
+    Pending,
+    Starting,
+    Running,
+    Recovering,
+    Suspending,
+    Suspended,
+    Succeeded,
+    Failed,
+}
+
+/// A complete checkpoint.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CheckpointStatus {
+    /// Number of the checkpoint.
+    pub epoch: u64,
+    /// When it was complete, RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
+    pub completed_at: String,
+    /// From trigger to completion, such as `31ms`.
+    pub duration: String,
+    /// Bytes written for it.
+    pub bytes: u64,
+    /// Where the job's checkpoints are.
+    pub location: String,
+}
+
+/// A failure.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FailureStatus {
+    /// When it was seen, RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
+    pub at: String,
+    /// What has failed, in words; at most 1,024 characters.
+    pub message: String,
+}

@@ -1,0 +1,202 @@
+//! What to do, from what is wanted and what is seen. Total and deterministic: no client, no clock.
+
+use millrace_crds::StreamJob;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::model::Observed;
+
+/// What becomes of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Record this attempt in status, then look again: it is acted on only once it is recorded.
+    RecordAttempt { attempt: u64, spec_hash: String },
+    /// Ask the coordinator for a last checkpoint; the pods run on until it is taken.
+    Stop { attempt: u64, why: Why },
+    /// Keep the pods of this attempt.
+    Run { attempt: u64 },
+    /// Keep no pods: suspended.
+    Suspend,
+    /// Keep no workers: the job is done.
+    Finish,
+    /// The job has failed and waits for the user; its coordinator stays to be read.
+    Fail { message: String },
+}
+
+/// Why a running attempt is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    Suspended,
+    SpecChanged,
+}
+
+/// Hash of the user's spec after defaults, without what does not concern the pods' work.
+pub fn spec_hash(job: &StreamJob) -> String {
+    let mut spec = job.spec.clone();
+    spec.suspend = false;
+    // Writing plain data to memory cannot fail.
+    let bytes = serde_json::to_vec(&spec).unwrap_or_default();
+    format!("{:016x}", xxh3_64(&bytes))
+}
+
+/// Decides on one job.
+pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
+    let status = job.status.clone().unwrap_or_default();
+    let wanted = spec_hash(job);
+    let report = observed.report.as_ref().filter(|report| report.attempt == status.attempt);
+    let phase = report.map_or("", |report| report.phase.as_str());
+    if phase == "Succeeded" || status.phase == millrace_crds::v1alpha1::Phase::Succeeded {
+        return Decision::Finish;
+    }
+    let is_stopped = phase == "Suspended" || observed.worker_attempts.is_empty();
+    let has_attempt = status.attempt > 0;
+    if job.spec.suspend {
+        return match has_attempt && !is_stopped {
+            true => Decision::Stop { attempt: status.attempt, why: Why::Suspended },
+            false => Decision::Suspend,
+        };
+    }
+    if !has_attempt {
+        return Decision::RecordAttempt { attempt: 1, spec_hash: wanted };
+    }
+    if status.spec_hash != wanted {
+        return match is_stopped || phase == "Failed" {
+            true => Decision::RecordAttempt { attempt: status.attempt + 1, spec_hash: wanted },
+            false => Decision::Stop { attempt: status.attempt, why: Why::SpecChanged },
+        };
+    }
+    match report {
+        // It was suspended and is to go on: the stopped processes are replaced by a new set.
+        Some(report) if report.phase == "Suspended" => {
+            Decision::RecordAttempt { attempt: status.attempt + 1, spec_hash: wanted }
+        }
+        Some(report) if report.phase == "Failed" => {
+            let message = report.last_failure.clone().unwrap_or_else(|| "the job has failed".to_owned());
+            Decision::Fail { message }
+        }
+        _ => Decision::Run { attempt: status.attempt },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Report;
+    use millrace_crds::manifest;
+    use millrace_crds::v1alpha1::{Phase, StreamJobStatus};
+
+    fn job(suspend: bool, parallelism: u32) -> StreamJob {
+        manifest::read(&format!(
+            "{{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {{name: a}}, \
+             spec: {{pipeline: {{sql: x}}, suspend: {suspend}, parallelism: {parallelism}}}}}"
+        ))
+        .unwrap()
+    }
+
+    fn with_status(mut job: StreamJob, attempt: u64, of: &StreamJob) -> StreamJob {
+        job.status = Some(StreamJobStatus { attempt, spec_hash: spec_hash(of), ..Default::default() });
+        job
+    }
+
+    fn seen(attempt: u64, phase: &str, workers: &[u64]) -> Observed {
+        let report = Report { attempt, phase: phase.to_owned(), ..Default::default() };
+        Observed { report: Some(report), worker_attempts: workers.to_vec() }
+    }
+
+    #[test]
+    fn every_sentence_about_a_jobs_life_holds() {
+        let old = job(false, 2);
+        let hash = spec_hash(&old);
+        let record =
+            |attempt: u64, of: &StreamJob| Decision::RecordAttempt { attempt, spec_hash: spec_hash(of) };
+        let cases: Vec<(&str, StreamJob, Observed, Decision)> = vec![
+            ("a new job gets attempt 1", old.clone(), Observed::default(), record(1, &old)),
+            (
+                "a recorded attempt is run",
+                with_status(old.clone(), 1, &old),
+                Observed::default(),
+                Decision::Run { attempt: 1 },
+            ),
+            (
+                "a running job runs on",
+                with_status(old.clone(), 1, &old),
+                seen(1, "Running", &[1]),
+                Decision::Run { attempt: 1 },
+            ),
+            (
+                "a silent coordinator changes nothing",
+                with_status(old.clone(), 3, &old),
+                Observed { report: None, worker_attempts: vec![3] },
+                Decision::Run { attempt: 3 },
+            ),
+            (
+                "the report of an older attempt changes nothing",
+                with_status(old.clone(), 2, &old),
+                seen(1, "Failed", &[2]),
+                Decision::Run { attempt: 2 },
+            ),
+            (
+                "suspend stops the running attempt first",
+                with_status(job(true, 2), 1, &old),
+                seen(1, "Running", &[1]),
+                Decision::Stop { attempt: 1, why: Why::Suspended },
+            ),
+            (
+                "a stopped job is suspended",
+                with_status(job(true, 2), 1, &old),
+                seen(1, "Suspended", &[1]),
+                Decision::Suspend,
+            ),
+            (
+                "a job that never ran is suspended at once",
+                job(true, 2),
+                Observed::default(),
+                Decision::Suspend,
+            ),
+            (
+                "resuming makes a new attempt",
+                with_status(old.clone(), 1, &old),
+                seen(1, "Suspended", &[1]),
+                record(2, &old),
+            ),
+            (
+                "another parallelism stops the running attempt first",
+                with_status(job(false, 4), 1, &old),
+                seen(1, "Running", &[1]),
+                Decision::Stop { attempt: 1, why: Why::SpecChanged },
+            ),
+            (
+                "then it gets a new attempt",
+                with_status(job(false, 4), 1, &old),
+                seen(1, "Suspended", &[1]),
+                record(2, &job(false, 4)),
+            ),
+            (
+                "a failed job waits for the user",
+                with_status(old.clone(), 1, &old),
+                seen(1, "Failed", &[1]),
+                Decision::Fail { message: "the job has failed".to_owned() },
+            ),
+            (
+                "a changed spec restarts a failed job",
+                with_status(job(false, 4), 1, &old),
+                seen(1, "Failed", &[1]),
+                record(2, &job(false, 4)),
+            ),
+            (
+                "a bounded job finishes",
+                with_status(old.clone(), 1, &old),
+                seen(1, "Succeeded", &[1]),
+                Decision::Finish,
+            ),
+        ];
+        for (sentence, job, observed, expected) in cases {
+            assert_eq!(decide(&job, &observed), expected, "{sentence}");
+            assert_eq!(decide(&job, &observed), expected, "{sentence}, again");
+        }
+        let mut finished = with_status(old.clone(), 1, &old);
+        finished.status.as_mut().unwrap().phase = Phase::Succeeded;
+        assert_eq!(decide(&finished, &Observed::default()), Decision::Finish, "it stays finished");
+        assert_eq!(spec_hash(&job(true, 2)), hash, "suspending is no change of the work");
+        assert_ne!(spec_hash(&job(false, 3)), hash);
+    }
+}

@@ -1,0 +1,236 @@
+//! Everything that one job owns, rendered from its spec. Pure.
+//!
+//! Coordinator and workers are Deployments, so that they heal while the controller is away; their pods run in the restricted
+//! profile and have no rights and no token.
+
+mod pod;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy};
+use k8s_openapi::api::core::v1::{ConfigMap, EnvVar, Service, ServiceAccount, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use millrace_crds::StreamJob;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::labels::{self, Component};
+use crate::model::{Desired, Settings};
+use crate::names;
+
+/// Where workers register.
+pub const CONTROL_PORT: i32 = 6121;
+/// Where workers reach each other.
+pub const DATA_PORT: i32 = 6122;
+/// Probes, metrics, report.
+pub const HTTP_PORT: i32 = 6123;
+
+/// The objects of a job that runs as this attempt.
+pub fn running(job: &StreamJob, attempt: u64, settings: &Settings) -> Desired {
+    let config = config(job);
+    let config_name = config.metadata.name.clone().unwrap_or_default();
+    Desired {
+        account: Some(account(job)),
+        service: Some(service(job, attempt)),
+        deployments: vec![
+            coordinator(job, attempt, &config_name, settings),
+            workers(job, attempt, &config_name, settings),
+        ],
+        config: Some(config),
+    }
+}
+
+/// The objects of a job that has ended: the coordinator stays to be read, the workers go.
+pub fn ended(job: &StreamJob, attempt: u64, settings: &Settings) -> Desired {
+    let mut desired = running(job, attempt, settings);
+    desired.deployments.truncate(1);
+    desired
+}
+
+fn metadata(job: &StreamJob, name: String, component: Component, attempt: u64) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(names::namespace(job).to_owned()),
+        labels: Some(labels::all(names::job(job), component, attempt)),
+        owner_references: Some(vec![labels::owner(job)]),
+        ..Default::default()
+    }
+}
+
+/// SQL and settings as a manifest that the runtime reads; named by its content, and never a plan.
+fn config(job: &StreamJob) -> ConfigMap {
+    let manifest = serde_json::json!({
+        "apiVersion": "millrace.dev/v1alpha1",
+        "kind": "StreamJob",
+        "metadata": {"name": names::job(job), "namespace": names::namespace(job)},
+        "spec": job.spec,
+    });
+    let text = format!("{manifest:#}\n");
+    let hash = format!("{:08x}", xxh3_64(text.as_bytes()) as u32);
+    let mut metadata = metadata(job, names::pipeline(names::job(job), &hash), Component::Job, 0);
+    metadata.labels.get_or_insert_default().remove("millrace.dev/attempt");
+    ConfigMap {
+        metadata,
+        // JSON is YAML, and needs no further library here.
+        data: Some(BTreeMap::from([("job.yaml".to_owned(), text)])),
+        immutable: Some(true),
+        ..Default::default()
+    }
+}
+
+fn account(job: &StreamJob) -> ServiceAccount {
+    let mut metadata = metadata(job, names::service_account(names::job(job)), Component::Job, 0);
+    metadata.labels.get_or_insert_default().remove("millrace.dev/attempt");
+    ServiceAccount { metadata, automount_service_account_token: Some(false), ..Default::default() }
+}
+
+/// Reaches the coordinator of the attempt, ready or not: workers must find it while it starts.
+fn service(job: &StreamJob, attempt: u64) -> Service {
+    let port = |name: &str, port: i32| ServicePort {
+        name: Some(name.to_owned()),
+        port,
+        target_port: Some(IntOrString::String(name.to_owned())),
+        ..Default::default()
+    };
+    Service {
+        metadata: metadata(job, names::coordinator(names::job(job)), Component::Coordinator, attempt),
+        spec: Some(ServiceSpec {
+            selector: Some(labels::selector(names::job(job), Component::Coordinator, attempt)),
+            ports: Some(vec![port("control", CONTROL_PORT), port("http", HTTP_PORT)]),
+            publish_not_ready_addresses: Some(true),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn deployment(
+    job: &StreamJob,
+    name: String,
+    component: Component,
+    attempt: u64,
+    replicas: u32,
+    template: k8s_openapi::api::core::v1::PodTemplateSpec,
+) -> Deployment {
+    let selector = labels::selector(names::job(job), component, attempt);
+    // A pod that is replaced ends before its successor starts: two would only fence each other.
+    let strategy = DeploymentStrategy { type_: Some("Recreate".to_owned()), ..Default::default() };
+    Deployment {
+        metadata: metadata(job, name, component, attempt),
+        spec: Some(DeploymentSpec {
+            replicas: Some(replicas as i32),
+            selector: LabelSelector { match_labels: Some(selector), ..Default::default() },
+            strategy: Some(strategy),
+            template,
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn coordinator(job: &StreamJob, attempt: u64, config: &str, settings: &Settings) -> Deployment {
+    let env = vec![
+        variable("MILLRACE_LISTEN", format!("0.0.0.0:{CONTROL_PORT}")),
+        variable("MILLRACE_HTTP", format!("0.0.0.0:{HTTP_PORT}")),
+    ];
+    let ports = [("control", CONTROL_PORT), ("http", HTTP_PORT)];
+    let template = pod::template(job, Component::Coordinator, attempt, config, env, &ports, settings);
+    // It keeps its name over attempts. Its selector carries the attempt and cannot change, so applying another attempt
+    // means to delete it first.
+    deployment(job, names::coordinator(names::job(job)), Component::Coordinator, attempt, 1, template)
+}
+
+fn workers(job: &StreamJob, attempt: u64, config: &str, settings: &Settings) -> Deployment {
+    let slots = job.spec.workers.slots.max(1);
+    let coordinator = names::coordinator(names::job(job));
+    let mut env = vec![
+        variable("MILLRACE_COORDINATOR", format!("{coordinator}:{CONTROL_PORT}")),
+        variable("MILLRACE_SLOTS", slots.to_string()),
+        variable("MILLRACE_LISTEN", format!("0.0.0.0:{DATA_PORT}")),
+        variable("MILLRACE_HTTP", format!("0.0.0.0:{HTTP_PORT}")),
+    ];
+    env.push(pod::field_variable("MILLRACE_HOST", "status.podIP"));
+    let ports = [("data", DATA_PORT), ("http", HTTP_PORT)];
+    let template = pod::template(job, Component::Worker, attempt, config, env, &ports, settings);
+    let replicas = job.spec.parallelism.div_ceil(slots);
+    deployment(job, names::workers(names::job(job), attempt), Component::Worker, attempt, replicas, template)
+}
+
+fn variable(name: &str, value: String) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value), ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_crds::manifest;
+
+    fn rendered(parallelism: u32) -> Desired {
+        let mut job = manifest::read(&format!(
+            "{{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {{name: totals, namespace: shop, uid: u-1}}, \
+             spec: {{pipeline: {{sql: x}}, parallelism: {parallelism}, \
+             storage: {{credentials: {{secretRef: {{name: s3}}}}}}}}}}"
+        ))
+        .unwrap();
+        job.metadata.uid = Some("u-1".to_owned());
+        let settings = Settings { image: "millrace:dev".to_owned(), image_pull_policy: "Never".to_owned() };
+        running(&job, 3, &settings)
+    }
+
+    #[test]
+    fn the_runtime_reads_back_the_manifest_of_the_config_map() {
+        let desired = rendered(5);
+        let text = desired.config.unwrap().data.unwrap().remove("job.yaml").unwrap();
+
+        let job = manifest::read(&text).unwrap();
+
+        assert_eq!((job.spec.parallelism, job.metadata.name.as_deref()), (5, Some("totals")));
+    }
+
+    #[test]
+    fn workers_offer_enough_slots_and_pods_are_restricted() {
+        for (parallelism, replicas) in [(1, 1), (2, 1), (5, 3), (7, 4)] {
+            let desired = rendered(parallelism);
+            let [_, workers] = desired.deployments.as_slice() else { panic!("two deployments") };
+
+            assert_eq!(workers.spec.as_ref().unwrap().replicas, Some(replicas), "parallelism {parallelism}");
+        }
+        for deployment in rendered(2).deployments {
+            let pod = deployment.spec.unwrap().template.spec.unwrap();
+            let security = pod.security_context.unwrap();
+            let container = &pod.containers[0];
+            let own = container.security_context.as_ref().unwrap();
+
+            assert_eq!(
+                (security.run_as_non_root, security.seccomp_profile.unwrap().type_.as_str()),
+                (Some(true), "RuntimeDefault")
+            );
+            assert_eq!(
+                (own.allow_privilege_escalation, own.read_only_root_filesystem),
+                (Some(false), Some(true))
+            );
+            assert_eq!(own.capabilities.as_ref().unwrap().drop.as_deref(), Some(&["ALL".to_owned()][..]));
+            assert_eq!(pod.automount_service_account_token, Some(false));
+            assert_eq!(container.env_from.as_ref().unwrap()[0].secret_ref.as_ref().unwrap().name, "s3");
+        }
+    }
+
+    #[test]
+    fn every_object_belongs_to_its_job_and_selectors_carry_the_attempt() {
+        let desired = rendered(2);
+        let owners = [
+            &desired.config.as_ref().unwrap().metadata,
+            &desired.account.as_ref().unwrap().metadata,
+            &desired.service.as_ref().unwrap().metadata,
+            &desired.deployments[0].metadata,
+            &desired.deployments[1].metadata,
+        ];
+        for metadata in owners {
+            assert_eq!(metadata.owner_references.as_ref().unwrap()[0].uid, "u-1");
+            assert_eq!(metadata.namespace.as_deref(), Some("shop"));
+        }
+        let selector = desired.service.unwrap().spec.unwrap().selector.unwrap();
+        assert_eq!(selector["millrace.dev/attempt"], "3");
+        assert_eq!(desired.deployments[1].metadata.name.as_deref(), Some("totals-worker-3"));
+    }
+}

@@ -1,0 +1,179 @@
+//! What all pods of a job share: security, probes, spread, storage access.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource,
+    HTTPGetAction, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    ResourceRequirements, SeccompProfile, SecretEnvSource, SecurityContext, Toleration,
+    TopologySpreadConstraint, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use millrace_crds::StreamJob;
+
+use super::variable;
+use crate::labels::{self, Component};
+use crate::model::Settings;
+use crate::names;
+
+/// How long a pod stays on a node that does not answer: as short as the coordinator's own detection.
+const UNREACHABLE_SECONDS: i64 = 5;
+
+/// User and group of the processes.
+const USER: i64 = 65532;
+
+/// Where the manifest is mounted.
+const CONFIG_FOLDER: &str = "/etc/millrace";
+
+/// The pods of a component.
+pub fn template(
+    job: &StreamJob,
+    component: Component,
+    attempt: u64,
+    config: &str,
+    env: Vec<EnvVar>,
+    ports: &[(&str, i32)],
+    settings: &Settings,
+) -> PodTemplateSpec {
+    let name = names::job(job);
+    let tolerate = |key: &str| Toleration {
+        key: Some(key.to_owned()),
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoExecute".to_owned()),
+        toleration_seconds: Some(UNREACHABLE_SECONDS),
+        ..Default::default()
+    };
+    let spread = TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: "kubernetes.io/hostname".to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(LabelSelector {
+            match_labels: Some(labels::selector(name, component, attempt)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let config_volume = Volume {
+        name: "config".to_owned(),
+        config_map: Some(ConfigMapVolumeSource { name: config.to_owned(), ..Default::default() }),
+        ..Default::default()
+    };
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels::all(name, component, attempt)),
+            ..Default::default()
+        }),
+        spec: Some(PodSpec {
+            containers: vec![container(job, component, attempt, env, ports, settings)],
+            service_account_name: Some(names::service_account(name)),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            security_context: Some(pod_security()),
+            tolerations: Some(vec![
+                tolerate("node.kubernetes.io/not-ready"),
+                tolerate("node.kubernetes.io/unreachable"),
+            ]),
+            topology_spread_constraints: Some(vec![spread]),
+            volumes: Some(vec![config_volume]),
+            ..Default::default()
+        }),
+    }
+}
+
+fn container(
+    job: &StreamJob,
+    component: Component,
+    attempt: u64,
+    mut env: Vec<EnvVar>,
+    ports: &[(&str, i32)],
+    settings: &Settings,
+) -> Container {
+    env.extend([
+        variable("MILLRACE_JOB", format!("{CONFIG_FOLDER}/job.yaml")),
+        variable("MILLRACE_UID", job.metadata.uid.clone().unwrap_or_default()),
+        variable("MILLRACE_ATTEMPT", attempt.to_string()),
+    ]);
+    let credentials = job.spec.storage.credentials.as_ref().map(|credentials| EnvFromSource {
+        secret_ref: Some(SecretEnvSource { name: credentials.secret_ref.name.clone(), ..Default::default() }),
+        ..Default::default()
+    });
+    let port = |(name, port): &(&str, i32)| ContainerPort {
+        name: Some((*name).to_owned()),
+        container_port: *port,
+        ..Default::default()
+    };
+    let requests = BTreeMap::from([
+        ("cpu".to_owned(), Quantity("100m".to_owned())),
+        ("memory".to_owned(), Quantity("128Mi".to_owned())),
+    ]);
+    Container {
+        name: component.as_str().to_owned(),
+        image: Some(settings.image.clone()),
+        image_pull_policy: Some(settings.image_pull_policy.clone()),
+        args: Some(vec![component.as_str().to_owned(), "--log-format".to_owned(), "json".to_owned()]),
+        env: Some(env),
+        env_from: credentials.map(|credentials| vec![credentials]),
+        ports: Some(ports.iter().map(port).collect()),
+        startup_probe: Some(Probe {
+            failure_threshold: Some(60),
+            period_seconds: Some(1),
+            ..probe("/livez")
+        }),
+        liveness_probe: Some(Probe {
+            failure_threshold: Some(3),
+            period_seconds: Some(10),
+            ..probe("/livez")
+        }),
+        readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz") }),
+        resources: Some(ResourceRequirements { requests: Some(requests), ..Default::default() }),
+        security_context: Some(container_security()),
+        volume_mounts: Some(vec![VolumeMount {
+            name: "config".to_owned(),
+            mount_path: CONFIG_FOLDER.to_owned(),
+            read_only: Some(true),
+            ..Default::default()
+        }]),
+        ..Default::default()
+    }
+}
+
+fn probe(path: &str) -> Probe {
+    let get = HTTPGetAction {
+        path: Some(path.to_owned()),
+        port: IntOrString::String("http".to_owned()),
+        ..Default::default()
+    };
+    Probe { http_get: Some(get), timeout_seconds: Some(2), ..Default::default() }
+}
+
+/// A variable from a field of the pod.
+pub fn field_variable(name: &str, field: &str) -> EnvVar {
+    let field_ref = ObjectFieldSelector { field_path: field.to_owned(), ..Default::default() };
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource { field_ref: Some(field_ref), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn pod_security() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(USER),
+        run_as_group: Some(USER),
+        fs_group: Some(USER),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn container_security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Default::default() }),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,107 @@
+//! What a coordinator and a worker answer over HTTP: probes, metrics, and the coordinator's report.
+//!
+//! `/livez`: the process answers. `/readyz`: a coordinator takes registrations, a worker follows a coordinator.
+//! `GET /report?after=VERSION` answers once the report's version is above, or after half a minute. `POST /stop` asks for a
+//! last checkpoint and the end of the job's run.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use snafu::{ResultExt, Snafu};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::coordinator::{JobReport, Wish};
+use crate::metrics;
+
+/// How long a report is waited for; below the idle time-outs of proxies.
+const LONG_POLL_MAX: Duration = Duration::from_secs(30);
+
+/// The server could not run.
+#[derive(Debug, Snafu)]
+#[snafu(display("failed to serve HTTP at {address}"))]
+pub struct HttpError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// What a coordinator's answers come from.
+#[derive(Clone)]
+pub struct CoordinatorState {
+    pub report: watch::Receiver<JobReport>,
+    pub wish: Arc<watch::Sender<Wish>>,
+    pub source_chains: Arc<[u32]>,
+    pub clock: Clock,
+}
+
+/// Serves a coordinator until dropped.
+pub async fn serve_coordinator(address: SocketAddr, state: CoordinatorState) -> Result<(), HttpError> {
+    let routes = Router::new()
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(|| async { "ok" }))
+        .route("/metrics", get(coordinator_metrics))
+        .route("/report", get(report))
+        .route("/stop", post(stop))
+        .with_state(state);
+    serve(address, routes).await
+}
+
+/// Serves a worker until dropped. `follows` says whether it has a coordinator.
+pub async fn serve_worker(address: SocketAddr, follows: Arc<AtomicBool>) -> Result<(), HttpError> {
+    let ready = move || async move {
+        if follows.load(Ordering::Relaxed) {
+            (StatusCode::OK, "ok")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "no coordinator")
+        }
+    };
+    let routes = Router::new().route("/livez", get(|| async { "ok" })).route("/readyz", get(ready));
+    serve(address, routes).await
+}
+
+async fn serve(address: SocketAddr, routes: Router) -> Result<(), HttpError> {
+    let listener = TcpListener::bind(address).await.context(HttpSnafu { address })?;
+    axum::serve(listener, routes).await.context(HttpSnafu { address })
+}
+
+async fn coordinator_metrics(State(state): State<CoordinatorState>) -> impl IntoResponse {
+    let report = state.report.borrow().clone();
+    match metrics::job(&report, &state.source_chains, state.clock.now_ms()) {
+        Ok(text) => (StatusCode::OK, text),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+#[derive(Deserialize)]
+struct After {
+    after: Option<u64>,
+}
+
+async fn report(
+    State(mut state): State<CoordinatorState>,
+    Query(After { after }): Query<After>,
+) -> Json<JobReport> {
+    if let Some(after) = after {
+        let newer = state.report.wait_for(|report| report.version > after);
+        tokio::select! {
+            // The sender lives as long as the process; its end answers with what is known.
+            _ = newer => {}
+            () = state.clock.sleep(LONG_POLL_MAX) => {}
+        }
+    }
+    Json(state.report.borrow().clone())
+}
+
+async fn stop(State(state): State<CoordinatorState>) -> StatusCode {
+    state.wish.send_replace(Wish::Stop);
+    StatusCode::ACCEPTED
+}

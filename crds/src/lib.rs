@@ -4,6 +4,7 @@
 //! reads. A field that is not built yet is absent, never accepted and ignored. Fields are added with a default; a change
 //! that is not is a new version.
 
+pub mod contract;
 pub mod manifest;
 pub mod v1alpha1;
 

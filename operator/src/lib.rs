@@ -11,3 +11,4 @@ pub mod desired;
 pub mod labels;
 pub mod model;
 pub mod names;
+pub mod status;

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use millrace_crds::contract::Report;
 
 /// What the controller is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,15 +13,6 @@ pub struct Settings {
     pub image_pull_policy: String,
 }
 
-/// What the coordinator reported, as far as decisions need it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Report {
-    pub attempt: u64,
-    pub phase: String,
-    pub restarts: u32,
-    pub last_failure: Option<String>,
-}
-
 /// The world as one reconcile sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
@@ -28,6 +20,10 @@ pub struct Observed {
     pub report: Option<Report>,
     /// Attempts whose worker Deployments exist.
     pub worker_attempts: Vec<u64>,
+    /// The attempt that the coordinator's Deployment belongs to.
+    pub coordinator_attempt: Option<u64>,
+    /// What keeps pods from running, in Kubernetes' own words.
+    pub obstacle: Option<String>,
 }
 
 /// All objects that a job should have now; others of the job are deleted after these were applied.

@@ -1,10 +1,14 @@
 //! Byte streams between processes, injected so that the simulation can lose, delay and cut them.
 
 use std::io;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+
+/// How long one try to connect may take: some round trips within a cluster. Callers try again.
+const CONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// A connection in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -40,7 +44,9 @@ pub struct Tcp;
 #[async_trait]
 impl Transport for Tcp {
     async fn connect(&self, address: &str) -> io::Result<Stream> {
-        let stream = TcpStream::connect(address).await?;
+        // A Service may lead to a pod of a dead node: the kernel would try that one for more than a minute.
+        let connected = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address)).await;
+        let stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
         Ok(Box::new(stream))
     }

@@ -15,7 +15,7 @@ use harness::{Place, text, wait_until};
 const SQL: &str = "
 CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, price BIGINT, `dateTime` TIMESTAMP(3)>, ts AS bid.`dateTime`,
   WATERMARK FOR ts AS ts - INTERVAL '4' SECOND
-) WITH ('connector' = 'nexmark', 'events' = '200000', 'splits' = '4', 'rows-per-second' = '50000');
+) WITH ('connector' = 'nexmark', 'events' = '400000', 'splits' = '4', 'rows-per-second' = '50000');
 CREATE TABLE totals (auction BIGINT, window_end TIMESTAMP(3), n BIGINT, total BIGINT)
   WITH ('connector' = 'filesystem', 'path' = 'totals', 'format' = 'json');
 INSERT INTO totals SELECT bid.auction, window_end, COUNT(*), SUM(bid.price)

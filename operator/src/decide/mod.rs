@@ -80,7 +80,7 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Report;
+    use millrace_crds::contract::Report;
     use millrace_crds::manifest;
     use millrace_crds::v1alpha1::{Phase, StreamJobStatus};
 
@@ -99,7 +99,7 @@ mod tests {
 
     fn seen(attempt: u64, phase: &str, workers: &[u64]) -> Observed {
         let report = Report { attempt, phase: phase.to_owned(), ..Default::default() };
-        Observed { report: Some(report), worker_attempts: workers.to_vec() }
+        Observed { report: Some(report), worker_attempts: workers.to_vec(), ..Default::default() }
     }
 
     #[test]
@@ -125,7 +125,7 @@ mod tests {
             (
                 "a silent coordinator changes nothing",
                 with_status(old.clone(), 3, &old),
-                Observed { report: None, worker_attempts: vec![3] },
+                Observed { worker_attempts: vec![3], ..Default::default() },
                 Decision::Run { attempt: 3 },
             ),
             (

@@ -7,7 +7,7 @@ mod pod;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{ConfigMap, EnvVar, Service, ServiceAccount, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -113,8 +113,13 @@ fn deployment(
     template: k8s_openapi::api::core::v1::PodTemplateSpec,
 ) -> Deployment {
     let selector = labels::selector(names::job(job), component, attempt);
-    // A pod that is replaced ends before its successor starts: two would only fence each other.
-    let strategy = DeploymentStrategy { type_: Some("Recreate".to_owned()), ..Default::default() };
+    // No surge: two coordinators would only fence each other. Not Recreate, which waits for the pods of a dead node.
+    let rolling = RollingUpdateDeployment {
+        max_surge: Some(IntOrString::Int(0)),
+        max_unavailable: Some(IntOrString::Int(1)),
+    };
+    let strategy =
+        DeploymentStrategy { rolling_update: Some(rolling), type_: Some("RollingUpdate".to_owned()) };
     Deployment {
         metadata: metadata(job, name, component, attempt),
         spec: Some(DeploymentSpec {

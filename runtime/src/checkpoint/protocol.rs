@@ -205,7 +205,8 @@ async fn create_or_own(store: &dyn Store, key: &str, bytes: Vec<u8>) -> Result<b
     }
 }
 
-async fn check_owner(store: &dyn Store, identity: &JobIdentity) -> Result<(), CheckpointError> {
+/// Fails if a location holds another job's state, or this job's in a form that it cannot go on from.
+pub async fn check_owner(store: &dyn Store, identity: &JobIdentity) -> Result<(), CheckpointError> {
     let ours = JobRecord {
         uid: identity.uid.0.clone(),
         format: FORMAT_VERSION,
@@ -373,6 +374,8 @@ mod tests {
         let refused = Checkpoints::take_over(Arc::clone(&store), identity("b", 1), 2).await;
 
         let text = refused.err().unwrap().to_string();
+        let asked = check_owner(store.as_ref(), &identity("b", 1)).await;
+        assert!(matches!(asked, Err(CheckpointError::Refused { .. })));
         assert!(
             text.contains("'default/a'") && text.contains("'default/b'") && text.contains("startFrom"),
             "{text}"

@@ -100,9 +100,14 @@ impl RunningJob<'_> {
         workers: &mut Workers,
         wish: &mut watch::Receiver<Wish>,
     ) -> Result<Option<Vec<WorkerId>>, Stop> {
+        let mut known = None;
         loop {
             if let Some(slots) = assignment::assign(&workers.slots(), self.settings.parallelism) {
                 return Ok(Some(slots));
+            }
+            let offered: u32 = workers.slots().iter().map(|(_, slots)| slots).sum();
+            if known.replace(offered) != Some(offered) {
+                info!(offered, needed = self.settings.parallelism, "waiting for workers with enough slots");
             }
             if *wish.borrow() == Wish::Stop {
                 return Ok(None);

@@ -202,6 +202,8 @@ async fn one_generation(
     wish: watch::Receiver<Wish>,
     report: &watch::Sender<JobReport>,
 ) -> Result<JobEnd, Stop> {
+    // Whose state it is comes first: the end of a namesake is not the end of this job.
+    protocol::check_owner(context.store.as_ref(), &settings.identity).await?;
     if protocol::finished(context.store.as_ref()).await?.is_some() {
         return Ok(JobEnd::Finished);
     }

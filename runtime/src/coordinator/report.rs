@@ -112,3 +112,32 @@ impl JobReport {
         totals
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_crds::contract::Report;
+
+    #[test]
+    fn the_controller_reads_what_is_reported() {
+        let checkpoint = CheckpointReport { epoch: 3, completed_at_ms: 5, rows_out: 7, ..Default::default() };
+        let report = JobReport {
+            contract: 1,
+            attempt: 2,
+            phase: Phase::Recovering,
+            restarts: 4,
+            last_checkpoint: Some(checkpoint),
+            last_failure: Some("lost worker 2".to_owned()),
+            ..Default::default()
+        };
+
+        let read: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+
+        assert_eq!(
+            (read.contract, read.attempt, read.phase.as_str(), read.restarts),
+            (1, 2, "Recovering", 4)
+        );
+        assert_eq!(read.last_checkpoint.unwrap().rows_out, 7);
+        assert_eq!(read.last_failure.as_deref(), Some("lost worker 2"));
+    }
+}

@@ -10,7 +10,7 @@ CREATE TABLE events (
   bid ROW<auction BIGINT, price BIGINT, `dateTime` TIMESTAMP(3)>,
   ts AS bid.`dateTime`,
   WATERMARK FOR ts AS ts - INTERVAL '4' SECOND
-) WITH ('connector' = 'nexmark', 'events' = '200000', 'splits' = '4', 'rows-per-second' = '50000');
+) WITH ('connector' = 'nexmark', 'events' = '400000', 'splits' = '4', 'rows-per-second' = '50000');
 CREATE VIEW bids AS SELECT bid.auction, bid.price, ts FROM events WHERE event_type = 2;
 CREATE TABLE picked (auction BIGINT, price BIGINT) WITH ('connector' = 'filesystem', 'path' = 'picked', 'format' = 'json');
 CREATE TABLE totals (auction BIGINT, window_end TIMESTAMP(3), n BIGINT, total BIGINT)

@@ -1,0 +1,225 @@
+//! What a job's status says, from the decision and what was seen. Pure; times come in as values.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use millrace_crds::StreamJob;
+use millrace_crds::v1alpha1::{CheckpointStatus, FailureStatus, Phase, StreamJobStatus};
+
+use crate::decide::{Decision, Why};
+use crate::labels::{self, Component};
+use crate::model::Observed;
+use crate::names;
+
+/// Longest message of a failure.
+const MESSAGE_MAX: usize = 1024;
+
+/// A checkpoint is written into the status at most this often, unless something else has changed.
+const CHECKPOINT_EVERY_MS: i64 = 60_000;
+
+/// The status after a reconcile.
+pub fn compute(job: &StreamJob, decision: &Decision, observed: &Observed, now: Timestamp) -> StreamJobStatus {
+    let old = job.status.clone().unwrap_or_default();
+    let mut status = old.clone();
+    status.observed_generation = job.metadata.generation.unwrap_or_default();
+    let report = observed.report.as_ref().filter(|report| report.attempt == old.attempt);
+    if let Decision::RecordAttempt { attempt, spec_hash } = decision {
+        status.attempt = *attempt;
+        status.spec_hash = spec_hash.clone();
+    }
+    status.phase = phase(decision, report.map(|report| report.phase.as_str()));
+    if let Some(report) = report {
+        status.generation = report.generation;
+        status.restarts = report.restarts;
+        status.parallelism = report.parallelism;
+        if let Some(message) = &report.last_failure {
+            let message: String = message.chars().take(MESSAGE_MAX).collect();
+            if old.last_failure.as_ref().is_none_or(|known| known.message != message) {
+                status.last_failure = Some(FailureStatus { at: now.to_string(), message });
+            }
+        }
+        if let Some(checkpoint) = &report.last_checkpoint {
+            let completed_at = Timestamp::from_millisecond(checkpoint.completed_at_ms as i64).unwrap_or(now);
+            status.last_checkpoint = Some(CheckpointStatus {
+                epoch: checkpoint.epoch,
+                completed_at: seconds(completed_at),
+                duration: format!("{}ms", checkpoint.duration_ms),
+                bytes: checkpoint.bytes,
+                location: job.spec.checkpoint.location.clone().unwrap_or_default(),
+            });
+        }
+    }
+    let name = names::job(job);
+    let selector = labels::selector(name, Component::Worker, status.attempt);
+    status.selector =
+        selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+    status.address = format!("{}.{}.svc:6123", names::coordinator(name), names::namespace(job));
+    if status.phase != old.phase || old.since.is_none() {
+        status.since = Some(seconds(now));
+    }
+    status.conditions = conditions(&old.conditions, &status, decision, observed, now);
+    keep_checkpoint_quiet(&old, &mut status);
+    status
+}
+
+/// Leaves the old checkpoint in place if nothing else has changed and it is not old: an idle job costs no request.
+fn keep_checkpoint_quiet(old: &StreamJobStatus, status: &mut StreamJobStatus) {
+    let quiet = StreamJobStatus { last_checkpoint: old.last_checkpoint.clone(), ..status.clone() };
+    let time = |status: &StreamJobStatus| -> Option<i64> {
+        let text = &status.last_checkpoint.as_ref()?.completed_at;
+        Some(text.parse::<Timestamp>().ok()?.as_millisecond())
+    };
+    if quiet == *old
+        && let (Some(known), Some(new)) = (time(old), time(status))
+        && new - known < CHECKPOINT_EVERY_MS
+    {
+        *status = quiet;
+    }
+}
+
+fn seconds(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+fn phase(decision: &Decision, reported: Option<&str>) -> Phase {
+    match decision {
+        Decision::RecordAttempt { .. } => Phase::Pending,
+        Decision::Stop { .. } => Phase::Suspending,
+        Decision::Suspend => Phase::Suspended,
+        Decision::Finish => Phase::Succeeded,
+        Decision::Fail { .. } => Phase::Failed,
+        Decision::Run { .. } => match reported {
+            Some("Running") => Phase::Running,
+            Some("Recovering") => Phase::Recovering,
+            Some("Suspended") => Phase::Suspended,
+            _ => Phase::Starting,
+        },
+    }
+}
+
+fn conditions(
+    old: &[Condition],
+    status: &StreamJobStatus,
+    decision: &Decision,
+    observed: &Observed,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let failure = status.last_failure.as_ref().map_or("", |failure| failure.message.as_str());
+    let obstacle = observed.obstacle.as_deref();
+    let ready = match (status.phase, obstacle) {
+        (Phase::Running, _) => (true, "Running", "all subtasks run"),
+        (Phase::Succeeded, _) => (true, "Succeeded", "the bounded input has been processed"),
+        (Phase::Suspended, _) => (false, "Suspended", "spec.suspend is true"),
+        (Phase::Failed, _) => (false, "Failed", failure),
+        (_, Some(obstacle)) => (false, "PodsNotRunning", obstacle),
+        (Phase::Recovering, _) => (false, "Recovering", failure),
+        (Phase::Suspending, _) => (false, "Stopping", "a last checkpoint is being taken"),
+        (Phase::Pending | Phase::Starting, _) => (false, "Starting", "the pods are being started"),
+    };
+    let progressing = match decision {
+        Decision::RecordAttempt { .. } => (true, "NewAttempt", "new pods are made"),
+        Decision::Stop { why: Why::Suspended, .. } => {
+            (true, "Suspending", "a last checkpoint is being taken")
+        }
+        Decision::Stop { why: Why::SpecChanged, .. } => {
+            (true, "SpecChanged", "a last checkpoint is taken, then new pods are made")
+        }
+        _ if matches!(status.phase, Phase::Starting | Phase::Recovering) => (true, ready.1, ready.2),
+        _ => (false, "Settled", "nothing is being changed"),
+    };
+    let is_degraded = status.phase == Phase::Recovering || obstacle.is_some();
+    let degraded =
+        if is_degraded { (true, ready.1, ready.2) } else { (false, "Healthy", "nothing is wrong") };
+    let stalled = match decision {
+        Decision::Fail { message } => (true, "Failed", message.as_str()),
+        _ => (false, "NotStalled", "nothing waits for you"),
+    };
+    let succeeded = match status.phase {
+        Phase::Succeeded => (true, "Succeeded", "the bounded input has been processed"),
+        _ => (false, "NotFinished", "the job has not ended"),
+    };
+    let all = [
+        ("Ready", ready),
+        ("Progressing", progressing),
+        ("Degraded", degraded),
+        ("Stalled", stalled),
+        ("Succeeded", succeeded),
+    ];
+    let condition = |(kind, (holds, reason, message)): (&str, (bool, &str, &str))| {
+        let status_text = if holds { "True" } else { "False" };
+        let known = old.iter().find(|condition| condition.type_ == kind && condition.status == status_text);
+        Condition {
+            type_: kind.to_owned(),
+            status: status_text.to_owned(),
+            reason: reason.to_owned(),
+            message: message.chars().take(MESSAGE_MAX).collect(),
+            observed_generation: Some(status.observed_generation),
+            last_transition_time: known.map_or(Time(now), |known| known.last_transition_time.clone()),
+        }
+    };
+    all.into_iter().map(condition).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_crds::contract::{Report, ReportedCheckpoint};
+    use millrace_crds::manifest;
+
+    fn job() -> StreamJob {
+        let yaml = "{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {name: a}, spec: {pipeline: {sql: x}}}";
+        let mut job = manifest::read(yaml).unwrap();
+        job.status = Some(StreamJobStatus { attempt: 1, ..Default::default() });
+        job
+    }
+
+    fn seen(phase: &str, epoch: u64, at_ms: u64) -> Observed {
+        let last_checkpoint =
+            Some(ReportedCheckpoint { epoch, completed_at_ms: at_ms, ..Default::default() });
+        let report = Report { attempt: 1, phase: phase.to_owned(), last_checkpoint, ..Default::default() };
+        Observed { report: Some(report), ..Default::default() }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn holds(status: &StreamJobStatus, kind: &str) -> (bool, String) {
+        let condition = status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+        (condition.status == "True", condition.reason.clone())
+    }
+
+    #[test]
+    fn a_healthy_job_writes_its_checkpoint_once_a_minute() {
+        let run = Decision::Run { attempt: 1 };
+        let mut job = job();
+        job.status = Some(compute(&job, &run, &seen("Running", 1, 1_000), at(1)));
+
+        let soon = compute(&job, &run, &seen("Running", 2, 11_000), at(11));
+        let later = compute(&job, &run, &seen("Running", 7, 61_000), at(61));
+
+        assert_eq!(Some(&soon), job.status.as_ref());
+        assert_eq!(later.last_checkpoint.unwrap().epoch, 7);
+    }
+
+    #[test]
+    fn conditions_say_what_is_and_since_when() {
+        let run = Decision::Run { attempt: 1 };
+        let mut job = job();
+        let running = compute(&job, &run, &seen("Running", 1, 1_000), at(1));
+        assert_eq!(holds(&running, "Ready"), (true, "Running".to_owned()));
+        job.status = Some(running.clone());
+
+        let stuck =
+            Observed { obstacle: Some("0/2 nodes are available".to_owned()), ..seen("Recovering", 1, 1_000) };
+        let recovering = compute(&job, &run, &stuck, at(5));
+
+        assert_eq!(holds(&recovering, "Ready"), (false, "PodsNotRunning".to_owned()));
+        assert_eq!(recovering.conditions[0].message, "0/2 nodes are available");
+        assert!(holds(&recovering, "Degraded").0);
+        assert_eq!(recovering.conditions[0].last_transition_time.0, at(5));
+        assert_eq!(recovering.conditions[3].last_transition_time.0, at(1), "Stalled has not changed");
+        let failed =
+            compute(&job, &Decision::Fail { message: "x".to_owned() }, &seen("Failed", 1, 1_000), at(6));
+        assert_eq!((failed.phase, holds(&failed, "Stalled").0), (Phase::Failed, true));
+    }
+}

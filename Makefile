@@ -4,7 +4,7 @@ CARGO := cargo
 CLUSTER := e2e/cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-real lint deny generate ci cluster-check cluster-up cluster-down
+.PHONY: help build demo test test-real lint deny generate ci cluster-check cluster-up cluster-install cluster-down
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,9 @@ cluster-check: ## say what a cluster on this machine needs and what is missing
 
 cluster-up: cluster-check ## bring up Kubernetes, Kafka and S3 on this machine (root)
 	$(CLUSTER)/up
+
+cluster-install: build ## install this checkout's controller and runtime on the cluster, with the chart
+	e2e/install
 
 cluster-down: ## take the cluster down; leaves nothing but the cache
 	$(CLUSTER)/down

@@ -24,6 +24,17 @@ pub struct Observed {
     pub coordinator_attempt: Option<u64>,
     /// What keeps pods from running, in Kubernetes' own words.
     pub obstacle: Option<String>,
+    /// Why the wanted spec cannot become pods; only judged if it is not the one that the attempt was made for.
+    pub refusal: Option<Refusal>,
+}
+
+/// Why a spec is not acted on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Of the conditions; PascalCase, one of a closed set.
+    pub reason: &'static str,
+    /// What is wrong where, and what to do.
+    pub message: String,
 }
 
 /// All objects that a job should have now; others of the job are deleted after these were applied.
@@ -33,4 +44,6 @@ pub struct Desired {
     pub account: Option<ServiceAccount>,
     pub service: Option<Service>,
     pub deployments: Vec<Deployment>,
+    /// The ConfigMap of an earlier spec stays: a suspended job is compared with it when it is resumed.
+    pub keeps_config: bool,
 }

@@ -26,7 +26,7 @@ pub fn compute(job: &StreamJob, decision: &Decision, observed: &Observed, now: T
         status.attempt = *attempt;
         status.spec_hash = spec_hash.clone();
     }
-    status.phase = phase(decision, report.map(|report| report.phase.as_str()));
+    status.phase = phase(decision, status.attempt > 0, old.phase, report.map(|report| report.phase.as_str()));
     if let Some(report) = report {
         status.generation = report.generation;
         status.restarts = report.restarts;
@@ -34,14 +34,14 @@ pub fn compute(job: &StreamJob, decision: &Decision, observed: &Observed, now: T
         if let Some(message) = &report.last_failure {
             let message: String = message.chars().take(MESSAGE_MAX).collect();
             if old.last_failure.as_ref().is_none_or(|known| known.message != message) {
-                status.last_failure = Some(FailureStatus { at: now.to_string(), message });
+                status.last_failure = Some(FailureStatus { at: Some(seconds(now)), message });
             }
         }
         if let Some(checkpoint) = &report.last_checkpoint {
             let completed_at = Timestamp::from_millisecond(checkpoint.completed_at_ms as i64).unwrap_or(now);
             status.last_checkpoint = Some(CheckpointStatus {
                 epoch: checkpoint.epoch,
-                completed_at: seconds(completed_at),
+                completed_at: Some(seconds(completed_at)),
                 duration: format!("{}ms", checkpoint.duration_ms),
                 bytes: checkpoint.bytes,
                 location: job.spec.checkpoint.location.clone().unwrap_or_default(),
@@ -65,7 +65,7 @@ pub fn compute(job: &StreamJob, decision: &Decision, observed: &Observed, now: T
 fn keep_checkpoint_quiet(old: &StreamJobStatus, status: &mut StreamJobStatus) {
     let quiet = StreamJobStatus { last_checkpoint: old.last_checkpoint.clone(), ..status.clone() };
     let time = |status: &StreamJobStatus| -> Option<i64> {
-        let text = &status.last_checkpoint.as_ref()?.completed_at;
+        let text = status.last_checkpoint.as_ref()?.completed_at.as_ref()?;
         Some(text.parse::<Timestamp>().ok()?.as_millisecond())
     };
     if quiet == *old
@@ -80,17 +80,21 @@ fn seconds(time: Timestamp) -> String {
     Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }
 
-fn phase(decision: &Decision, reported: Option<&str>) -> Phase {
+fn phase(decision: &Decision, has_attempt: bool, old: Phase, reported: Option<&str>) -> Phase {
     match decision {
         Decision::RecordAttempt { .. } => Phase::Pending,
         Decision::Stop { .. } => Phase::Suspending,
         Decision::Suspend => Phase::Suspended,
         Decision::Finish => Phase::Succeeded,
         Decision::Fail { .. } => Phase::Failed,
-        Decision::Run { .. } => match reported {
+        Decision::Refuse(_) if !has_attempt => Phase::Failed,
+        Decision::Refuse(_) | Decision::Run { .. } => match reported {
             Some("Running") => Phase::Running,
             Some("Recovering") => Phase::Recovering,
             Some("Suspended") => Phase::Suspended,
+            Some("Failed") => Phase::Failed,
+            // It has run before, so its coordinator is being replaced.
+            None if matches!(old, Phase::Running | Phase::Recovering) => Phase::Recovering,
             _ => Phase::Starting,
         },
     }
@@ -105,12 +109,20 @@ fn conditions(
 ) -> Vec<Condition> {
     let failure = status.last_failure.as_ref().map_or("", |failure| failure.message.as_str());
     let obstacle = observed.obstacle.as_deref();
+    let refusal = match decision {
+        Decision::Refuse(refusal) => Some((false, refusal.reason, refusal.message.as_str())),
+        _ => None,
+    };
     let ready = match (status.phase, obstacle) {
         (Phase::Running, _) => (true, "Running", "all subtasks run"),
         (Phase::Succeeded, _) => (true, "Succeeded", "the bounded input has been processed"),
         (Phase::Suspended, _) => (false, "Suspended", "spec.suspend is true"),
+        (Phase::Failed, _) if refusal.is_some() => refusal.unwrap_or_default(),
         (Phase::Failed, _) => (false, "Failed", failure),
         (_, Some(obstacle)) => (false, "PodsNotRunning", obstacle),
+        (Phase::Recovering, _) if observed.report.is_none() => {
+            (false, "CoordinatorSilent", "the coordinator does not answer; the job goes on when it is back")
+        }
         (Phase::Recovering, _) => (false, "Recovering", failure),
         (Phase::Suspending, _) => (false, "Stopping", "a last checkpoint is being taken"),
         (Phase::Pending | Phase::Starting, _) => (false, "Starting", "the pods are being started"),
@@ -131,6 +143,7 @@ fn conditions(
         if is_degraded { (true, ready.1, ready.2) } else { (false, "Healthy", "nothing is wrong") };
     let stalled = match decision {
         Decision::Fail { message } => (true, "Failed", message.as_str()),
+        Decision::Refuse(refusal) => (true, refusal.reason, refusal.message.as_str()),
         _ => (false, "NotStalled", "nothing waits for you"),
     };
     let succeeded = match status.phase {

@@ -2,7 +2,7 @@
 //!
 //! `/livez`: the process answers. `/readyz`: a coordinator takes registrations, a worker follows a coordinator.
 //! `GET /report?after=VERSION` answers once the report's version is above, or after half a minute. `POST /stop` asks for a
-//! last checkpoint and the end of the job's run.
+//! last checkpoint and the end of the job's run; `POST /go-on` takes that back while the checkpoint is not complete.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -51,6 +51,7 @@ pub async fn serve_coordinator(address: SocketAddr, state: CoordinatorState) -> 
         .route("/metrics", get(coordinator_metrics))
         .route("/report", get(report))
         .route("/stop", post(stop))
+        .route("/go-on", post(go_on))
         .with_state(state);
     serve(address, routes).await
 }
@@ -103,5 +104,10 @@ async fn report(
 
 async fn stop(State(state): State<CoordinatorState>) -> StatusCode {
     state.wish.send_replace(Wish::Stop);
+    StatusCode::ACCEPTED
+}
+
+async fn go_on(State(state): State<CoordinatorState>) -> StatusCode {
+    state.wish.send_replace(Wish::Run);
     StatusCode::ACCEPTED
 }

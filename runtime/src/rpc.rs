@@ -152,7 +152,7 @@ pub struct Failed {
 pub struct FromCoordinator {
     #[prost(uint64, tag = "1")]
     pub generation: u64,
-    #[prost(oneof = "CoordinatorSays", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "CoordinatorSays", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
     pub says: Option<CoordinatorSays>,
 }
 
@@ -176,6 +176,9 @@ pub enum CoordinatorSays {
     /// The job is over or refused: the worker process ends. Carries the reason.
     #[prost(string, tag = "8")]
     Leave(String),
+    /// The checkpoint of this epoch is complete, and its sinks have committed.
+    #[prost(uint64, tag = "9")]
+    Completed(u64),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

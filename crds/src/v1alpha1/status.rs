@@ -62,8 +62,9 @@ pub struct CheckpointStatus {
     /// Number of the checkpoint.
     pub epoch: u64,
     /// When it was complete, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
-    pub completed_at: String,
+    pub completed_at: Option<String>,
     /// From trigger to completion, such as `31ms`.
     pub duration: String,
     /// Bytes written for it.
@@ -77,8 +78,9 @@ pub struct CheckpointStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct FailureStatus {
     /// When it was seen, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
-    pub at: String,
+    pub at: Option<String>,
     /// What has failed, in words; at most 1,024 characters.
     pub message: String,
 }

@@ -1,9 +1,10 @@
 //! What to do, from what is wanted and what is seen. Total and deterministic: no client, no clock.
 
 use millrace_crds::StreamJob;
+use millrace_crds::v1alpha1::Phase;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::model::Observed;
+use crate::model::{Observed, Refusal};
 
 /// What becomes of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub enum Decision {
     Finish,
     /// The job has failed and waits for the user; its coordinator stays to be read.
     Fail { message: String },
+    /// The spec cannot be acted on and waits for the user; what runs, runs on.
+    Refuse(Refusal),
 }
 
 /// Why a running attempt is to stop.
@@ -38,37 +41,42 @@ pub fn spec_hash(job: &StreamJob) -> String {
     format!("{:016x}", xxh3_64(&bytes))
 }
 
+/// True if the spec is not the one that the newest attempt was made for.
+pub fn is_changed(job: &StreamJob) -> bool {
+    job.status.as_ref().is_none_or(|status| status.attempt == 0 || status.spec_hash != spec_hash(job))
+}
+
 /// Decides on one job.
 pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
     let status = job.status.clone().unwrap_or_default();
-    let wanted = spec_hash(job);
     let report = observed.report.as_ref().filter(|report| report.attempt == status.attempt);
     let phase = report.map_or("", |report| report.phase.as_str());
-    if phase == "Succeeded" || status.phase == millrace_crds::v1alpha1::Phase::Succeeded {
+    if phase == "Succeeded" || status.phase == Phase::Succeeded {
         return Decision::Finish;
     }
-    let is_stopped = phase == "Suspended" || observed.worker_attempts.is_empty();
     let has_attempt = status.attempt > 0;
+    // A failed job has no tasks: there is nothing to wait for. A suspended one has no pods.
+    let is_stopped = matches!(phase, "Suspended" | "Failed") || observed.worker_attempts.is_empty();
     if job.spec.suspend {
         return match has_attempt && !is_stopped {
             true => Decision::Stop { attempt: status.attempt, why: Why::Suspended },
             false => Decision::Suspend,
         };
     }
-    if !has_attempt {
-        return Decision::RecordAttempt { attempt: 1, spec_hash: wanted };
-    }
-    if status.spec_hash != wanted {
-        return match is_stopped || phase == "Failed" {
-            true => Decision::RecordAttempt { attempt: status.attempt + 1, spec_hash: wanted },
+    if is_changed(job) {
+        if let Some(refusal) = &observed.refusal {
+            return Decision::Refuse(refusal.clone());
+        }
+        return match is_stopped {
+            true => Decision::RecordAttempt { attempt: status.attempt + 1, spec_hash: spec_hash(job) },
             false => Decision::Stop { attempt: status.attempt, why: Why::SpecChanged },
         };
     }
+    // It was suspended and is to go on: the stopped processes are replaced by a new set.
+    if status.phase == Phase::Suspended || phase == "Suspended" {
+        return Decision::RecordAttempt { attempt: status.attempt + 1, spec_hash: spec_hash(job) };
+    }
     match report {
-        // It was suspended and is to go on: the stopped processes are replaced by a new set.
-        Some(report) if report.phase == "Suspended" => {
-            Decision::RecordAttempt { attempt: status.attempt + 1, spec_hash: wanted }
-        }
         Some(report) if report.phase == "Failed" => {
             let message = report.last_failure.clone().unwrap_or_else(|| "the job has failed".to_owned());
             Decision::Fail { message }
@@ -82,7 +90,7 @@ mod tests {
     use super::*;
     use millrace_crds::contract::Report;
     use millrace_crds::manifest;
-    use millrace_crds::v1alpha1::{Phase, StreamJobStatus};
+    use millrace_crds::v1alpha1::StreamJobStatus;
 
     fn job(suspend: bool, parallelism: u32) -> StreamJob {
         manifest::read(&format!(
@@ -97,6 +105,11 @@ mod tests {
         job
     }
 
+    fn with_phase(mut job: StreamJob, phase: Phase) -> StreamJob {
+        job.status.get_or_insert_default().phase = phase;
+        job
+    }
+
     fn seen(attempt: u64, phase: &str, workers: &[u64]) -> Observed {
         let report = Report { attempt, phase: phase.to_owned(), ..Default::default() };
         Observed { report: Some(report), worker_attempts: workers.to_vec(), ..Default::default() }
@@ -108,6 +121,7 @@ mod tests {
         let hash = spec_hash(&old);
         let record =
             |attempt: u64, of: &StreamJob| Decision::RecordAttempt { attempt, spec_hash: spec_hash(of) };
+        let refusal = Refusal { reason: "InvalidSql", message: "line 1".to_owned() };
         let cases: Vec<(&str, StreamJob, Observed, Decision)> = vec![
             ("a new job gets attempt 1", old.clone(), Observed::default(), record(1, &old)),
             (
@@ -181,6 +195,30 @@ mod tests {
                 with_status(job(false, 4), 1, &old),
                 seen(1, "Failed", &[1]),
                 record(2, &job(false, 4)),
+            ),
+            (
+                "resuming makes a new attempt when the pods are gone as well",
+                with_phase(with_status(old.clone(), 1, &old), Phase::Suspended),
+                Observed::default(),
+                record(2, &old),
+            ),
+            (
+                "a failed job is suspended at once",
+                with_status(job(true, 2), 1, &old),
+                seen(1, "Failed", &[1]),
+                Decision::Suspend,
+            ),
+            (
+                "a spec that cannot work gets no attempt",
+                old.clone(),
+                Observed { refusal: Some(refusal.clone()), ..Default::default() },
+                Decision::Refuse(refusal.clone()),
+            ),
+            (
+                "a changed spec that cannot work leaves the running attempt alone",
+                with_status(job(false, 4), 1, &old),
+                Observed { refusal: Some(refusal.clone()), ..seen(1, "Running", &[1]) },
+                Decision::Refuse(refusal.clone()),
             ),
             (
                 "a bounded job finishes",

@@ -37,6 +37,7 @@ pub fn running(job: &StreamJob, attempt: u64, settings: &Settings) -> Desired {
             workers(job, attempt, &config_name, settings),
         ],
         config: Some(config),
+        keeps_config: false,
     }
 }
 

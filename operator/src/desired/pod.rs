@@ -129,6 +129,8 @@ fn container(
         readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz") }),
         resources: Some(ResourceRequirements { requests: Some(requests), ..Default::default() }),
         security_context: Some(container_security()),
+        // What a process that ends with an error said last is read in `kubectl describe`.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(vec![VolumeMount {
             name: "config".to_owned(),
             mount_path: CONFIG_FOLDER.to_owned(),

@@ -33,6 +33,7 @@ const RESPAWN_MIN: Duration = Duration::from_secs(1);
 /// Runs a job to its end.
 pub fn run(arguments: RunArguments) -> Result<Exit, UserError> {
     let job = job::read(&arguments.file)?;
+    job::check_embedded(&job.manifest)?;
     let services = runtime("service", SERVICE_THREADS)?;
     services.block_on(run_job(job, arguments))
 }

@@ -36,13 +36,7 @@ pub struct Job {
 
 /// Reads a manifest, compiles its SQL, and checks all table options.
 pub fn read(file: &Path) -> Result<Job, UserError> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| UserError(format!("failed to read '{}': {error}", file.display())))?;
-    let manifest = manifest::read(&text).map_err(|error| {
-        let lines: Vec<String> =
-            error.mistakes.iter().map(|mistake| format!("{}: {mistake}", file.display())).collect();
-        UserError(lines.join("\n"))
-    })?;
+    let manifest = read_manifest(file)?;
     let sql = &manifest.spec.pipeline.sql;
     let plan = millrace_sql::compile(sql).map_err(|mistakes| {
         let rendered: Vec<String> = mistakes.iter().map(|mistake| mistake.render(sql)).collect();
@@ -51,6 +45,34 @@ pub fn read(file: &Path) -> Result<Job, UserError> {
     check_options(&plan)
         .map_err(|message| UserError(format!("{}: spec.pipeline.sql: {message}", file.display())))?;
     Ok(Job { manifest, plan })
+}
+
+/// Reads and checks a manifest, without its SQL.
+pub fn read_manifest(file: &Path) -> Result<StreamJob, UserError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| UserError(format!("failed to read '{}': {error}", file.display())))?;
+    manifest::read(&text).map_err(|error| {
+        let lines: Vec<String> =
+            error.mistakes.iter().map(|mistake| format!("{}: {mistake}", file.display())).collect();
+        UserError(lines.join("\n"))
+    })
+}
+
+/// Refuses what a manifest asks of a cluster and cannot have here.
+pub fn check_embedded(manifest: &StreamJob) -> Result<(), UserError> {
+    if manifest.spec.suspend {
+        return Err(UserError("spec.suspend: the job is suspended; set it to false to run it".to_owned()));
+    }
+    if let Some(credentials) = &manifest.spec.storage.credentials
+        && std::env::var_os("AWS_ACCESS_KEY_ID").is_none()
+    {
+        return Err(UserError(format!(
+            "spec.storage.credentials: the Secret '{}' can only be read on a cluster; here set AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY in the environment",
+            credentials.secret_ref.name
+        )));
+    }
+    Ok(())
 }
 
 fn check_options(plan: &Plan) -> Result<(), String> {
@@ -83,31 +105,12 @@ impl Job {
 
     /// The job's namespace.
     pub fn namespace(&self) -> &str {
-        self.manifest.metadata.namespace.as_deref().unwrap_or("default")
-    }
-
-    /// Where the job's state is.
-    fn place(&self) -> Result<Place, UserError> {
-        let below = Path::new(self.namespace()).join(self.name());
-        let Some(location) = &self.manifest.spec.checkpoint.location else {
-            return Ok(Place::Folder(Path::new("./.millrace").join(below)));
-        };
-        if let Some(rest) = location.strip_prefix("s3://") {
-            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            let prefix = Path::new(prefix.trim_matches('/')).join(below);
-            return Ok(Place::Bucket { bucket: bucket.to_owned(), prefix: prefix.display().to_string() });
-        }
-        match local_path(location) {
-            Some(path) => Ok(Place::Folder(path.join(below))),
-            None => Err(UserError(format!(
-                "spec.checkpoint.location: '{location}' is not supported; use s3://bucket/prefix, a folder or a file:// address"
-            ))),
-        }
+        namespace(&self.manifest)
     }
 
     /// Removes the job's state, to start over.
     pub fn remove_state(&self) -> Result<(), UserError> {
-        match self.place()? {
+        match place(&self.manifest)? {
             Place::Folder(folder) if folder.exists() => std::fs::remove_dir_all(&folder).map_err(|error| {
                 UserError(format!("failed to start over in '{}': {error}", folder.display()))
             }),
@@ -120,20 +123,7 @@ impl Job {
 
     /// The store of the job's state.
     pub fn store(&self) -> Result<Arc<dyn Store>, UserError> {
-        match self.place()? {
-            Place::Folder(folder) => Ok(Arc::new(FolderStore::new(folder))),
-            Place::Bucket { bucket, prefix } => {
-                let storage = &self.manifest.spec.storage;
-                let settings = BucketSettings {
-                    endpoint: storage.endpoint.clone(),
-                    region: storage.region.clone(),
-                    is_path_style: storage.path_style,
-                    allows_http: storage.allow_http,
-                };
-                let store = BucketStore::s3(&bucket, &prefix, &settings);
-                Ok(Arc::new(store.map_err(|error| UserError(format!("spec.checkpoint.location: {error}")))?))
-            }
-        }
+        store(&self.manifest)
     }
 
     /// What the coordinator needs to know.
@@ -163,5 +153,46 @@ impl Job {
             checkpoint_timeout: spec.checkpoint.timeout.to_std(),
             restart,
         })
+    }
+}
+
+fn namespace(manifest: &StreamJob) -> &str {
+    manifest.metadata.namespace.as_deref().unwrap_or("default")
+}
+
+/// Where a job's state is.
+fn place(manifest: &StreamJob) -> Result<Place, UserError> {
+    let below = Path::new(namespace(manifest)).join(manifest.metadata.name.as_deref().unwrap_or_default());
+    let Some(location) = &manifest.spec.checkpoint.location else {
+        return Ok(Place::Folder(Path::new("./.millrace").join(below)));
+    };
+    if let Some(rest) = location.strip_prefix("s3://") {
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = Path::new(prefix.trim_matches('/')).join(below);
+        return Ok(Place::Bucket { bucket: bucket.to_owned(), prefix: prefix.display().to_string() });
+    }
+    match local_path(location) {
+        Some(path) => Ok(Place::Folder(path.join(below))),
+        None => Err(UserError(format!(
+            "spec.checkpoint.location: '{location}' is not supported; use s3://bucket/prefix, a folder or a file:// address"
+        ))),
+    }
+}
+
+/// The store of a job's state.
+pub fn store(manifest: &StreamJob) -> Result<Arc<dyn Store>, UserError> {
+    match place(manifest)? {
+        Place::Folder(folder) => Ok(Arc::new(FolderStore::new(folder))),
+        Place::Bucket { bucket, prefix } => {
+            let storage = &manifest.spec.storage;
+            let settings = BucketSettings {
+                endpoint: storage.endpoint.clone(),
+                region: storage.region.clone(),
+                is_path_style: storage.path_style,
+                allows_http: storage.allow_http,
+            };
+            let store = BucketStore::s3(&bucket, &prefix, &settings);
+            Ok(Arc::new(store.map_err(|error| UserError(format!("spec.checkpoint.location: {error}")))?))
+        }
     }
 }

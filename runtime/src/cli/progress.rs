@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use millrace_sql::plan::{OperatorKind, Plan};
 use tokio::sync::watch;
+use tracing::info;
 
 use crate::clock::Clock;
 use crate::coordinator::JobEnd;
@@ -101,6 +102,19 @@ pub fn summary(name: &str, end: JobEnd, report: &JobReport, clock: Clock) {
         checkpoint.rows_out,
         checkpoint.epoch,
         report.restarts
+    );
+}
+
+/// Logs what a coordinator's run has done.
+pub fn log_summary(end: JobEnd, report: &JobReport) {
+    let checkpoint = report.last_checkpoint.clone().unwrap_or_default();
+    info!(
+        ?end,
+        rows_in = checkpoint.rows_in,
+        rows_out = checkpoint.rows_out,
+        epoch = checkpoint.epoch,
+        restarts = report.restarts,
+        "the job has ended"
     );
 }
 

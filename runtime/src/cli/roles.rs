@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::embedded::{machine_random, runtime};
 use super::job::{self, UserError};
 use super::{Exit, progress};
 use crate::clock::Clock;
-use crate::coordinator::{self, CoordinatorContext, JobError, JobReport, Wish, Workers};
+use crate::coordinator::{self, CoordinatorContext, JobError, JobReport, Phase, Wish, Workers};
 use crate::error::chain;
 use crate::http::{self, CoordinatorState};
 use crate::model::{Attempt, JobUid};
@@ -23,6 +23,9 @@ use crate::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
 
 /// Delay between tries to reach the coordinator: it may be restarting.
 const RECONNECT: Duration = Duration::from_millis(200);
+
+/// Delay before a dismissed worker offers itself again.
+const DISMISSED_REST: Duration = Duration::from_secs(1);
 
 /// Arguments of `coordinator`.
 #[derive(clap::Args)]
@@ -78,8 +81,12 @@ pub struct WorkerArguments {
 
 /// Runs the coordinator of a job.
 pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
-    let job = job::read(&arguments.file)?;
     let services = runtime("service", 2)?;
+    let job = match job::read(&arguments.file) {
+        Ok(job) => job,
+        // Not the end of the process: it would only be started again, and the mistake would be seen in a log at best.
+        Err(error) => return services.block_on(show_failure(&arguments, error)),
+    };
     services.block_on(async move {
         let clock = Clock::system();
         let (uid, attempt) = (JobUid(arguments.uid), Attempt(arguments.attempt));
@@ -103,8 +110,8 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
             let ended =
                 coordinator::run(settings, job.plan.clone(), context, workers, wish, report_sender).await;
             match &ended {
-                Ok(end) => progress::summary(job.name(), *end, &report.borrow(), clock),
-                Err(error) => eprintln!("{}: {}", job.name(), chain(error)),
+                Ok(end) => progress::log_summary(*end, &report.borrow()),
+                Err(error) => error!(error = %chain(error), "the job has failed"),
             }
             if let Err(JobError::Fenced { .. }) = ended {
                 return Exit::NotInCharge;
@@ -123,6 +130,28 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
     })
 }
 
+/// Reports that the job cannot start until someone has corrected it and ends this process.
+async fn show_failure(arguments: &CoordinatorArguments, error: UserError) -> Result<Exit, UserError> {
+    error!(%error, "the job cannot start");
+    let (wish, _) = watch::channel(Wish::Run);
+    let report = JobReport {
+        contract: 1,
+        attempt: arguments.attempt,
+        phase: Phase::Failed,
+        last_failure: Some(error.to_string()),
+        ..Default::default()
+    };
+    let (_sender, report) = watch::channel(report);
+    let state =
+        CoordinatorState { report, wish: Arc::new(wish), source_chains: [].into(), clock: Clock::system() };
+    tokio::select! {
+        served = http::serve_coordinator(arguments.http, state) => {
+            served.map_err(|error| UserError(chain(&error))).map(|()| Exit::Done)
+        }
+        () = terminated() => Ok(Exit::WrongInput),
+    }
+}
+
 /// Ends on SIGTERM or Ctrl-C.
 async fn terminated() {
     let signal = async {
@@ -139,14 +168,14 @@ async fn terminated() {
 
 /// Works for a coordinator until dismissed.
 pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
-    let job = job::read(&arguments.file)?;
+    let manifest = job::read_manifest(&arguments.file)?;
     let services = runtime("service", 2)?;
     let tasks = runtime("task", arguments.slots.max(1) as usize)?;
     let ended = services.block_on(async {
         let clock = Clock::system();
         let context = WorkerContext {
             clock,
-            store: job.store()?,
+            store: job::store(&manifest)?,
             transport: Arc::new(Tcp),
             tasks: tasks.handle().clone(),
         };
@@ -160,7 +189,7 @@ pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
         let worker = Worker::new(settings, context).await.map_err(|error| UserError(chain(&error)))?;
         let follows = Arc::new(AtomicBool::new(false));
         tokio::select! {
-            exit = follow(worker, &arguments.coordinator, clock, &follows) => Ok(exit),
+            exit = follow(worker, &arguments, clock, &follows) => Ok(exit),
             served = serve_probes(arguments.http, Arc::clone(&follows)) => served.map(|()| Exit::Done),
             () = parent_gone(arguments.end_with_parent) => Ok(Exit::Done),
             () = terminated() => Ok(Exit::Done),
@@ -180,8 +209,9 @@ async fn serve_probes(address: Option<SocketAddr>, follows: Arc<AtomicBool>) -> 
 }
 
 /// Follows one coordinator after another.
-async fn follow(mut worker: Worker, coordinator: &str, clock: Clock, follows: &AtomicBool) -> Exit {
-    let mut is_quiet = false;
+async fn follow(mut worker: Worker, arguments: &WorkerArguments, clock: Clock, follows: &AtomicBool) -> Exit {
+    let coordinator = &arguments.coordinator;
+    let (mut is_quiet, mut is_dismissed) = (false, false);
     loop {
         match Tcp.connect(coordinator).await {
             Ok(stream) => {
@@ -191,8 +221,17 @@ async fn follow(mut worker: Worker, coordinator: &str, clock: Clock, follows: &A
                 follows.store(false, Ordering::Relaxed);
                 match ended {
                     Err(WorkerError::Dismissed { reason }) => {
-                        info!(%reason, "dismissed");
-                        return Exit::Done;
+                        if arguments.end_with_parent {
+                            info!(%reason, "dismissed");
+                            return Exit::Done;
+                        }
+                        // Whoever started this process ends it; until then, ending would only mean to be started again.
+                        if !is_dismissed {
+                            info!(%reason, "dismissed; waiting to be ended or needed again");
+                        }
+                        is_dismissed = true;
+                        clock.sleep(DISMISSED_REST).await;
+                        continue;
                     }
                     Err(error) => warn!(error = %chain(&error), "lost the coordinator"),
                     Ok(()) => {}

@@ -83,6 +83,8 @@ impl RunningJob<'_> {
                     let is_last = run.publishing.take().is_some_and(|(_, is_last)| is_last);
                     let (manifest, started) = published?;
                     self.complete(&manifest, started);
+                    let completed = CoordinatorSays::Completed(manifest.epoch);
+                    workers.tell(run.members.iter(), self.generation(), &completed).await;
                     if is_last {
                         return self.end(&manifest).await;
                     }
@@ -286,20 +288,10 @@ impl RunningJob<'_> {
     }
 
     fn complete(&self, manifest: &Manifest, started: Duration) {
-        let rows = |is_wanted: fn(&OperatorKind) -> bool| -> u64 {
-            let operators =
-                self.plan.operators.iter().filter(|operator| operator.kind.as_ref().is_some_and(is_wanted));
-            let ids: BTreeSet<&str> = operators.map(|operator| operator.id.as_str()).collect();
-            let states = manifest.subtasks.iter().filter(|state| ids.contains(state.operator.as_str()));
-            states.map(|state| state.rows).sum()
-        };
         let done = CheckpointReport {
-            epoch: manifest.epoch,
             completed_at_ms: self.context.clock.now_ms(),
             duration_ms: self.context.clock.elapsed().saturating_sub(started).as_millis() as u64,
-            bytes: manifest.bytes,
-            rows_in: rows(|kind| matches!(kind, OperatorKind::Source(_))),
-            rows_out: rows(|kind| matches!(kind, OperatorKind::Sink(_))),
+            ..CheckpointReport::of(manifest, self.plan)
         };
         info!(
             epoch = done.epoch,

@@ -33,6 +33,7 @@ use crate::sink::{self, SinkCommitter, SinkError, SinkIdentity};
 use crate::source::{self, SourceError};
 use failover::{Restart, RestartStrategy};
 use generation::{GenerationEnd, RunningJob};
+use report::CheckpointReport;
 pub use report::{JobReport, Phase};
 pub use workers::Workers;
 
@@ -157,6 +158,7 @@ pub async fn run(
 }
 
 /// Why a generation did not reach the job's end.
+#[derive(Debug)]
 pub(crate) enum Stop {
     Failure(Failure),
     /// A worker went away before the tasks had started: part of the failure before, and no new one.
@@ -205,12 +207,19 @@ async fn one_generation(
     // Whose state it is comes first: the end of a namesake is not the end of this job.
     protocol::check_owner(context.store.as_ref(), &settings.identity).await?;
     if protocol::finished(context.store.as_ref()).await?.is_some() {
+        let last = protocol::newest(context.store.as_ref()).await?;
+        JobReport::change(report, |report| {
+            report.generation = last.as_ref().map_or(0, |manifest| manifest.generation);
+            report.parallelism = last.as_ref().map_or(0, |manifest| manifest.parallelism);
+            report.last_checkpoint = last.map(|manifest| CheckpointReport::of(&manifest, plan));
+        });
         return Ok(JobEnd::Finished);
     }
     let nonce = rand::Rng::random(&mut *context.random.lock());
     let taken = Checkpoints::take_over(Arc::clone(&context.store), settings.identity.clone(), nonce).await?;
     let generation = taken.checkpoints.generation();
     let restored_epoch = taken.restored.as_ref().map_or(0, |manifest| manifest.epoch);
+    let plan = &plan_to_run(taken.restored.as_ref(), &settings.sql, plan)?;
     let committers = committers(plan, settings, generation)?;
     replay(&taken, &committers, context.clock, generation).await?;
     info!(%generation, restored_epoch, attempt = %settings.identity.attempt, "leading the job");
@@ -235,6 +244,24 @@ async fn one_generation(
         GenerationEnd::Finished => JobEnd::Finished,
         GenerationEnd::Stopped => JobEnd::Stopped,
     })
+}
+
+/// The plan that goes on from a checkpoint: the one that is stored with it, so that another release changes nothing. SQL that
+/// was edited is let through only if it means the same.
+fn plan_to_run(restored: Option<&Manifest>, sql: &str, compiled: &Plan) -> Result<Plan, Stop> {
+    let Some((manifest, stored)) = restored.and_then(|manifest| Some((manifest, manifest.plan.as_ref()?)))
+    else {
+        return Ok(compiled.clone());
+    };
+    if manifest.sql == sql || stored == compiled {
+        return Ok(stored.clone());
+    }
+    let message = format!(
+        "spec.pipeline.sql: it means something else than what the state of checkpoint {} was made by; put the text back, start \
+         over with --from none, or give the new pipeline another name",
+        manifest.epoch
+    );
+    Err(Stop::Error(JobError::Failed { message }))
 }
 
 /// A committer and the operator that it commits for.
@@ -310,4 +337,38 @@ fn first_splits(plan: &Plan, settings: &JobSettings, clock: Clock) -> Result<Vec
         });
     }
     Ok(states)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_runs_the_stored_plan_and_other_sql_is_refused() {
+        let sql = |limit: u32| {
+            format!(
+                "CREATE TABLE a (x BIGINT) WITH ('connector' = 'filesystem', 'path' = '/a', 'format' = 'json');
+                 CREATE TABLE b (x BIGINT) WITH ('connector' = 'blackhole');
+                 INSERT INTO b SELECT x FROM a WHERE x > {limit};"
+            )
+        };
+        let (first, second) = (sql(1), sql(2));
+        let (stored, other) =
+            (millrace_sql::compile(&first).unwrap(), millrace_sql::compile(&second).unwrap());
+        let manifest =
+            Manifest { epoch: 7, sql: first.clone(), plan: Some(stored.clone()), ..Default::default() };
+
+        assert_eq!(plan_to_run(None, &second, &other).unwrap(), other, "nothing is restored");
+        assert_eq!(
+            plan_to_run(Some(&manifest), &first, &other).unwrap(),
+            stored,
+            "another release compiles differently"
+        );
+        let commented = format!("-- a comment\n{first}");
+        assert_eq!(plan_to_run(Some(&manifest), &commented, &stored).unwrap(), stored);
+        let Err(Stop::Error(refused)) = plan_to_run(Some(&manifest), &second, &other) else {
+            panic!("let through")
+        };
+        assert!(refused.to_string().contains("checkpoint 7"), "{refused}");
+    }
 }

@@ -1,10 +1,12 @@
 //! What a job looks like from outside: the source of live progress, status and metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use millrace_sql::plan::{OperatorKind, Plan};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::checkpoint::records::Manifest;
 use crate::model::WorkerId;
 use crate::rpc::TaskReport;
 
@@ -32,6 +34,27 @@ pub struct CheckpointReport {
     pub rows_in: u64,
     /// Rows written by all sinks since the job's first start.
     pub rows_out: u64,
+}
+
+impl CheckpointReport {
+    /// What a manifest says of its checkpoint; how long it took is not in it.
+    pub fn of(manifest: &Manifest, plan: &Plan) -> Self {
+        let rows = |is_wanted: fn(&OperatorKind) -> bool| -> u64 {
+            let operators =
+                plan.operators.iter().filter(|operator| operator.kind.as_ref().is_some_and(is_wanted));
+            let ids: BTreeSet<&str> = operators.map(|operator| operator.id.as_str()).collect();
+            let states = manifest.subtasks.iter().filter(|state| ids.contains(state.operator.as_str()));
+            states.map(|state| state.rows).sum()
+        };
+        CheckpointReport {
+            epoch: manifest.epoch,
+            completed_at_ms: manifest.created_ms,
+            duration_ms: 0,
+            bytes: manifest.bytes,
+            rows_in: rows(|kind| matches!(kind, OperatorKind::Source(_))),
+            rows_out: rows(|kind| matches!(kind, OperatorKind::Sink(_))),
+        }
+    }
 }
 
 /// A job as its coordinator sees it.

@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use millrace_sql::evaluate::{EvaluateError, Evaluator};
 use millrace_sql::plan::{Operator as OperatorPlan, OperatorKind, Plan, Source as SourcePlan};
 use snafu::{OptionExt, Snafu};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::chain::{Chain, Step, Tail};
 use super::driver::{Head, Task};
@@ -16,7 +16,7 @@ use super::{TaskEvent, TaskHandle};
 use crate::checkpoint::records::{Run, SubtaskState, TableState};
 use crate::clock::Clock;
 use crate::exchange::{Gate, Inbox, Output};
-use crate::model::{EventTime, Generation, JobUid, KeyGroups, MaxParallelism, Subtask};
+use crate::model::{Epoch, EventTime, Generation, JobUid, KeyGroups, MaxParallelism, Subtask};
 use crate::operator::calc::Calc;
 use crate::operator::local_aggregate::LocalAggregate;
 use crate::operator::window_aggregate::WindowAggregate;
@@ -70,6 +70,8 @@ pub struct TaskContext {
     pub generation: Generation,
     pub clock: Clock,
     pub events: mpsc::Sender<TaskEvent>,
+    /// The newest complete checkpoint whose sinks have committed.
+    pub completed: watch::Receiver<Epoch>,
 }
 
 /// The restored checkpoint: states of all old subtasks, and the segments that they name.

@@ -4,13 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::WorkerContext;
 use super::data_plane::DataPlane;
-use super::snapshots::Snapshots;
+use super::snapshots::{SnapshotError, Snapshots};
 use crate::error::chain;
 use crate::exchange::channel::CreditReturn;
 use crate::exchange::frame::{Handshake, MAGIC, PROTOCOL_VERSION};
@@ -18,7 +18,9 @@ use crate::exchange::network::{Connection, Route, run_sender};
 use crate::exchange::{ChannelSender, Credit, Inbox, Output};
 use crate::model::{Barrier, Epoch, Generation, JobUid, MaxParallelism, Subtask, WorkerId};
 use crate::rpc::{Deploy, Exhausted, Failed, Heartbeat, Snapshot, TaskReport, WorkerSays};
-use crate::task::{Restored, Task, TaskContext, TaskControl, TaskError, TaskEvent, TaskHandle, build};
+use crate::task::{
+    Restored, Task, TaskContext, TaskControl, TaskError, TaskEvent, TaskHandle, TaskSnapshot, build,
+};
 use crate::topology::Topology;
 
 /// Events of tasks queued for the worker: every task has at most a snapshot and an end under way.
@@ -38,8 +40,15 @@ pub struct GenerationRun {
     events: mpsc::Receiver<TaskEvent>,
     broken: mpsc::Receiver<String>,
     broken_sender: mpsc::Sender<String>,
-    uploads: mpsc::Sender<TaskEvent>,
-    uploaded: mpsc::Receiver<Snapshot>,
+    uploads: mpsc::Sender<Upload>,
+    uploaded: mpsc::Receiver<Result<Snapshot, Failed>>,
+    completed: watch::Sender<Epoch>,
+}
+
+/// What the uploader is told, in order.
+enum Upload {
+    Snapshot(TaskSnapshot),
+    Completed(Epoch),
 }
 
 /// Deployed and not started.
@@ -80,6 +89,7 @@ impl GenerationRun {
             return Err(failed("the deployment is malformed", true));
         };
         let (events_sender, events) = mpsc::channel(EVENTS_QUEUED_MAX);
+        let (completed, completed_seen) = watch::channel(Epoch(0));
         let task_context = TaskContext {
             topology: Arc::new(Topology::of(&plan, deploy.parallelism)),
             plan: Arc::new(plan),
@@ -89,6 +99,7 @@ impl GenerationRun {
             generation,
             clock: context.clock,
             events: events_sender,
+            completed: completed_seen,
         };
         let mine: Vec<u32> =
             (0..deploy.parallelism).filter(|slot| deploy.slots[*slot as usize] == worker.0).collect();
@@ -132,6 +143,7 @@ impl GenerationRun {
             broken_sender,
             uploads,
             uploaded,
+            completed,
         })
     }
 
@@ -178,6 +190,15 @@ impl GenerationRun {
         }
     }
 
+    /// A checkpoint is complete and its sinks have committed.
+    pub fn completed(&self, epoch: Epoch) {
+        self.completed.send_replace(epoch);
+        if self.uploads.try_send(Upload::Completed(epoch)).is_err() {
+            // The next complete checkpoint says the same and more; naming a committed result again is harmless.
+            warn!(%epoch, "the uploader is too busy to hear of a complete checkpoint");
+        }
+    }
+
     /// The next thing that happens. Safe to drop while waiting.
     pub async fn next(&mut self) -> Happened {
         loop {
@@ -189,14 +210,17 @@ impl GenerationRun {
                     Err(panic) => failed(&format!("a task panicked: {panic}"), false),
                 }),
                 Some(reason) = self.broken.recv() => return Happened::Failed(failed(&reason, false)),
-                Some(uploaded) = self.uploaded.recv() => return Happened::Says(WorkerSays::Snapshot(uploaded)),
+                Some(uploaded) = self.uploaded.recv() => return match uploaded {
+                    Ok(snapshot) => Happened::Says(WorkerSays::Snapshot(snapshot)),
+                    Err(failed) => Happened::Failed(failed),
+                },
                 Some(event) = self.events.recv() => match event {
                     TaskEvent::Exhausted { chain, subtask } => {
                         let exhausted = Exhausted { chain: chain as u32, subtask };
                         return Happened::Says(WorkerSays::Exhausted(exhausted));
                     }
-                    event @ TaskEvent::Snapshot(_) => {
-                        if self.uploads.try_send(event).is_err() {
+                    TaskEvent::Snapshot(snapshot) => {
+                        if self.uploads.try_send(Upload::Snapshot(snapshot)).is_err() {
                             return Happened::Failed(failed("uploads of checkpoints cannot keep up", false));
                         }
                     }
@@ -262,19 +286,26 @@ async fn fetch(
 /// Uploads epochs in order; each answer is told.
 async fn run_uploads(
     mut snapshots: Snapshots,
-    mut queue: mpsc::Receiver<TaskEvent>,
-    uploaded: mpsc::Sender<Snapshot>,
+    mut queue: mpsc::Receiver<Upload>,
+    uploaded: mpsc::Sender<Result<Snapshot, Failed>>,
     need_full: impl Fn() + Send,
 ) {
-    while let Some(event) = queue.recv().await {
-        let TaskEvent::Snapshot(snapshot) = event else { continue };
+    while let Some(upload) = queue.recv().await {
+        let snapshot = match upload {
+            Upload::Snapshot(snapshot) => snapshot,
+            Upload::Completed(epoch) => {
+                snapshots.completed(epoch);
+                continue;
+            }
+        };
         let Some((epoch, complete)) = snapshots.add(snapshot) else { continue };
         let answer = match snapshots.upload(epoch, complete).await {
-            Ok(answer) => answer,
+            Ok(answer) => Ok(answer),
+            Err(error @ SnapshotError::Sink { .. }) => Err(failed(&chain(&error), error.is_permanent())),
             Err(error) => {
                 warn!(%epoch, error = %chain(&error), "failed to store a checkpoint");
                 need_full();
-                Snapshot { epoch: epoch.0, failure: chain(&error), ..Default::default() }
+                Ok(Snapshot { epoch: epoch.0, failure: chain(&error), ..Default::default() })
             }
         };
         if uploaded.send(answer).await.is_err() {

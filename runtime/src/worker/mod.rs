@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::checkpoint::Store;
 use crate::clock::Clock;
-use crate::model::{Attempt, Generation, JobUid, WorkerId};
+use crate::model::{Attempt, Epoch, Generation, JobUid, WorkerId};
 use crate::rpc::{
     CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, MessageReceiver, MessageSender,
     PROTOCOL_VERSION, Register, RpcError, SILENCE_MAX, WorkerSays, messages,
@@ -182,6 +182,12 @@ impl Session<'_> {
             Some(CoordinatorSays::Checkpoint(epoch)) => {
                 if let Some(run) = &self.run {
                     run.checkpoint(epoch);
+                }
+                None
+            }
+            Some(CoordinatorSays::Completed(epoch)) => {
+                if let Some(run) = &self.run {
+                    run.completed(Epoch(epoch));
                 }
                 None
             }

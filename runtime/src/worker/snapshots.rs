@@ -11,7 +11,7 @@ use crate::checkpoint::{Store, StoreError, paths};
 use crate::model::{Epoch, Generation, MaxParallelism, WorkerId};
 use crate::operator::OperatorTable;
 use crate::rpc::Snapshot;
-use crate::sink::SinkError;
+use crate::sink::{Committable, SinkError};
 use crate::state::{SegmentError, SegmentReader, SegmentWriter};
 use crate::task::TaskSnapshot;
 
@@ -30,7 +30,17 @@ pub enum SnapshotError {
     Sink { source: SinkError },
 }
 
+impl SnapshotError {
+    /// True if trying again gives the same.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, SnapshotError::Sink { source } if !matches!(source, SinkError::Io { .. }))
+    }
+}
+
 /// Collects the snapshots of a worker's tasks, and knows which runs make up each subtask's state.
+///
+/// What a sink has prepared is named by every checkpoint until one that names it is complete: a checkpoint that fails while
+/// the job runs on loses no rows.
 pub struct Snapshots {
     store: Arc<dyn Store>,
     generation: Generation,
@@ -39,6 +49,8 @@ pub struct Snapshots {
     tasks: usize,
     waiting: BTreeMap<Epoch, Vec<TaskSnapshot>>,
     states: HashMap<(usize, u32), SubtaskState>,
+    /// What was prepared and is not known to be covered by a complete checkpoint: by operator, subtask, and epoch.
+    prepared: HashMap<(usize, u32), BTreeMap<Epoch, Vec<Committable>>>,
 }
 
 impl Snapshots {
@@ -51,7 +63,16 @@ impl Snapshots {
         tasks: usize,
         states: HashMap<(usize, u32), SubtaskState>,
     ) -> Self {
-        Snapshots { store, generation, worker, groups, tasks, waiting: BTreeMap::new(), states }
+        Snapshots {
+            store,
+            generation,
+            worker,
+            groups,
+            tasks,
+            waiting: BTreeMap::new(),
+            states,
+            prepared: HashMap::new(),
+        }
     }
 
     /// Adds a task's snapshot; returns all of the epoch once the last one is in.
@@ -62,24 +83,42 @@ impl Snapshots {
         if of_epoch.len() < self.tasks {
             return None;
         }
-        let complete = self.waiting.remove(&epoch)?;
-        // Older epochs were given up: a newer barrier has overtaken them.
-        self.waiting = self.waiting.split_off(&epoch);
-        Some((epoch, complete))
+        // Tasks pass barriers in order, so that no older epoch is left behind.
+        Some((epoch, self.waiting.remove(&epoch)?))
+    }
+
+    /// A checkpoint is complete and its sinks have committed: what it names need not be named again.
+    pub fn completed(&mut self, epoch: Epoch) {
+        for prepared in self.prepared.values_mut() {
+            *prepared = prepared.split_off(&epoch.next());
+        }
     }
 
     /// Uploads an epoch.
     ///
     /// # Errors
-    /// The states are then unknown to the store in part, and the next snapshot must be full.
+    /// The states are then unknown to the store in part, and the next snapshot must be full. After an error of a sink rows
+    /// are lost in this generation, which must end.
     pub async fn upload(
         &mut self,
         epoch: Epoch,
         snapshots: Vec<TaskSnapshot>,
     ) -> Result<Snapshot, SnapshotError> {
+        // First of all: what sinks have prepared must be known even if what follows fails and the job runs on.
+        let mut snapshots = snapshots;
+        for snapshot in &mut snapshots {
+            let Some(sink) = snapshot.sink.take() else { continue };
+            let committables = sink.prepared.await?;
+            let owner = (sink.operator, snapshot.subtask);
+            let all = self.prepared.entry(owner).or_default();
+            all.insert(epoch, committables);
+            if let Some(known) = self.states.get_mut(&owner) {
+                known.committables = all.values().flatten().cloned().collect();
+                known.rows = sink.rows;
+            }
+        }
         let key = paths::segment(epoch, self.generation, self.worker, 0);
         let mut writer = SegmentWriter::new();
-        let mut prepared = Vec::new();
         for snapshot in snapshots {
             for (operator, state) in snapshot.operators {
                 let Some(known) = self.states.get_mut(&(operator, snapshot.subtask)) else { continue };
@@ -96,22 +135,12 @@ impl Snapshots {
                 known.splits = source.splits;
                 known.rows = source.rows;
             }
-            if let Some(sink) = snapshot.sink {
-                prepared.push((sink.operator, snapshot.subtask, sink.rows, sink.prepared));
-            }
         }
         let bytes = if writer.is_empty() {
             0
         } else {
             store_segment(self.store.as_ref(), &key, writer.finish()).await?
         };
-        for (operator, subtask, rows, prepared) in prepared {
-            let committables = prepared.await?;
-            if let Some(known) = self.states.get_mut(&(operator, subtask)) {
-                known.committables = committables;
-                known.rows = rows;
-            }
-        }
         let mut subtasks: Vec<SubtaskState> = self.states.values().cloned().collect();
         subtasks.sort_by(|a, b| (&a.operator, a.subtask).cmp(&(&b.operator, b.subtask)));
         Ok(Snapshot { epoch: epoch.0, subtasks, bytes, failure: String::new() })
@@ -148,4 +177,92 @@ fn add_table(
         runs.push(Run { segment: key.to_owned(), run, rows, first_group, end_group });
     }
     Ok(TableState { table: table.name.to_owned(), namespace: table.namespace, runs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::OperatorSnapshot;
+    use crate::state::{StateTable, StateType};
+    use crate::task::SinkSnapshot;
+    use async_trait::async_trait;
+    use futures::FutureExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Refuses to create objects while it is told to.
+    #[derive(Default)]
+    struct Moody {
+        fails: AtomicBool,
+        objects: parking_lot::Mutex<BTreeMap<String, Vec<u8>>>,
+    }
+
+    #[async_trait]
+    impl Store for Moody {
+        async fn create(&self, key: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
+            if self.fails.load(Ordering::Relaxed) {
+                return Err(StoreError { action: "create".to_owned(), reason: "moody".to_owned() });
+            }
+            self.objects.lock().insert(key.to_owned(), bytes);
+            Ok(Created::Yes)
+        }
+
+        async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+            Ok(self.objects.lock().get(key).cloned())
+        }
+
+        async fn list(&self, _prefix: &str) -> Result<Vec<String>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        fn location(&self) -> String {
+            "memory".to_owned()
+        }
+    }
+
+    fn snapshot(epoch: u64) -> TaskSnapshot {
+        let mut table = StateTable::new([StateType::I64].into());
+        table.slot(epoch, b"key");
+        let operator = OperatorSnapshot {
+            watermark: None,
+            tables: vec![OperatorTable {
+                name: "t",
+                namespace: 0,
+                snapshot: table.snapshot(true),
+                is_full: true,
+            }],
+        };
+        let prepared = async move { Ok(vec![vec![epoch as u8]]) }.boxed();
+        TaskSnapshot {
+            epoch: Epoch(epoch),
+            chain: 0,
+            subtask: 0,
+            operators: vec![(0, operator)],
+            source: None,
+            sink: Some(SinkSnapshot { operator: 1, prepared, rows: epoch }),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_prepared_for_a_failed_checkpoint_is_named_by_the_next() {
+        let store = Arc::new(Moody::default());
+        let states =
+            (0..2).map(|operator| ((operator, 0), SubtaskState { end_group: 16, ..Default::default() }));
+        let groups = MaxParallelism::new(16).unwrap();
+        let mut snapshots =
+            Snapshots::new(store.clone(), Generation(1), WorkerId(1), groups, 1, states.collect());
+        let named = |answer: Snapshot| -> Vec<Vec<u8>> {
+            answer.subtasks.iter().flat_map(|state| state.committables.clone()).collect()
+        };
+        let upload = async |snapshots: &mut Snapshots, epoch: u64| {
+            let (epoch, complete) = snapshots.add(snapshot(epoch)).unwrap();
+            snapshots.upload(epoch, complete).await
+        };
+
+        store.fails.store(true, Ordering::Relaxed);
+        assert!(upload(&mut snapshots, 1).await.is_err());
+        store.fails.store(false, Ordering::Relaxed);
+        assert_eq!(named(upload(&mut snapshots, 2).await.unwrap()), [[1], [2]]);
+        snapshots.completed(Epoch(2));
+        assert_eq!(named(upload(&mut snapshots, 3).await.unwrap()), [[3]]);
+    }
 }

@@ -1,0 +1,86 @@
+//! The binary `millrace-operator`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use clap::Parser;
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use kube::Client;
+use kube::api::Api;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::{Controller, watcher};
+use millrace_crds::StreamJob;
+use millrace_operator::context::Context;
+use millrace_operator::metrics::Metrics;
+use millrace_operator::model::Settings;
+use millrace_operator::reconcile::{on_error, reconcile};
+use millrace_operator::reports::Reports;
+use tokio::sync::mpsc;
+use tracing::{debug, info};
+use tracing_subscriber::EnvFilter;
+
+/// Changed reports that wait for a reconcile; a full queue slows the watching of reports, nothing else.
+const CHANGES_QUEUED_MAX: usize = 1024;
+
+/// Runs StreamJobs on Kubernetes.
+#[derive(Parser)]
+#[command(name = "millrace-operator", version, about)]
+struct Arguments {
+    /// Image of coordinators and workers.
+    #[arg(long, env = "MILLRACE_IMAGE")]
+    image: String,
+    /// When that image is pulled: IfNotPresent, Always or Never.
+    #[arg(long, env = "MILLRACE_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    image_pull_policy: String,
+    /// Where probes and metrics are served.
+    #[arg(long, env = "MILLRACE_HTTP", default_value = "0.0.0.0:6123")]
+    http: SocketAddr,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env("MILLRACE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let client = Client::try_default().await?;
+    let metrics = Metrics::new()?;
+    let (changed, changes) = mpsc::channel(CHANGES_QUEUED_MAX);
+    let context = Context {
+        client: client.clone(),
+        recorder: Recorder::new(
+            client.clone(),
+            Reporter { controller: "millrace-operator".into(), instance: None },
+        ),
+        reports: Reports::new(changed),
+        metrics: metrics.clone(),
+        settings: Settings { image: arguments.image, image_pull_policy: arguments.image_pull_policy },
+    };
+    let of_jobs = || watcher::Config::default().labels("millrace.dev/job");
+    let changes =
+        futures::stream::unfold(changes, |mut changes| async move { Some((changes.recv().await?, changes)) });
+    let controller = Controller::new(Api::<StreamJob>::all(client.clone()), watcher::Config::default())
+        .owns(Api::<Deployment>::all(client.clone()), of_jobs())
+        .owns(Api::<Service>::all(client.clone()), of_jobs())
+        .owns(Api::<ConfigMap>::all(client), of_jobs())
+        .reconcile_on(changes)
+        .shutdown_on_signal()
+        .run(reconcile, on_error, Arc::new(context))
+        .for_each(|result| async move { debug!(?result, "reconciled") });
+    info!(http = %arguments.http, "watching StreamJobs");
+    tokio::select! {
+        () = controller => Ok(()),
+        served = serve(arguments.http, metrics) => Ok(served?),
+    }
+}
+
+async fn serve(address: SocketAddr, metrics: Metrics) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(|| async { "ok" }))
+        .route("/metrics", get(move || async move { metrics.text() }));
+    axum::serve(tokio::net::TcpListener::bind(address).await?, routes).await
+}

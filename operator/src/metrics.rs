@@ -1,0 +1,44 @@
+//! Every metric of the controller: name, help, labels.
+
+use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, Registry, TextEncoder};
+
+/// Counters of the controller.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    pub reconciles: IntCounter,
+    pub errors: IntCounter,
+    pub duration: Histogram,
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    ///
+    /// # Errors
+    /// If two have the same name.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let reconciles = IntCounter::new("millrace_operator_reconciles_total", "Reconciles of StreamJobs")?;
+        let errors = IntCounter::new(
+            "millrace_operator_reconcile_errors_total",
+            "Reconciles that ended with an error",
+        )?;
+        let duration = Histogram::with_opts(HistogramOpts::new(
+            "millrace_operator_reconcile_seconds",
+            "Time of one reconcile",
+        ))?;
+        registry.register(Box::new(reconciles.clone()))?;
+        registry.register(Box::new(errors.clone()))?;
+        registry.register(Box::new(duration.clone()))?;
+        Ok(Metrics { registry, reconciles, errors, duration })
+    }
+
+    /// All metrics in Prometheus' text form.
+    pub fn text(&self) -> String {
+        let mut text = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+}

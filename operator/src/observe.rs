@@ -1,0 +1,102 @@
+//! Asks the world about one job; the only step that does. Read-only.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{Api, ListParams};
+use millrace_crds::StreamJob;
+
+use crate::context::Context;
+use crate::decide::is_changed;
+use crate::model::Observed;
+use crate::{names, refusal};
+
+/// Gathers what is known about a job.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn observe(job: &StreamJob, context: &Context) -> Result<Observed, kube::Error> {
+    let namespace = names::namespace(job);
+    let of_job = ListParams::default().labels(&format!("millrace.dev/job={}", names::job(job)));
+    let deployments = Api::<Deployment>::namespaced(context.client.clone(), namespace).list(&of_job).await?;
+    let pods = Api::<Pod>::namespaced(context.client.clone(), namespace).list(&of_job).await?;
+    let component = |deployment: &Deployment, component: &str| {
+        deployment
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get("app.kubernetes.io/component"))
+            .is_some_and(|found| found == component)
+    };
+    let attempt = |deployment: &Deployment| -> Option<u64> {
+        deployment.metadata.labels.as_ref()?.get("millrace.dev/attempt")?.parse().ok()
+    };
+    let workers = deployments.items.iter().filter(|deployment| component(deployment, "worker"));
+    let coordinator = deployments.items.iter().find(|deployment| component(deployment, "coordinator"));
+    let refused = deployments.items.iter().find_map(refused);
+    let refusal = match is_changed(job) {
+        true => {
+            let configs =
+                Api::<ConfigMap>::namespaced(context.client.clone(), namespace).list(&of_job).await?;
+            // A job that has never completed a checkpoint has no state that another pipeline could not read.
+            let has_state = job.status.as_ref().is_some_and(|status| status.last_checkpoint.is_some());
+            let running = running_sql(&configs.items, coordinator).filter(|_| has_state);
+            refusal::refusal(job, running.as_deref())
+        }
+        false => None,
+    };
+    Ok(Observed {
+        report: context.reports.latest(namespace, names::job(job)),
+        worker_attempts: workers.filter_map(attempt).collect(),
+        coordinator_attempt: coordinator.and_then(attempt),
+        obstacle: refused.or_else(|| pods.items.iter().find_map(obstacle)),
+        refusal,
+    })
+}
+
+/// The SQL that the pods run: of the ConfigMap that the coordinator mounts, or of the one that a suspended job has left.
+fn running_sql(configs: &[ConfigMap], coordinator: Option<&Deployment>) -> Option<String> {
+    let mounted = coordinator.and_then(|deployment| {
+        let volumes = deployment.spec.as_ref()?.template.spec.as_ref()?.volumes.as_ref()?;
+        volumes.iter().find_map(|volume| Some(volume.config_map.as_ref()?.name.clone()))
+    });
+    let config = match mounted {
+        Some(name) => configs.iter().find(|config| config.metadata.name.as_deref() == Some(&name)),
+        None => configs.first(),
+    };
+    let text = config?.data.as_ref()?.get("job.yaml")?;
+    let manifest: serde_json::Value = serde_json::from_str(text).ok()?;
+    Some(manifest.pointer("/spec/pipeline/sql")?.as_str()?.to_owned())
+}
+
+/// Why a Deployment cannot make pods: quota, pod security, admission.
+fn refused(deployment: &Deployment) -> Option<String> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions
+        .iter()
+        .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
+    failure.message.clone()
+}
+
+/// Why a pod does not run: its place, its image, its settings.
+fn obstacle(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let unscheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    if let Some(condition) = unscheduled {
+        return Some(format!("pod {name}: {}", condition.message.clone().unwrap_or_default()));
+    }
+    status.container_statuses.iter().flatten().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        // These two are the way of every pod, and not obstacles.
+        let reason = waiting
+            .reason
+            .as_deref()
+            .filter(|reason| !["ContainerCreating", "PodInitializing"].contains(reason))?;
+        let last = container.last_state.as_ref().and_then(|last| last.terminated.as_ref()?.message.clone());
+        Some(format!("pod {name}: {reason}: {}", last.or(waiting.message.clone()).unwrap_or_default()))
+    })
+}

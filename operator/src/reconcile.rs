@@ -1,0 +1,141 @@
+//! One job from what is wanted to what is: the only place that knows the order of the steps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType};
+use kube::{Resource, ResourceExt};
+use millrace_crds::StreamJob;
+use millrace_crds::v1alpha1::{Phase, StreamJobStatus};
+use snafu::{ResultExt, Snafu};
+use tracing::{info, warn};
+
+use crate::apply::{FIELD_MANAGER, apply};
+use crate::context::Context;
+use crate::decide::{Decision, decide};
+use crate::model::Desired;
+use crate::{desired, names, observe, status};
+
+/// When to look again at a job that is on its way; a settled one is looked at when something changes.
+const SOON: Duration = Duration::from_secs(5);
+
+/// A step failed.
+#[derive(Debug, Snafu)]
+pub enum ReconcileError {
+    #[snafu(display("failed to observe the job"))]
+    Observe { source: kube::Error },
+    #[snafu(display("failed to write the job's status"))]
+    Status { source: kube::Error },
+    #[snafu(display("failed to apply the job's objects"))]
+    Apply { source: kube::Error },
+}
+
+/// Reconciles one job.
+pub async fn reconcile(job: Arc<StreamJob>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let _timer = context.metrics.duration.start_timer();
+    context.metrics.reconciles.inc();
+    let (namespace, name) = (names::namespace(&job), names::job(&job));
+    if job.meta().deletion_timestamp.is_some() {
+        context.reports.forget(namespace, name);
+        return Ok(Action::await_change());
+    }
+    context.reports.watch(namespace, name).await;
+    let observed = observe::observe(&job, &context).await.context(ObserveSnafu)?;
+    let decision = decide(&job, &observed);
+    let new = status::compute(&job, &decision, &observed, now());
+    // Recorded before it is acted on: an attempt that was made is never forgotten.
+    write_status(&job, &new, &context).await?;
+    match &decision {
+        // The change of the status causes the next reconcile, which acts on it.
+        Decision::RecordAttempt { .. } => {}
+        Decision::Refuse(_) => {}
+        Decision::Stop { .. } => {
+            if let Err(error) = context.reports.stop(namespace, name).await {
+                warn!(%namespace, job = %name, %error, "failed to ask the coordinator to stop");
+            }
+        }
+        _ => {
+            // The wish to stop was taken back before the last checkpoint was complete.
+            let was_stopping = job.status.as_ref().is_some_and(|status| status.phase == Phase::Suspending);
+            if was_stopping
+                && let Decision::Run { .. } = decision
+                && let Err(error) = context.reports.go_on(namespace, name).await
+            {
+                warn!(%namespace, job = %name, %error, "failed to tell the coordinator to go on");
+            }
+            let desired = objects(&job, &decision, &context);
+            apply(&job, &desired, &context.client).await.context(ApplySnafu)?;
+        }
+    }
+    let is_settled =
+        matches!(new.phase, Phase::Running | Phase::Suspended | Phase::Succeeded | Phase::Failed);
+    Ok(if is_settled { Action::await_change() } else { Action::requeue(SOON) })
+}
+
+fn objects(job: &StreamJob, decision: &Decision, context: &Context) -> Desired {
+    let attempt = job.status.as_ref().map_or(0, |status| status.attempt);
+    match decision {
+        Decision::Run { attempt } => desired::running(job, *attempt, &context.settings),
+        Decision::Finish | Decision::Fail { .. } => desired::ended(job, attempt, &context.settings),
+        Decision::Suspend => Desired { keeps_config: true, ..Default::default() },
+        Decision::RecordAttempt { .. } | Decision::Stop { .. } | Decision::Refuse(_) => Desired::default(),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge: times go into the pure steps as values")]
+fn now() -> Timestamp {
+    Timestamp::try_from(std::time::SystemTime::now()).unwrap_or_default()
+}
+
+async fn write_status(
+    job: &StreamJob,
+    new: &StreamJobStatus,
+    context: &Context,
+) -> Result<(), ReconcileError> {
+    if job.status.as_ref() == Some(new) {
+        return Ok(());
+    }
+    let patch = serde_json::json!({
+        "apiVersion": "millrace.dev/v1alpha1",
+        "kind": "StreamJob",
+        "status": new,
+    });
+    let api = Api::<StreamJob>::namespaced(context.client.clone(), names::namespace(job));
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch_status(&job.name_any(), &parameters, &Patch::Apply(&patch)).await.context(StatusSnafu)?;
+    tell(job, new, context).await;
+    Ok(())
+}
+
+/// Publishes an event on a transition.
+async fn tell(job: &StreamJob, new: &StreamJobStatus, context: &Context) {
+    let old = job.status.clone().unwrap_or_default();
+    if old.phase == new.phase && old.attempt == new.attempt {
+        return;
+    }
+    let ready = new.conditions.iter().find(|condition| condition.type_ == "Ready");
+    let message = ready.map_or("", |condition| condition.message.as_str());
+    let is_bad = matches!(new.phase, Phase::Failed | Phase::Recovering);
+    let event = Event {
+        type_: if is_bad { EventType::Warning } else { EventType::Normal },
+        reason: format!("{:?}", new.phase),
+        note: Some(format!("attempt {}: {message}", new.attempt)),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    };
+    info!(namespace = names::namespace(job), job = names::job(job), phase = ?new.phase, attempt = new.attempt, "{message}");
+    if let Err(error) = context.recorder.publish(&event, &job.object_ref(&())).await {
+        warn!(%error, "failed to publish an event");
+    }
+}
+
+/// What follows a failed reconcile: another try, soon.
+pub fn on_error(job: Arc<StreamJob>, error: &ReconcileError, context: Arc<Context>) -> Action {
+    context.metrics.errors.inc();
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    warn!(namespace = names::namespace(&job), job = names::job(&job), %error, %cause, "reconcile failed");
+    Action::requeue(SOON)
+}

@@ -1,0 +1,104 @@
+//! What keeps a spec from becoming pods at all. Pure: the spec is judged before an attempt is recorded, and the pods of the last
+//! good spec run on.
+
+use millrace_crds::StreamJob;
+use millrace_sql::plan::Plan;
+
+use crate::model::Refusal;
+
+/// Judges a spec that is not the one the pods were made for. `running_sql` is the text that they run, if there are any or were.
+pub fn refusal(job: &StreamJob, running_sql: Option<&str>) -> Option<Refusal> {
+    location(job).or_else(|| sql(&job.spec.pipeline.sql, running_sql))
+}
+
+fn location(job: &StreamJob) -> Option<Refusal> {
+    let (reason, message) = match job.spec.checkpoint.location.as_deref() {
+        None => (
+            "LocationMissing",
+            "spec.checkpoint.location: set it to a bucket, such as s3://bucket/prefix: on a cluster state must outlive pods"
+                .to_owned(),
+        ),
+        Some(location) if !location.starts_with("s3://") => (
+            "LocationNotShared",
+            format!(
+                "spec.checkpoint.location: '{location}' is inside of a pod and would be lost with it; use a bucket, such as \
+                 s3://bucket/prefix"
+            ),
+        ),
+        Some(_) => return None,
+    };
+    Some(Refusal { reason, message })
+}
+
+fn sql(wanted: &str, running: Option<&str>) -> Option<Refusal> {
+    let plan = match compile(wanted) {
+        Ok(plan) => plan,
+        Err(message) => return Some(Refusal { reason: "InvalidSql", message }),
+    };
+    let running = running.filter(|running| *running != wanted)?;
+    // What runs was compiled once; if this release cannot compile it any more, the texts are all that can be compared.
+    let is_equal = compile(running).is_ok_and(|running| running == plan);
+    (!is_equal).then(|| Refusal {
+        reason: "PlanChanged",
+        message: "spec.pipeline.sql: it means something else than what the job's state was made by, and the running job goes on \
+                  unchanged; put the text back, or give the new pipeline another name"
+            .to_owned(),
+    })
+}
+
+fn compile(sql: &str) -> Result<Plan, String> {
+    millrace_sql::compile(sql).map_err(|mistakes| {
+        let rendered: Vec<String> = mistakes.iter().map(|mistake| mistake.render(sql)).collect();
+        format!("spec.pipeline.sql:\n{}", rendered.join("\n"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_crds::manifest;
+
+    const SQL: &str = "CREATE TABLE a (x BIGINT) WITH ('connector' = 'filesystem', 'path' = '/a', 'format' = 'json');\n\
+                       CREATE TABLE b (x BIGINT) WITH ('connector' = 'blackhole');\n\
+                       INSERT INTO b SELECT x FROM a WHERE x > 1;";
+
+    fn job(location: &str, sql: &str) -> StreamJob {
+        let spec = serde_json::json!({"pipeline": {"sql": sql}, "checkpoint": {"location": location}});
+        let manifest = serde_json::json!({"apiVersion": "millrace.dev/v1alpha1", "kind": "StreamJob", "metadata": {"name": "a"}, "spec": spec});
+        manifest::read(&manifest.to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_spec_is_refused_by_reason_and_field() {
+        let mut nowhere = job("s3://bucket/jobs", SQL);
+        nowhere.spec.checkpoint.location = None;
+        let commented = format!("-- the same\n{SQL}");
+        let changed = SQL.replace("x > 1", "x > 2");
+        let cases = [
+            ("a bucket and good SQL", job("s3://bucket/jobs", SQL), None, None),
+            ("no location", nowhere, None, Some(("LocationMissing", "spec.checkpoint.location"))),
+            ("a folder", job("file:///state", SQL), None, Some(("LocationNotShared", "file:///state"))),
+            (
+                "a wrong column",
+                job("s3://b/j", &SQL.replace("SELECT x", "SELECT y")),
+                None,
+                Some(("InvalidSql", "line 3")),
+            ),
+            ("the same text", job("s3://b/j", SQL), Some(SQL), None),
+            ("a comment more", job("s3://b/j", &commented), Some(SQL), None),
+            ("another filter", job("s3://b/j", &changed), Some(SQL), Some(("PlanChanged", "another name"))),
+        ];
+        for (case, job, running, expected) in cases {
+            let found = refusal(&job, running);
+
+            assert_eq!(
+                found.as_ref().map(|refusal| refusal.reason),
+                expected.map(|(reason, _)| reason),
+                "{case}: {found:?}"
+            );
+            if let (Some(found), Some((_, words))) = (found, expected) {
+                assert!(found.message.contains(words), "{case}: {}", found.message);
+            }
+        }
+    }
+}

@@ -5,7 +5,7 @@
 //!               barriers ─▶ checkpoint ─▶ store
 //! ```
 //! Layers, from the top: `cli`; `coordinator`, `worker`; `rpc`, `task`; `source`, `exchange`, `operator`, `sink`; `state`;
-//! `checkpoint`, `topology`, `format`; `model`, `clock`, `error`, `options`, `transport`.
+//! `checkpoint`, `topology`, `format`, `kafka`; `model`, `clock`, `error`, `options`, `transport`.
 
 pub mod checkpoint;
 pub mod cli;
@@ -15,6 +15,7 @@ pub mod error;
 pub mod exchange;
 pub mod format;
 pub mod http;
+pub mod kafka;
 pub mod metrics;
 pub mod model;
 pub mod operator;

@@ -184,7 +184,7 @@ impl From<CheckpointError> for Stop {
 
 impl From<SinkError> for Stop {
     fn from(error: SinkError) -> Self {
-        let is_permanent = !matches!(error, SinkError::Io { .. });
+        let is_permanent = error.is_permanent();
         Stop::Failure(Failure { message: chain(&error), is_permanent })
     }
 }
@@ -220,7 +220,7 @@ async fn one_generation(
     let generation = taken.checkpoints.generation();
     let restored_epoch = taken.restored.as_ref().map_or(0, |manifest| manifest.epoch);
     let plan = &plan_to_run(taken.restored.as_ref(), &settings.sql, plan)?;
-    let committers = committers(plan, settings, generation)?;
+    let committers = committers(plan, settings, generation, context.clock)?;
     replay(&taken, &committers, context.clock, generation).await?;
     info!(%generation, restored_epoch, attempt = %settings.identity.attempt, "leading the job");
     JobReport::change(report, |report| {
@@ -236,7 +236,7 @@ async fn one_generation(
     }
     let state = match &taken.restored {
         Some(manifest) => manifest.subtasks.clone(),
-        None => first_splits(plan, settings, context.clock)?,
+        None => first_splits(plan, settings, context.clock).await?,
     };
     let job = RunningJob { settings, plan, context, taken, committers, state, report };
     let end = job.run(workers, wish).await?;
@@ -267,7 +267,12 @@ fn plan_to_run(restored: Option<&Manifest>, sql: &str, compiled: &Plan) -> Resul
 /// A committer and the operator that it commits for.
 pub(crate) type Committers = Vec<(String, Box<dyn SinkCommitter>)>;
 
-fn committers(plan: &Plan, settings: &JobSettings, generation: Generation) -> Result<Committers, SinkError> {
+fn committers(
+    plan: &Plan,
+    settings: &JobSettings,
+    generation: Generation,
+    clock: Clock,
+) -> Result<Committers, SinkError> {
     let mut committers = Vec::new();
     for operator in &plan.operators {
         let Some(OperatorKind::Sink(sink)) = &operator.kind else { continue };
@@ -275,6 +280,8 @@ fn committers(plan: &Plan, settings: &JobSettings, generation: Generation) -> Re
             job: settings.identity.uid.clone(),
             operator: sink::operator_name(operator),
             generation,
+            clock,
+            completed: watch::channel(Epoch(0)).1,
         };
         if let Some(committer) = sink::connector(sink, identity)?.committer() {
             committers.push((operator.id.clone(), committer));
@@ -318,11 +325,11 @@ async fn replay(
 }
 
 /// State of a job that has never run: the splits of its sources.
-fn first_splits(plan: &Plan, settings: &JobSettings, clock: Clock) -> Result<Vec<SubtaskState>, SourceError> {
+async fn first_splits(plan: &Plan, settings: &JobSettings, clock: Clock) -> Result<Vec<SubtaskState>, SourceError> {
     let mut states = Vec::new();
     for operator in &plan.operators {
         let Some(OperatorKind::Source(source)) = &operator.kind else { continue };
-        let splits = source::connector(source, clock)?.splits(settings.parallelism)?;
+        let splits = source::connector(source, clock)?.splits(settings.parallelism).await?;
         let split = |split: source::Split| SplitState {
             id: split.id,
             position: split.position,

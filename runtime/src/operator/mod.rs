@@ -30,8 +30,9 @@ pub enum OperatorError {
     Plan { message: String },
     #[snafu(display("the state of table '{table}' is malformed"))]
     State { table: String },
+    /// The end of the chain does not take the rows.
     #[snafu(display("{message}"))]
-    Sink { message: String },
+    Refused { message: String, is_permanent: bool },
 }
 
 /// Takes what an operator emits.

@@ -267,11 +267,18 @@ mod tests {
     use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 
     use super::*;
+    use crate::clock::Clock;
     use crate::model::JobUid;
 
     fn files(folder: &Path, generation: u64) -> Files {
         let job = JobUid("4f2c9a1e-77".to_owned());
-        let identity = SinkIdentity { job, operator: "out".to_owned(), generation: Generation(generation) };
+        let identity = SinkIdentity {
+            job,
+            operator: "out".to_owned(),
+            generation: Generation(generation),
+            clock: Clock::starting_at(0),
+            completed: tokio::sync::watch::channel(Epoch(0)).1,
+        };
         Files { folder: folder.to_owned(), identity }
     }
 

@@ -6,6 +6,7 @@
 
 pub mod blackhole;
 pub mod files;
+pub mod kafka;
 pub mod print;
 
 use std::task::{Context, Poll};
@@ -14,7 +15,9 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use millrace_sql::plan::{Operator, Sink as SinkPlan, Table};
 use snafu::Snafu;
+use tokio::sync::watch;
 
+use crate::clock::Clock;
 use crate::model::{Batch, Epoch, Generation, JobUid, Subtask};
 use crate::options::{OptionError, TableOptions};
 
@@ -33,6 +36,13 @@ pub enum SinkError {
     /// What was prepared is gone: results would be lost.
     #[snafu(display("{message}"))]
     Lost { message: String },
+}
+
+impl SinkError {
+    /// True if trying again gives the same.
+    pub fn is_permanent(&self) -> bool {
+        !matches!(self, SinkError::Io { .. })
+    }
 }
 
 /// What one subtask has prepared, in the connector's own form.
@@ -72,6 +82,9 @@ pub struct SinkIdentity {
     /// The sink operator as it stands in names of files: its table, and a number among equals.
     pub operator: String,
     pub generation: Generation,
+    pub clock: Clock,
+    /// For writers: the newest complete checkpoint whose sinks have committed.
+    pub completed: watch::Receiver<Epoch>,
 }
 
 /// Writes tables of one kind.
@@ -103,12 +116,13 @@ pub fn connector(plan: &SinkPlan, identity: SinkIdentity) -> Result<Box<dyn Sink
     let kind = options.required("connector")?;
     let connector: Box<dyn SinkConnector> = match kind.as_str() {
         "filesystem" => Box::new(files::Files::new(&mut options, identity)?),
+        "kafka" => Box::new(kafka::Kafka::new(&mut options, identity)?),
         "print" => Box::new(print::Print::new(&mut options, &table)),
         "blackhole" => Box::new(blackhole::Blackhole),
         "nexmark" => return Err(options.wrong("connector", "can only be read from").into()),
         _ => {
             return Err(options
-                .wrong("connector", "is not known; use 'filesystem', 'print' or 'blackhole'")
+                .wrong("connector", "is not known; use 'kafka', 'filesystem', 'print' or 'blackhole'")
                 .into());
         }
     };
@@ -118,7 +132,12 @@ pub fn connector(plan: &SinkPlan, identity: SinkIdentity) -> Result<Box<dyn Sink
 
 /// Checks the options of a sink table without opening anything.
 pub fn check(table: &Table) -> Result<(), SinkError> {
-    let identity =
-        SinkIdentity { job: JobUid(String::new()), operator: String::new(), generation: Generation(0) };
+    let identity = SinkIdentity {
+        job: JobUid(String::new()),
+        operator: String::new(),
+        generation: Generation(0),
+        clock: Clock::starting_at(0),
+        completed: watch::channel(Epoch(0)).1,
+    };
     connector(&SinkPlan { table: Some(table.clone()) }, identity).map(|_| ())
 }

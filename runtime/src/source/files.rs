@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 
 use millrace_sql::plan::{Leaf, Source as SourcePlan};
+use async_trait::async_trait;
 use prost::Message;
 use snafu::ResultExt;
 
@@ -103,8 +104,9 @@ fn collect(folder: &Path, files: &mut Vec<(String, u64)>) -> std::io::Result<()>
     Ok(())
 }
 
+#[async_trait]
 impl SourceConnector for Files {
-    fn splits(&self, parallelism: u32) -> Result<Vec<Split>, SourceError> {
+    async fn splits(&self, parallelism: u32) -> Result<Vec<Split>, SourceError> {
         let mut splits = Vec::new();
         for (path, length) in self.files()? {
             let wanted = length / (u64::from(parallelism) * SPLITS_PER_SUBTASK);
@@ -331,13 +333,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_poison_line_is_named() {
+    #[tokio::test]
+    async fn a_poison_line_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("numbers.jsonl");
         fs::write(&path, "{\"n\":1}\n{\"n\":oops}\n").unwrap();
         let source = source(&path);
-        let split = source.splits(1).unwrap().remove(0);
+        let split = source.splits(1).await.unwrap().remove(0);
         let mut reader = source.open(&split).unwrap();
 
         let Poll::Ready(Err(error)) = reader.poll_read(&mut Context::from_waker(std::task::Waker::noop()))

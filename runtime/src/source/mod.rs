@@ -4,12 +4,15 @@
 //! order. Watermarks are kept per split by the caller ([`watermark`]).
 
 pub mod files;
+pub mod kafka;
 pub mod nexmark;
 pub mod watermark;
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use async_trait::async_trait;
 use millrace_sql::plan::Source as SourcePlan;
 use snafu::Snafu;
 
@@ -56,6 +59,12 @@ pub trait SplitReader: Send {
     /// Where the row after the last one given is.
     fn position(&self) -> Vec<u8>;
 
+    /// True if nothing more can be read now, as far as the outside has told. Only then a split can become idle: one that is
+    /// merely slow to read must hold the watermark back.
+    fn is_caught_up(&self) -> bool {
+        false
+    }
+
     /// How much of a bounded split has been read, from 0 to 1.
     fn progress(&self) -> Option<f64> {
         None
@@ -63,9 +72,10 @@ pub trait SplitReader: Send {
 }
 
 /// Reads tables of one kind from outside.
+#[async_trait]
 pub trait SourceConnector: Send + Sync {
     /// Cuts the table into splits, at the job's first start.
-    fn splits(&self, parallelism: u32) -> Result<Vec<Split>, SourceError>;
+    async fn splits(&self, parallelism: u32) -> Result<Vec<Split>, SourceError>;
 
     /// Opens a split at its position.
     fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError>;
@@ -79,15 +89,27 @@ pub fn connector(plan: &SourcePlan, clock: Clock) -> Result<Box<dyn SourceConnec
     let connector: Box<dyn SourceConnector> = match kind.as_str() {
         "nexmark" => Box::new(nexmark::Nexmark::new(plan, &mut options, clock)?),
         "filesystem" => Box::new(files::Files::new(plan, &mut options)?),
+        "kafka" => Box::new(kafka::Kafka::new(plan, &mut options, clock)?),
         "print" | "blackhole" => {
             return Err(options
-                .wrong("connector", "can only be written to; read from 'nexmark' or 'filesystem'")
+                .wrong("connector", "can only be written to; read from 'kafka', 'filesystem' or 'nexmark'")
                 .into());
         }
         _ => {
-            return Err(options.wrong("connector", "is not known; use 'nexmark' or 'filesystem'").into());
+            return Err(options.wrong("connector", "is not known; use 'kafka', 'filesystem' or 'nexmark'").into());
         }
     };
+    idle_timeout(&mut options)?;
     options.finish()?;
     Ok(connector)
+}
+
+/// How long a split that is caught up holds the watermark back; `None`: for ever.
+pub fn idle_timeout_of(plan: &SourcePlan) -> Result<Option<Duration>, SourceError> {
+    let table = plan.table.clone().unwrap_or_default();
+    Ok(idle_timeout(&mut crate::options::TableOptions::new(&table))?)
+}
+
+fn idle_timeout(options: &mut crate::options::TableOptions<'_>) -> Result<Option<Duration>, OptionError> {
+    Ok(options.duration("scan.watermark.idle-timeout")?.filter(|timeout| !timeout.is_zero()))
 }

@@ -2,7 +2,7 @@
 //!
 //! Pure. A split that has not begun holds the minimum back, so that what is read later is not late.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::EventTime;
 
@@ -10,6 +10,8 @@ use crate::model::EventTime;
 #[derive(Debug, Default)]
 pub struct SplitWatermarks {
     splits: BTreeMap<String, EventTime>,
+    /// Splits that do not hold the minimum back.
+    idle: BTreeSet<String>,
     emitted: Option<EventTime>,
 }
 
@@ -31,9 +33,24 @@ impl SplitWatermarks {
         self.splits.get(split).copied().unwrap_or(EventTime::MIN)
     }
 
+    /// Takes a split out of the minimum, or in again.
+    pub fn set_idle(&mut self, split: &str, is_idle: bool) {
+        if is_idle {
+            self.idle.insert(split.to_owned());
+        } else {
+            self.idle.remove(split);
+        }
+    }
+
+    /// True if no split counts.
+    pub fn are_all_idle(&self) -> bool {
+        self.splits.keys().all(|split| self.idle.contains(split))
+    }
+
     /// The subtask's watermark if it has advanced since the last call.
     pub fn advanced(&mut self) -> Option<EventTime> {
-        let lowest = self.splits.values().copied().min()?;
+        let active = self.splits.iter().filter(|(split, _)| !self.idle.contains(*split));
+        let lowest = active.map(|(_, time)| *time).min()?;
         if lowest == EventTime::MIN || self.emitted.is_some_and(|emitted| lowest <= emitted) {
             return None;
         }
@@ -60,5 +77,22 @@ mod tests {
         assert_eq!(watermarks.advanced(), None);
         watermarks.advance("b", EventTime::MAX);
         assert_eq!(watermarks.advanced(), Some(EventTime(5)));
+    }
+
+    #[test]
+    fn an_idle_split_does_not_count_until_it_is_active_again() {
+        let mut watermarks = SplitWatermarks::default();
+        watermarks.add("a", EventTime(5));
+        watermarks.add("b", EventTime::MIN);
+        watermarks.set_idle("b", true);
+        assert_eq!((watermarks.advanced(), watermarks.are_all_idle()), (Some(EventTime(5)), false));
+
+        watermarks.set_idle("a", true);
+        assert_eq!((watermarks.advanced(), watermarks.are_all_idle()), (None, true));
+        watermarks.set_idle("b", false);
+        watermarks.advance("b", EventTime(3));
+        assert_eq!(watermarks.advanced(), None, "it never goes back");
+        watermarks.advance("b", EventTime(9));
+        assert_eq!(watermarks.advanced(), Some(EventTime(9)));
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::chain::{Chain, Step, Tail};
 use super::driver::{Head, Task};
-use super::source_head::SourceHead;
+use super::source_head::{Idleness, SourceHead};
 use super::{TaskEvent, TaskHandle};
 use crate::checkpoint::records::{Run, SubtaskState, TableState};
 use crate::clock::Clock;
@@ -53,7 +53,7 @@ impl BuildError {
     pub fn is_permanent(&self) -> bool {
         match self {
             BuildError::Source { source } => !matches!(source, SourceError::Io { .. }),
-            BuildError::Sink { source } => !matches!(source, SinkError::Io { .. }),
+            BuildError::Sink { source } => source.is_permanent(),
             _ => true,
         }
     }
@@ -215,6 +215,8 @@ pub fn sink_identity(context: &TaskContext, operator: &OperatorPlan) -> SinkIden
         job: context.job.clone(),
         operator: sink::operator_name(operator),
         generation: context.generation,
+        clock: context.clock,
+        completed: context.completed.clone(),
     }
 }
 
@@ -236,7 +238,8 @@ fn source_head(
         };
         splits.push((split.clone(), reader));
     }
-    Ok(SourceHead::new(index, splits, watermark, state.rows))
+    let idleness = source::idle_timeout_of(plan)?.map(|timeout| Idleness { timeout, clock: context.clock });
+    Ok(SourceHead::new(index, splits, watermark, state.rows, idleness))
 }
 
 fn make_operator(

@@ -45,18 +45,18 @@ impl Tail {
     fn take(&mut self, batch: &Batch) -> Result<(), OperatorError> {
         match self {
             Tail::Outputs(outputs) => {
-                outputs.iter_mut().try_for_each(|output| output.push(batch)).map_err(refused)
+                outputs.iter_mut().try_for_each(|output| output.push(batch)).map_err(|error| refused(&error, false))
             }
             Tail::Sink { writer, rows, .. } => {
                 *rows += batch.rows() as u64;
-                writer.write(batch).map_err(refused)
+                writer.write(batch).map_err(|error| refused(&error, error.is_permanent()))
             }
         }
     }
 }
 
-fn refused(error: impl std::error::Error) -> OperatorError {
-    OperatorError::Sink { message: crate::error::chain(&error) }
+fn refused(error: &impl std::error::Error, is_permanent: bool) -> OperatorError {
+    OperatorError::Refused { message: crate::error::chain(error), is_permanent }
 }
 
 impl Chain {

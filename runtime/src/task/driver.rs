@@ -50,11 +50,17 @@ impl Task {
             match self.next().await? {
                 Event::Control(TaskControl::Barrier(barrier)) => self.barrier(barrier).await?,
                 Event::Read(SourceRead::Rows(rows)) => {
+                    if let Head::Source(source) = &mut self.head
+                        && source.became_active()
+                    {
+                        self.chain.control(Element::Active).await?;
+                    }
                     self.batch(Batch::inserts(rows)).await?;
                     self.source_watermark().await?;
                     // Lets the other tasks of this thread run; a source would never wait otherwise.
                     tokio::task::yield_now().await;
                 }
+                Event::Read(SourceRead::Quiet) => self.quiet().await?,
                 Event::Read(SourceRead::Exhausted) => self.exhausted().await?,
                 Event::Passed(passed) => self.passed(passed).await?,
             }
@@ -138,6 +144,17 @@ impl Task {
         self.note_rows_out();
         self.figures.watermark_ms.store(time.0, Ordering::Relaxed);
         self.chain.flush_due().await
+    }
+
+    async fn quiet(&mut self) -> Result<(), TaskError> {
+        self.source_watermark().await?;
+        if let Head::Source(source) = &mut self.head
+            && source.became_idle()
+        {
+            self.chain.flush_operators()?;
+            self.chain.control(Element::Idle).await?;
+        }
+        Ok(())
     }
 
     async fn exhausted(&mut self) -> Result<(), TaskError> {

@@ -43,7 +43,8 @@ impl TaskError {
     pub fn is_permanent(&self) -> bool {
         match self {
             TaskError::Source { source } => !matches!(source, SourceError::Io { .. }),
-            TaskError::Sink { source } => !matches!(source, SinkError::Io { .. }),
+            TaskError::Sink { source } => source.is_permanent(),
+            TaskError::Operator { source: OperatorError::Refused { is_permanent, .. } } => *is_permanent,
             TaskError::Operator { .. } => true,
             TaskError::Output { .. } => false,
         }

@@ -1,23 +1,38 @@
 //! The source at the head of a chain: its splits, read in the order of event time, and its watermark.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::{cast, max};
 use arrow::datatypes::{DataType as ArrowType, TimeUnit, TimestampMillisecondType};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use millrace_sql::evaluate::Evaluator;
 
 use super::TaskError;
 use crate::checkpoint::records::SplitState;
+use crate::clock::Clock;
 use crate::model::EventTime;
 use crate::source::watermark::SplitWatermarks;
 use crate::source::{Read, Split, SplitReader};
 
+/// Least time between two looks at whether splits are idle.
+const LOOK_MIN: Duration = Duration::from_millis(10);
+
 /// What the source gives the driver.
 pub enum SourceRead {
     Rows(RecordBatch),
+    /// A split has become idle: the watermark may have advanced.
+    Quiet,
     /// All splits are read.
     Exhausted,
+}
+
+/// When a split that is caught up stops to hold the watermark back.
+pub struct Idleness {
+    pub timeout: Duration,
+    pub clock: Clock,
 }
 
 /// A source subtask.
@@ -29,11 +44,18 @@ pub struct SourceHead {
     watermark: Option<Evaluator>,
     pub rows: u64,
     is_exhausted: bool,
+    idleness: Option<Idleness>,
+    timer: Option<BoxFuture<'static, ()>>,
+    /// It was told downstream that all splits are idle.
+    is_idle_told: bool,
 }
 
 struct OpenSplit {
     split: Split,
     reader: Box<dyn SplitReader>,
+    /// Since when it is caught up.
+    quiet_since: Option<Duration>,
+    is_idle: bool,
 }
 
 impl SourceHead {
@@ -43,6 +65,7 @@ impl SourceHead {
         splits: Vec<(SplitState, Option<Box<dyn SplitReader>>)>,
         watermark: Option<Evaluator>,
         rows: u64,
+        idleness: Option<Idleness>,
     ) -> Self {
         let mut head = SourceHead {
             index,
@@ -52,14 +75,17 @@ impl SourceHead {
             watermark,
             rows,
             is_exhausted: false,
+            idleness,
+            timer: None,
+            is_idle_told: false,
         };
         for (state, reader) in splits {
             let time = if reader.is_some() { EventTime(state.watermark) } else { EventTime::MAX };
             head.watermarks.add(&state.id, time);
             match reader {
                 Some(reader) => {
-                    head.splits
-                        .push(OpenSplit { split: Split { id: state.id, position: state.position }, reader });
+                    let split = Split { id: state.id, position: state.position };
+                    head.splits.push(OpenSplit { split, reader, quiet_since: None, is_idle: false });
                 }
                 None => head.done.push(state),
             }
@@ -98,7 +124,7 @@ impl SourceHead {
                     }
                 }
             }
-            let Some(index) = ended else { return Poll::Pending };
+            let Some(index) = ended else { return self.poll_idle(cx).map(|()| Ok(SourceRead::Quiet)) };
             let split = self.splits.remove(index);
             self.watermarks.advance(&split.split.id, EventTime::MAX);
             self.done.push(SplitState {
@@ -110,8 +136,62 @@ impl SourceHead {
         }
     }
 
+    /// Ready when a split has become idle.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(idleness) = &self.idleness else { return Poll::Pending };
+        loop {
+            let now = idleness.clock.elapsed();
+            let mut look_again = None;
+            let mut is_any_new = false;
+            for open in self.splits.iter_mut().filter(|open| !open.is_idle) {
+                let quiet = match open.reader.is_caught_up() {
+                    true => now.saturating_sub(*open.quiet_since.get_or_insert(now)),
+                    false => {
+                        open.quiet_since = None;
+                        Duration::ZERO
+                    }
+                };
+                let left = idleness.timeout.saturating_sub(quiet);
+                if left.is_zero() {
+                    open.is_idle = true;
+                    is_any_new = true;
+                    self.watermarks.set_idle(&open.split.id, true);
+                } else {
+                    look_again = Some(look_again.map_or(left, |known: Duration| known.min(left)));
+                }
+            }
+            if is_any_new {
+                return Poll::Ready(());
+            }
+            let Some(wait) = look_again else { return Poll::Pending };
+            let clock = idleness.clock;
+            // A reader that catches up does not say so.
+            let wait = wait.min((idleness.timeout / 4).max(LOOK_MIN));
+            let timer = self.timer.get_or_insert_with(|| async move { clock.sleep(wait).await }.boxed());
+            std::task::ready!(timer.poll_unpin(cx));
+            self.timer = None;
+        }
+    }
+
+    /// True once after all splits have become idle.
+    pub fn became_idle(&mut self) -> bool {
+        let became = !self.is_idle_told && self.watermarks.are_all_idle();
+        self.is_idle_told |= became;
+        became
+    }
+
+    /// True once after there are rows again.
+    pub fn became_active(&mut self) -> bool {
+        std::mem::take(&mut self.is_idle_told)
+    }
+
     fn advance(&mut self, index: usize, rows: &RecordBatch) -> Result<(), TaskError> {
         self.rows += rows.num_rows() as u64;
+        let open = &mut self.splits[index];
+        open.quiet_since = None;
+        if std::mem::take(&mut open.is_idle) {
+            self.watermarks.set_idle(&open.split.id, false);
+        }
         let Some(watermark) = &self.watermark else { return Ok(()) };
         let times = watermark.evaluate(rows).map_err(crate::operator::OperatorError::from)?;
         let millis = ArrowType::Timestamp(TimeUnit::Millisecond, None);

@@ -298,7 +298,15 @@ async fn run_uploads(
                 continue;
             }
         };
-        let Some((epoch, complete)) = snapshots.add(snapshot) else { continue };
+        let (epoch, complete) = match snapshots.add(snapshot) {
+            Ok(Some(complete)) => complete,
+            Ok(None) => continue,
+            Err(error) => {
+                // The worker only goes away together with this.
+                let _ = uploaded.send(Err(failed(&chain(&error), false))).await;
+                return;
+            }
+        };
         let answer = match snapshots.upload(epoch, complete).await {
             Ok(answer) => Ok(answer),
             Err(error @ SnapshotError::Sink { .. }) => Err(failed(&chain(&error), error.is_permanent())),

@@ -28,12 +28,14 @@ pub enum SnapshotError {
     Taken { key: String },
     #[snafu(transparent)]
     Sink { source: SinkError },
+    #[snafu(display("a task has skipped the barrier of epoch {epoch}"))]
+    Skipped { epoch: Epoch },
 }
 
 impl SnapshotError {
     /// True if trying again gives the same.
     pub fn is_permanent(&self) -> bool {
-        matches!(self, SnapshotError::Sink { source } if !matches!(source, SinkError::Io { .. }))
+        matches!(self, SnapshotError::Sink { source } if source.is_permanent())
     }
 }
 
@@ -76,15 +78,21 @@ impl Snapshots {
     }
 
     /// Adds a task's snapshot; returns all of the epoch once the last one is in.
-    pub fn add(&mut self, snapshot: TaskSnapshot) -> Option<(Epoch, Vec<TaskSnapshot>)> {
+    ///
+    /// # Errors
+    /// If some task has skipped an earlier epoch: what the others have given for it cannot be kept.
+    pub fn add(&mut self, snapshot: TaskSnapshot) -> Result<Option<(Epoch, Vec<TaskSnapshot>)>, SnapshotError> {
         let epoch = snapshot.epoch;
         let of_epoch = self.waiting.entry(epoch).or_default();
         of_epoch.push(snapshot);
         if of_epoch.len() < self.tasks {
-            return None;
+            return Ok(None);
         }
-        // Tasks pass barriers in order, so that no older epoch is left behind.
-        Some((epoch, self.waiting.remove(&epoch)?))
+        let complete = self.waiting.remove(&epoch).unwrap_or_default();
+        match self.waiting.keys().find(|older| **older < epoch) {
+            Some(older) => SkippedSnafu { epoch: *older }.fail(),
+            None => Ok(Some((epoch, complete))),
+        }
     }
 
     /// A checkpoint is complete and its sinks have committed: what it names need not be named again.
@@ -254,7 +262,7 @@ mod tests {
             answer.subtasks.iter().flat_map(|state| state.committables.clone()).collect()
         };
         let upload = async |snapshots: &mut Snapshots, epoch: u64| {
-            let (epoch, complete) = snapshots.add(snapshot(epoch)).unwrap();
+            let (epoch, complete) = snapshots.add(snapshot(epoch)).unwrap().unwrap();
             snapshots.upload(epoch, complete).await
         };
 

@@ -15,6 +15,7 @@ use arrow::datatypes::SchemaRef;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use millrace_sql::plan::Source as SourcePlan;
+use async_trait::async_trait;
 use prost::Message;
 
 use super::{Read, SourceConnector, SourceError, Split, SplitReader};
@@ -104,8 +105,9 @@ impl Nexmark {
     }
 }
 
+#[async_trait]
 impl SourceConnector for Nexmark {
-    fn splits(&self, parallelism: u32) -> Result<Vec<Split>, SourceError> {
+    async fn splits(&self, parallelism: u32) -> Result<Vec<Split>, SourceError> {
         let splits = self.settings.splits.unwrap_or(parallelism);
         let split = |split: u32| {
             let position = Position { split, splits, next: u64::from(split) };
@@ -248,7 +250,7 @@ mod tests {
     #[tokio::test]
     async fn events_have_the_benchmarks_proportions() {
         let source = source();
-        let (batches, _) = read(&source, &source.splits(1).unwrap()[0], usize::MAX);
+        let (batches, _) = read(&source, &source.splits(1).await.unwrap()[0], usize::MAX);
         let (mut kinds, mut hot, mut bids) = ([0_u32; 3], 0, 0);
         for batch in &batches {
             let types = batch.column(0).as_primitive::<Int32Type>();
@@ -271,7 +273,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_goes_on_where_another_stopped() {
         let source = source();
-        let split = source.splits(3).unwrap().remove(1);
+        let split = source.splits(3).await.unwrap().remove(1);
         let (straight, _) = read(&source, &split, 4);
 
         let (first, position) = read(&source, &split, 2);

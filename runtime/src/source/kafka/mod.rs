@@ -1,0 +1,310 @@
+//! Kafka topics: a split is a partition, its position an offset kept in the checkpoint. Consumer groups are not used.
+//!
+//! Reading is `read_committed`, unless the table says otherwise: rows of aborted transactions do not exist.
+
+mod fetcher;
+mod records;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{BrokerId, ListOffsetsRequest};
+use millrace_sql::plan::{Leaf, Source as SourcePlan};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::mpsc;
+
+use super::{Read, SourceConnector, SourceError, Split, SplitReader};
+use crate::clock::Clock;
+use crate::format::json::JsonDecoder;
+use crate::kafka::{Client, KafkaError, checked, name, servers, topic};
+use crate::options::TableOptions;
+use fetcher::{Fetched, Fetcher};
+use records::Records;
+
+/// Rows decoded at a time.
+const BATCH_RECORDS: usize = 8192;
+
+/// Newest version that this program needs.
+const LIST_OFFSETS_VERSION: i16 = 7;
+const LATEST: i64 = -1;
+const EARLIEST: i64 = -2;
+
+/// A topic as a source.
+pub struct Kafka {
+    settings: Settings,
+    leaves: Vec<Leaf>,
+    clock: Clock,
+    /// Shared by all readers of a subtask; made when the first is opened.
+    fetcher: Mutex<Option<Arc<Fetcher>>>,
+}
+
+#[derive(Debug, Clone)]
+struct Settings {
+    bootstrap: Vec<String>,
+    topic: String,
+    /// A time in milliseconds, [`LATEST`] or [`EARLIEST`].
+    start: i64,
+    is_bounded: bool,
+    is_committed_only: bool,
+}
+
+/// Where a partition goes on.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Position {
+    #[prost(int32, tag = "1")]
+    partition: i32,
+    #[prost(int64, tag = "2")]
+    next: i64,
+    /// Reading ends before this offset.
+    #[prost(int64, optional, tag = "3")]
+    end: Option<i64>,
+}
+
+impl Kafka {
+    /// Reads the options.
+    pub fn new(plan: &SourcePlan, options: &mut TableOptions<'_>, clock: Clock) -> Result<Self, SourceError> {
+        let settings = Settings {
+            bootstrap: servers(options)?,
+            topic: topic(options)?,
+            start: start(options)?,
+            is_bounded: match options.optional("scan.bounded.mode").as_deref() {
+                None | Some("unbounded") => false,
+                Some("latest-offset") => true,
+                Some(_) => {
+                    return Err(options
+                        .wrong("scan.bounded.mode", "is not supported; use 'unbounded' or 'latest-offset'")
+                        .into());
+                }
+            },
+            is_committed_only: match options.optional("properties.isolation.level").as_deref() {
+                None | Some("read_committed") => true,
+                Some("read_uncommitted") => false,
+                Some(_) => {
+                    return Err(options
+                        .wrong("properties.isolation.level", "is neither 'read_committed' nor 'read_uncommitted'")
+                        .into());
+                }
+            },
+        };
+        if options.required("format")? != "json" {
+            return Err(options.wrong("format", "is not supported; use 'json'").into());
+        }
+        Ok(Kafka { settings, leaves: plan.leaves.clone(), clock, fetcher: Mutex::new(None) })
+    }
+
+    async fn offsets(&self, client: &mut Client, timestamp: i64) -> Result<Vec<(i32, i64)>, KafkaError> {
+        let topic = &self.settings.topic;
+        let mut offsets = Vec::new();
+        for partition in client.partitions(topic).await? {
+            let action = format!("find offsets of partition {} of '{topic}'", partition.index);
+            let Some(leader) = partition.leader else {
+                return Err(checked(5, &action, "the cluster").err().unwrap_or(KafkaError::NoTopic {
+                    topic: topic.clone(),
+                    brokers: self.settings.bootstrap.join(","),
+                }));
+            };
+            let asked = ListOffsetsPartition::default()
+                .with_partition_index(partition.index)
+                .with_current_leader_epoch(-1)
+                .with_timestamp(timestamp);
+            let asked = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![asked]);
+            let request = ListOffsetsRequest::default()
+                .with_replica_id(BrokerId(-1))
+                .with_isolation_level(i8::from(self.settings.is_committed_only))
+                .with_topics(vec![asked]);
+            let answer = client.call(&leader, &request, LIST_OFFSETS_VERSION).await?;
+            let found = answer.topics.first().and_then(|topic| topic.partitions.first());
+            let Some(found) = found else {
+                let message = "it names no offset".to_owned();
+                return Err(KafkaError::Malformed { action, address: leader, message });
+            };
+            checked(found.error_code, &action, &leader)?;
+            offsets.push((partition.index, found.offset));
+        }
+        Ok(offsets)
+    }
+}
+
+fn start(options: &mut TableOptions<'_>) -> Result<i64, SourceError> {
+    let mode = options.optional("scan.startup.mode");
+    let millis: Option<i64> = options.parsed("scan.startup.timestamp-millis", "a time in milliseconds")?;
+    match (mode.as_deref(), millis) {
+        (None | Some("earliest-offset"), None) => Ok(EARLIEST),
+        (Some("latest-offset"), None) => Ok(LATEST),
+        (Some("timestamp"), Some(millis)) if millis >= 0 => Ok(millis),
+        (Some("timestamp"), _) => {
+            Err(options.wrong("scan.startup.mode", "needs 'scan.startup.timestamp-millis' of 0 or more").into())
+        }
+        (_, Some(_)) => Err(options
+            .wrong("scan.startup.timestamp-millis", "needs 'scan.startup.mode' = 'timestamp'")
+            .into()),
+        _ => Err(options
+            .wrong("scan.startup.mode", "is not supported; use 'earliest-offset', 'latest-offset' or 'timestamp'")
+            .into()),
+    }
+}
+
+fn failed(error: KafkaError, topic: &str) -> SourceError {
+    match error {
+        // Both may be cured from outside while the job waits.
+        KafkaError::NoTopic { .. } => SourceError::Io { action: "read from Kafka".to_owned(), source: error.into_io() },
+        error if error.is_passing() => {
+            SourceError::Io { action: format!("read the topic '{topic}'"), source: error.into_io() }
+        }
+        error => SourceError::Data { message: format!("failed to read the topic '{topic}': {error}") },
+    }
+}
+
+#[async_trait]
+impl SourceConnector for Kafka {
+    async fn splits(&self, _parallelism: u32) -> Result<Vec<Split>, SourceError> {
+        let mut client = Client::new(self.settings.bootstrap.clone(), self.clock);
+        let failed = |error| failed(error, &self.settings.topic);
+        let latest = self.offsets(&mut client, LATEST).await.map_err(failed)?;
+        let first = match self.settings.start {
+            LATEST => latest.clone(),
+            start => self.offsets(&mut client, start).await.map_err(failed)?,
+        };
+        let split = |((partition, first), (_, latest)): ((i32, i64), (i32, i64))| {
+            // No record is as new as the wanted time: reading begins with the next one.
+            let next = if first < 0 { latest } else { first };
+            let position = Position { partition, next, end: self.settings.is_bounded.then_some(latest) };
+            Split { id: format!("{}/{partition:06}", self.settings.topic), position: position.encode_to_vec() }
+        };
+        Ok(first.into_iter().zip(latest).map(split).collect())
+    }
+
+    fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError> {
+        let position = Position::decode(split.position.as_slice()).map_err(|_| SourceError::Data {
+            message: format!("the position of split '{}' is malformed", split.id),
+        })?;
+        let decoder =
+            JsonDecoder::new(&self.leaves).map_err(|error| SourceError::Data { message: error.to_string() })?;
+        let mut fetcher = self.fetcher.lock();
+        let fetcher = fetcher.get_or_insert_with(|| Arc::new(Fetcher::start(&self.settings, self.clock)));
+        let (queued, stable) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicI64::new(-1)));
+        let queue = fetcher.add(position.partition, position.next, Arc::clone(&queued), Arc::clone(&stable));
+        Ok(Box::new(PartitionReader {
+            topic: self.settings.topic.clone(),
+            first: position.next,
+            position,
+            decoder,
+            fetcher: Arc::clone(fetcher),
+            queue,
+            queued,
+            stable,
+            current: None,
+        }))
+    }
+}
+
+struct PartitionReader {
+    topic: String,
+    /// Where this reader began; for progress.
+    first: i64,
+    position: Position,
+    decoder: JsonDecoder,
+    fetcher: Arc<Fetcher>,
+    queue: mpsc::UnboundedReceiver<Result<Fetched, SourceError>>,
+    /// Bytes in the queue.
+    queued: Arc<AtomicUsize>,
+    /// End of what can be read, as last heard from the broker; -1: not heard yet.
+    stable: Arc<AtomicI64>,
+    current: Option<Records>,
+}
+
+impl PartitionReader {
+    /// Decodes the next records at hand; `None` if they hold no rows.
+    fn decode(&mut self) -> Result<Option<arrow::array::RecordBatch>, SourceError> {
+        let Some(records) = &mut self.current else { return Ok(None) };
+        let (mut lines, mut ends) = (Vec::new(), Vec::new());
+        let end = self.position.end.unwrap_or(i64::MAX);
+        let next = records.read(self.position.next..end, BATCH_RECORDS, |offset, value| {
+            lines.extend_from_slice(value);
+            lines.push(b'\n');
+            ends.push((offset, lines.len()));
+        });
+        let is_read = records.is_empty();
+        let next = next.map_err(|message| self.wrong(self.position.next, &message))?;
+        if is_read {
+            self.current = None;
+        }
+        self.position.next = next.max(self.position.next);
+        if ends.is_empty() {
+            return Ok(None);
+        }
+        match self.decoder.decode(&lines) {
+            Ok(rows) if rows.num_rows() == ends.len() => Ok(Some(rows)),
+            _ => Err(self.poison(&lines, &ends)),
+        }
+    }
+
+    /// Names the first record that is not one row.
+    fn poison(&mut self, lines: &[u8], ends: &[(i64, usize)]) -> SourceError {
+        let mut start = 0;
+        for (offset, end) in ends {
+            match self.decoder.decode(&lines[start..*end]) {
+                Ok(rows) if rows.num_rows() == 1 => {}
+                Ok(rows) => return self.wrong(*offset, &format!("it holds {} JSON objects instead of one", rows.num_rows())),
+                Err(error) => return self.wrong(*offset, &error.to_string()),
+            }
+            start = *end;
+        }
+        self.wrong(self.position.next, "its rows cannot be told apart")
+    }
+
+    fn wrong(&self, offset: i64, message: &str) -> SourceError {
+        let (topic, partition) = (&self.topic, self.position.partition);
+        SourceError::Data {
+            message: format!(
+                "the record at offset {offset} of partition {partition} of the topic '{topic}' cannot be read: {message}"
+            ),
+        }
+    }
+}
+
+impl SplitReader for PartitionReader {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, SourceError>> {
+        loop {
+            if self.position.end.is_some_and(|end| self.position.next >= end) {
+                return Poll::Ready(Ok(Read::End));
+            }
+            while self.current.is_some() {
+                if let Some(rows) = self.decode()? {
+                    return Poll::Ready(Ok(Read::Rows(rows)));
+                }
+            }
+            match std::task::ready!(self.queue.poll_recv(cx)) {
+                Some(Ok(fetched)) => {
+                    self.queued.fetch_sub(fetched.records.len(), Ordering::Relaxed);
+                    self.fetcher.has_room();
+                    self.current = Some(Records::new(fetched.records, fetched.aborted));
+                }
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => {
+                    let message = format!("reading the topic '{}' has ended by itself", self.topic);
+                    let source = std::io::Error::other(message);
+                    return Poll::Ready(Err(SourceError::Io { action: "read from Kafka".to_owned(), source }));
+                }
+            }
+        }
+    }
+
+    fn position(&self) -> Vec<u8> {
+        self.position.encode_to_vec()
+    }
+
+    fn progress(&self) -> Option<f64> {
+        let end = self.position.end?;
+        Some((self.position.next - self.first) as f64 / (end - self.first).max(1) as f64)
+    }
+
+    fn is_caught_up(&self) -> bool {
+        let stable = self.stable.load(Ordering::Relaxed);
+        self.current.is_none() && stable >= 0 && self.position.next >= stable
+    }
+}

@@ -325,7 +325,11 @@ async fn replay(
 }
 
 /// State of a job that has never run: the splits of its sources.
-async fn first_splits(plan: &Plan, settings: &JobSettings, clock: Clock) -> Result<Vec<SubtaskState>, SourceError> {
+async fn first_splits(
+    plan: &Plan,
+    settings: &JobSettings,
+    clock: Clock,
+) -> Result<Vec<SubtaskState>, SourceError> {
     let mut states = Vec::new();
     for operator in &plan.operators {
         let Some(OperatorKind::Source(source)) = &operator.kind else { continue };

@@ -65,7 +65,11 @@ impl Client {
     }
 
     /// Asks any broker that answers.
-    async fn call_any<R: Request>(&mut self, request: &R, newest: i16) -> Result<(String, R::Response), KafkaError> {
+    async fn call_any<R: Request>(
+        &mut self,
+        request: &R,
+        newest: i16,
+    ) -> Result<(String, R::Response), KafkaError> {
         let known = self.brokers.values().chain(&self.bootstrap).cloned();
         let mut candidates: Vec<String> = Vec::new();
         for address in known {
@@ -118,12 +122,11 @@ impl Client {
             return NoTopicSnafu { topic, brokers: self.bootstrap.join(",") }.fail();
         };
         checked(found.error_code, &format!("describe the topic '{topic}'"), &address)?;
-        let partition = |partition: &kafka_protocol::messages::metadata_response::MetadataResponsePartition| {
-            Partition {
+        let partition =
+            |partition: &kafka_protocol::messages::metadata_response::MetadataResponsePartition| Partition {
                 index: partition.partition_index,
                 leader: self.brokers.get(&partition.leader_id.0).cloned(),
-            }
-        };
+            };
         let mut partitions: Vec<Partition> = found.partitions.iter().map(partition).collect();
         partitions.sort_by_key(|partition| partition.index);
         Ok(partitions)

@@ -38,8 +38,14 @@ impl Connection {
     pub async fn open(address: &str, clock: Clock) -> Result<Self, KafkaError> {
         let stream = Tcp.connect(address).await.context(NetworkSnafu { action: "connect", address })?;
         let versions = HashMap::from([(ApiVersionsRequest::KEY, 3)]);
-        let mut connection =
-            Connection { address: address.to_owned(), stream, clock, correlation: 0, versions, transaction_level: 0 };
+        let mut connection = Connection {
+            address: address.to_owned(),
+            stream,
+            clock,
+            correlation: 0,
+            versions,
+            transaction_level: 0,
+        };
         let request = ApiVersionsRequest::default()
             .with_client_software_name(StrBytes::from_static_str(CLIENT_ID))
             .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
@@ -89,8 +95,11 @@ impl Connection {
             () = clock.sleep(ANSWER_MAX) => Err(std::io::ErrorKind::TimedOut.into()),
         };
         let answer = answered.context(NetworkSnafu { action: action(), address: &self.address })?;
-        decode::<R>(answer, version, self.correlation)
-            .map_err(|message| KafkaError::Malformed { action: action(), address: self.address.clone(), message })
+        decode::<R>(answer, version, self.correlation).map_err(|message| KafkaError::Malformed {
+            action: action(),
+            address: self.address.clone(),
+            message,
+        })
     }
 }
 
@@ -114,7 +123,9 @@ async fn exchange(stream: &mut Stream, request: &[u8]) -> std::io::Result<Bytes>
     stream.flush().await?;
     let length = stream.read_i32().await?;
     if !(0..=ANSWER_BYTES_MAX).contains(&length) {
-        return Err(std::io::Error::other(format!("an answer of {length} bytes; is this a Kafka broker without TLS?")));
+        return Err(std::io::Error::other(format!(
+            "an answer of {length} bytes; is this a Kafka broker without TLS?"
+        )));
     }
     let mut answer = vec![0; length as usize];
     stream.read_exact(&mut answer).await?;

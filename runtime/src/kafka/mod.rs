@@ -22,6 +22,8 @@ pub use connection::Connection;
 pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 /// The asked offset is before the first or after the last one.
 pub const OFFSET_OUT_OF_RANGE: i16 = 1;
+/// A partition has no leader at the moment.
+pub const LEADER_NOT_AVAILABLE: i16 = 5;
 /// A batch is larger than the topic allows.
 pub const MESSAGE_TOO_LARGE: i16 = 10;
 /// The coordinator is starting, is not known yet, or is another broker.
@@ -105,7 +107,9 @@ pub fn servers(options: &mut TableOptions<'_>) -> Result<Vec<String>, OptionErro
 pub fn topic(options: &mut TableOptions<'_>) -> Result<String, OptionError> {
     let topic = options.required("topic")?;
     match topic.contains(';') {
-        true => Err(options.wrong("topic", "names several topics, which is not supported; use a table for each")),
+        true => {
+            Err(options.wrong("topic", "names several topics, which is not supported; use a table for each"))
+        }
         false => Ok(topic),
     }
 }
@@ -118,5 +122,7 @@ pub fn name(topic: &str) -> TopicName {
 /// The brokers named in 'properties.bootstrap.servers'.
 fn bootstrap(servers: &str) -> Vec<String> {
     let servers = servers.split(',').map(str::trim).filter(|server| !server.is_empty());
-    servers.map(|server| if server.contains(':') { server.to_owned() } else { format!("{server}:9092") }).collect()
+    servers
+        .map(|server| if server.contains(':') { server.to_owned() } else { format!("{server}:9092") })
+        .collect()
 }

@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Read as _, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 
-use millrace_sql::plan::{Leaf, Source as SourcePlan};
 use async_trait::async_trait;
+use millrace_sql::plan::{Leaf, Source as SourcePlan};
 use prost::Message;
 use snafu::ResultExt;
 

@@ -96,7 +96,9 @@ pub fn connector(plan: &SourcePlan, clock: Clock) -> Result<Box<dyn SourceConnec
                 .into());
         }
         _ => {
-            return Err(options.wrong("connector", "is not known; use 'kafka', 'filesystem' or 'nexmark'").into());
+            return Err(options
+                .wrong("connector", "is not known; use 'kafka', 'filesystem' or 'nexmark'")
+                .into());
         }
     };
     idle_timeout(&mut options)?;

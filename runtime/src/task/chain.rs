@@ -44,9 +44,10 @@ impl Collector for Rest<'_> {
 impl Tail {
     fn take(&mut self, batch: &Batch) -> Result<(), OperatorError> {
         match self {
-            Tail::Outputs(outputs) => {
-                outputs.iter_mut().try_for_each(|output| output.push(batch)).map_err(|error| refused(&error, false))
-            }
+            Tail::Outputs(outputs) => outputs
+                .iter_mut()
+                .try_for_each(|output| output.push(batch))
+                .map_err(|error| refused(&error, false)),
             Tail::Sink { writer, rows, .. } => {
                 *rows += batch.rows() as u64;
                 writer.write(batch).map_err(|error| refused(&error, error.is_permanent()))

@@ -81,7 +81,10 @@ impl Snapshots {
     ///
     /// # Errors
     /// If some task has skipped an earlier epoch: what the others have given for it cannot be kept.
-    pub fn add(&mut self, snapshot: TaskSnapshot) -> Result<Option<(Epoch, Vec<TaskSnapshot>)>, SnapshotError> {
+    pub fn add(
+        &mut self,
+        snapshot: TaskSnapshot,
+    ) -> Result<Option<(Epoch, Vec<TaskSnapshot>)>, SnapshotError> {
         let epoch = snapshot.epoch;
         let of_epoch = self.waiting.entry(epoch).or_default();
         of_epoch.push(snapshot);

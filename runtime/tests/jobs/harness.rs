@@ -57,6 +57,17 @@ impl Place {
         command
     }
 
+    /// Waits until a condition holds; shows the log if it does not.
+    #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
+    pub fn wait_until(&self, what: &str, holds: impl FnMut() -> bool) {
+        let holds = std::panic::AssertUnwindSafe(holds);
+        let waited = std::panic::catch_unwind(move || {
+            let holds = holds;
+            wait_until(what, holds.0);
+        });
+        assert!(waited.is_ok(), "waited in vain until {what}:\n{}", self.log());
+    }
+
     /// What the job has logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path().join("log")).unwrap_or_default()

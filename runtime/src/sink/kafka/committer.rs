@@ -146,7 +146,8 @@ impl SinkCommitter for Committer {
 }
 
 fn decode(committables: &[Committable]) -> Result<Vec<Transaction>, SinkError> {
-    let decoded = committables.iter().map(|bytes| Transaction::decode(bytes.as_slice())).collect::<Result<_, _>>();
+    let decoded =
+        committables.iter().map(|bytes| Transaction::decode(bytes.as_slice())).collect::<Result<_, _>>();
     decoded.map_err(|_| SinkError::Lost {
         message: "a checkpoint names a transaction in an unknown form".to_owned(),
     })

@@ -97,7 +97,10 @@ impl Kafka {
                 Some("fixed") => Partitioner::Fixed,
                 Some(_) => {
                     return Err(options
-                        .wrong("sink.partitioner", "is not supported; use 'default', 'fixed' or 'round-robin'")
+                        .wrong(
+                            "sink.partitioner",
+                            "is not supported; use 'default', 'fixed' or 'round-robin'",
+                        )
                         .into());
                 }
             },

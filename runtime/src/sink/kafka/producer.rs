@@ -22,7 +22,8 @@ use super::{Partitioner, Settings, Shared, SinkIdentity, Transaction, failed};
 use crate::clock::Clock;
 use crate::error::chain;
 use crate::kafka::{
-    Client, INVALID_TRANSACTION_TIMEOUT, KafkaError, MESSAGE_TOO_LARGE, Partition, checked, name,
+    Client, INVALID_TRANSACTION_TIMEOUT, KafkaError, LEADER_NOT_AVAILABLE, MESSAGE_TOO_LARGE, Partition,
+    checked, name,
 };
 use crate::model::{Epoch, Subtask};
 use crate::sink::{Committable, SinkError};
@@ -47,9 +48,15 @@ const REPLICAS_WAIT_MS: i32 = 10_000;
 
 /// What the writer asks of its producer.
 pub enum Command {
-    Rows { values: Vec<Bytes>, bytes: usize },
+    Rows {
+        values: Vec<Bytes>,
+        bytes: usize,
+    },
     /// Everything so far belongs to this epoch.
-    Prepare { epoch: Epoch, done: oneshot::Sender<Vec<Committable>> },
+    Prepare {
+        epoch: Epoch,
+        done: oneshot::Sender<Vec<Committable>>,
+    },
 }
 
 /// The transaction that is written at the moment.
@@ -149,7 +156,8 @@ impl Producer {
                 Command::Prepare { epoch, done } => {
                     let prepared = self.prepare(epoch);
                     // The checkpoint may have been given up.
-                    let _ = done.send(prepared.into_iter().map(|transaction| transaction.encode_to_vec()).collect());
+                    let _ = done
+                        .send(prepared.into_iter().map(|transaction| transaction.encode_to_vec()).collect());
                 }
             }
         }
@@ -232,7 +240,7 @@ impl Producer {
             let leader = found.and_then(|found| found.leader.clone());
             let sent = match &leader {
                 Some(leader) => self.send(leader, &request, partition).await,
-                None => checked(5, &format!("lead partition {partition}"), "no broker"),
+                None => checked(LEADER_NOT_AVAILABLE, &format!("lead partition {partition}"), "no broker"),
             };
             let Err(error) = sent else { return Ok(()) };
             if error.code() == Some(MESSAGE_TOO_LARGE) {
@@ -254,7 +262,12 @@ impl Producer {
         }
     }
 
-    async fn send(&mut self, leader: &str, request: &ProduceRequest, partition: i32) -> Result<(), KafkaError> {
+    async fn send(
+        &mut self,
+        leader: &str,
+        request: &ProduceRequest,
+        partition: i32,
+    ) -> Result<(), KafkaError> {
         let answer = self.client.call(leader, request, PRODUCE_VERSION).await?;
         let found = answer.responses.first().and_then(|topic| topic.partition_responses.first());
         let code = found.map_or(-1, |found| found.error_code);
@@ -289,7 +302,12 @@ impl Producer {
         loop {
             match initialise(&mut self.client, id, self.settings.transaction_timeout_ms).await {
                 Ok(identity) => {
-                    info!(id, producer = identity.producer_id, epoch = identity.epoch, "a transactional id is ready");
+                    info!(
+                        id,
+                        producer = identity.producer_id,
+                        epoch = identity.epoch,
+                        "a transactional id is ready"
+                    );
                     return Ok(identity);
                 }
                 Err(error) if error.code() == Some(INVALID_TRANSACTION_TIMEOUT) => {

@@ -98,7 +98,11 @@ mod tests {
         assert_eq!(used, [0, 1, 0, 1, 0, 1]);
 
         let taken = slots.take();
-        assert_eq!(taken, Taken { slot: 0, identity: Some(identity(3)) }, "the fourth transaction of this id");
+        assert_eq!(
+            taken,
+            Taken { slot: 0, identity: Some(identity(3)) },
+            "the fourth transaction of this id"
+        );
     }
 
     #[test]

@@ -20,7 +20,9 @@ use super::records::Aborted;
 use super::{Settings, failed};
 use crate::clock::Clock;
 use crate::error::chain;
-use crate::kafka::{Client, Connection, KafkaError, OFFSET_OUT_OF_RANGE, checked, name};
+use crate::kafka::{
+    Client, Connection, KafkaError, LEADER_NOT_AVAILABLE, OFFSET_OUT_OF_RANGE, checked, name,
+};
 use crate::source::SourceError;
 
 /// Newest version that names topics instead of giving their ids.
@@ -128,6 +130,8 @@ impl Fetching {
         loop {
             if let Err(error) = self.ask(&mut asked).await {
                 self.failed(error).await;
+                // Nothing else would wake this up if no leader is asked.
+                continue;
             }
             let shared = Arc::clone(&self.shared);
             tokio::select! {
@@ -152,7 +156,10 @@ impl Fetching {
     }
 
     /// Asks every leader that is not asked already for its partitions with room.
-    async fn ask(&mut self, asked: &mut FuturesUnordered<BoxFuture<'static, Answer>>) -> Result<(), KafkaError> {
+    async fn ask(
+        &mut self,
+        asked: &mut FuturesUnordered<BoxFuture<'static, Answer>>,
+    ) -> Result<(), KafkaError> {
         let wanted: Vec<(i32, i64)> = {
             let partitions = self.shared.partitions.lock();
             let wanted = partitions.iter().filter(|(_, wanted)| {
@@ -166,11 +173,16 @@ impl Fetching {
             let leaders = partitions.into_iter().filter_map(|found| Some((found.index, found.leader?)));
             self.leaders = leaders.collect();
         }
+        let mut leaderless = None;
         let mut by_leader: BTreeMap<&String, Vec<FetchPartition>> = BTreeMap::new();
         for (partition, next) in wanted {
-            let Some(leader) = self.leaders.get(&partition).filter(|leader| !self.busy.contains(*leader)) else {
+            let Some(leader) = self.leaders.get(&partition) else {
+                leaderless = Some(partition);
                 continue;
             };
+            if self.busy.contains(leader) {
+                continue;
+            }
             let fetch = FetchPartition::default()
                 .with_partition(partition)
                 .with_current_leader_epoch(-1)
@@ -182,7 +194,8 @@ impl Fetching {
         }
         for (leader, partitions) in by_leader {
             let indexes: Vec<i32> = partitions.iter().map(|fetch| fetch.partition).collect();
-            let topic = FetchTopic::default().with_topic(name(&self.settings.topic)).with_partitions(partitions);
+            let topic =
+                FetchTopic::default().with_topic(name(&self.settings.topic)).with_partitions(partitions);
             let request = FetchRequest::default()
                 .with_replica_id(BrokerId(-1))
                 .with_max_wait_ms(WAIT_MS)
@@ -200,7 +213,14 @@ impl Fetching {
                 (leader, indexes, answer.map(|answer| (connection, answer)))
             }));
         }
-        Ok(())
+        match leaderless {
+            Some(partition) => checked(
+                LEADER_NOT_AVAILABLE,
+                &format!("read partition {partition} of '{}'", self.settings.topic),
+                "the cluster",
+            ),
+            None => Ok(()),
+        }
     }
 
     /// Puts what a leader has answered into the queues.
@@ -214,7 +234,11 @@ impl Fetching {
                 let message = format!(
                     "offset {} of partition {} of the topic '{}' is not there: the broker has {} to {}; records that were not \
                      read yet have been deleted, or the topic was made anew; start over, or give the table another start",
-                    wanted.next, found.partition_index, self.settings.topic, found.log_start_offset, found.high_watermark
+                    wanted.next,
+                    found.partition_index,
+                    self.settings.topic,
+                    found.log_start_offset,
+                    found.high_watermark
                 );
                 // A reader that is gone does not need to know.
                 let _ = wanted.queue.send(Err(SourceError::Data { message }));
@@ -246,6 +270,10 @@ impl Fetching {
     /// Waits and looks for leaders anew; errors that last are the job's.
     async fn failed(&mut self, error: KafkaError) {
         self.leaders.clear();
+        // Whether there is more to read is not known any more: no partition may become idle because of an outage.
+        for wanted in self.shared.partitions.lock().values() {
+            wanted.stable.store(-1, Ordering::Relaxed);
+        }
         let now = self.clock.elapsed();
         let failing = now.saturating_sub(*self.failing_since.get_or_insert(now));
         if !error.is_passing() || failing > PATIENCE {

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use super::{Read, SourceConnector, SourceError, Split, SplitReader};
 use crate::clock::Clock;
 use crate::format::json::JsonDecoder;
-use crate::kafka::{Client, KafkaError, checked, name, servers, topic};
+use crate::kafka::{Client, KafkaError, LEADER_NOT_AVAILABLE, checked, name, servers, topic};
 use crate::options::TableOptions;
 use fetcher::{Fetched, Fetcher};
 use records::Records;
@@ -85,7 +85,10 @@ impl Kafka {
                 Some("read_uncommitted") => false,
                 Some(_) => {
                     return Err(options
-                        .wrong("properties.isolation.level", "is neither 'read_committed' nor 'read_uncommitted'")
+                        .wrong(
+                            "properties.isolation.level",
+                            "is neither 'read_committed' nor 'read_uncommitted'",
+                        )
                         .into());
                 }
             },
@@ -102,10 +105,8 @@ impl Kafka {
         for partition in client.partitions(topic).await? {
             let action = format!("find offsets of partition {} of '{topic}'", partition.index);
             let Some(leader) = partition.leader else {
-                return Err(checked(5, &action, "the cluster").err().unwrap_or(KafkaError::NoTopic {
-                    topic: topic.clone(),
-                    brokers: self.settings.bootstrap.join(","),
-                }));
+                checked(LEADER_NOT_AVAILABLE, &action, "the cluster")?;
+                continue;
             };
             let asked = ListOffsetsPartition::default()
                 .with_partition_index(partition.index)
@@ -136,14 +137,17 @@ fn start(options: &mut TableOptions<'_>) -> Result<i64, SourceError> {
         (None | Some("earliest-offset"), None) => Ok(EARLIEST),
         (Some("latest-offset"), None) => Ok(LATEST),
         (Some("timestamp"), Some(millis)) if millis >= 0 => Ok(millis),
-        (Some("timestamp"), _) => {
-            Err(options.wrong("scan.startup.mode", "needs 'scan.startup.timestamp-millis' of 0 or more").into())
-        }
+        (Some("timestamp"), _) => Err(options
+            .wrong("scan.startup.mode", "needs 'scan.startup.timestamp-millis' of 0 or more")
+            .into()),
         (_, Some(_)) => Err(options
             .wrong("scan.startup.timestamp-millis", "needs 'scan.startup.mode' = 'timestamp'")
             .into()),
         _ => Err(options
-            .wrong("scan.startup.mode", "is not supported; use 'earliest-offset', 'latest-offset' or 'timestamp'")
+            .wrong(
+                "scan.startup.mode",
+                "is not supported; use 'earliest-offset', 'latest-offset' or 'timestamp'",
+            )
             .into()),
     }
 }
@@ -151,7 +155,9 @@ fn start(options: &mut TableOptions<'_>) -> Result<i64, SourceError> {
 fn failed(error: KafkaError, topic: &str) -> SourceError {
     match error {
         // Both may be cured from outside while the job waits.
-        KafkaError::NoTopic { .. } => SourceError::Io { action: "read from Kafka".to_owned(), source: error.into_io() },
+        KafkaError::NoTopic { .. } => {
+            SourceError::Io { action: "read from Kafka".to_owned(), source: error.into_io() }
+        }
         error if error.is_passing() => {
             SourceError::Io { action: format!("read the topic '{topic}'"), source: error.into_io() }
         }
@@ -173,7 +179,10 @@ impl SourceConnector for Kafka {
             // No record is as new as the wanted time: reading begins with the next one.
             let next = if first < 0 { latest } else { first };
             let position = Position { partition, next, end: self.settings.is_bounded.then_some(latest) };
-            Split { id: format!("{}/{partition:06}", self.settings.topic), position: position.encode_to_vec() }
+            Split {
+                id: format!("{}/{partition:06}", self.settings.topic),
+                position: position.encode_to_vec(),
+            }
         };
         Ok(first.into_iter().zip(latest).map(split).collect())
     }
@@ -182,8 +191,8 @@ impl SourceConnector for Kafka {
         let position = Position::decode(split.position.as_slice()).map_err(|_| SourceError::Data {
             message: format!("the position of split '{}' is malformed", split.id),
         })?;
-        let decoder =
-            JsonDecoder::new(&self.leaves).map_err(|error| SourceError::Data { message: error.to_string() })?;
+        let decoder = JsonDecoder::new(&self.leaves)
+            .map_err(|error| SourceError::Data { message: error.to_string() })?;
         let mut fetcher = self.fetcher.lock();
         let fetcher = fetcher.get_or_insert_with(|| Arc::new(Fetcher::start(&self.settings, self.clock)));
         let (queued, stable) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicI64::new(-1)));
@@ -249,7 +258,10 @@ impl PartitionReader {
         for (offset, end) in ends {
             match self.decoder.decode(&lines[start..*end]) {
                 Ok(rows) if rows.num_rows() == 1 => {}
-                Ok(rows) => return self.wrong(*offset, &format!("it holds {} JSON objects instead of one", rows.num_rows())),
+                Ok(rows) => {
+                    return self
+                        .wrong(*offset, &format!("it holds {} JSON objects instead of one", rows.num_rows()));
+                }
                 Err(error) => return self.wrong(*offset, &error.to_string()),
             }
             start = *end;
@@ -288,7 +300,10 @@ impl SplitReader for PartitionReader {
                 None => {
                     let message = format!("reading the topic '{}' has ended by itself", self.topic);
                     let source = std::io::Error::other(message);
-                    return Poll::Ready(Err(SourceError::Io { action: "read from Kafka".to_owned(), source }));
+                    return Poll::Ready(Err(SourceError::Io {
+                        action: "read from Kafka".to_owned(),
+                        source,
+                    }));
                 }
             }
         }

@@ -163,7 +163,8 @@ mod tests {
 
             let (given, next) = all(&mut records, 11..i64::MAX, most);
 
-            let given: Vec<(i64, &str)> = given.iter().map(|(offset, value)| (*offset, value.as_str())).collect();
+            let given: Vec<(i64, &str)> =
+                given.iter().map(|(offset, value)| (*offset, value.as_str())).collect();
             assert_eq!(given, [(12, "c"), (15, "kept"), (18, "z")], "at most {most}");
             assert_eq!(next, 19, "the batch that was cut off is asked for again");
         }

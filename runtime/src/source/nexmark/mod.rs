@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use millrace_sql::plan::Source as SourcePlan;
-use async_trait::async_trait;
 use prost::Message;
 
 use super::{Read, SourceConnector, SourceError, Split, SplitReader};

@@ -1,0 +1,192 @@
+//! A Kafka broker on loopback, and what a test does with it. `MILLRACE_TEST_KAFKA` names the folder of Kafka's jars.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use bytes::{Bytes, BytesMut};
+use indexmap::IndexMap;
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest};
+use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
+use millrace::clock::Clock;
+use millrace::kafka::{Client, name};
+
+use crate::harness::wait_until;
+
+/// How often a consumer that finds too little is started again.
+const CONSUMER_TRIES: usize = 5;
+
+/// A broker that is its own controller; ends with this value.
+pub struct Broker {
+    folder: tempfile::TempDir,
+    process: Child,
+    address: String,
+    runtime: tokio::runtime::Runtime,
+}
+
+fn java(class: &str) -> Command {
+    let jars = std::env::var("MILLRACE_TEST_KAFKA")
+        .expect("MILLRACE_TEST_KAFKA names the jars; run `make test-real`");
+    let mut java = Command::new("java");
+    java.args([
+        "-Xmx256m",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-cp",
+        &format!("{jars}/*"),
+        class,
+    ]);
+    java.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    java
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Broker {
+    /// Starts a broker whose transactions are of this level.
+    pub fn start(transaction_level: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (port, controller) = (free_port(), free_port());
+        let config = format!(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+             controller.listener.names=CONTROLLER\nlisteners=PLAIN://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAIN://127.0.0.1:{port}\ninter.broker.listener.name=PLAIN\n\
+             listener.security.protocol.map=PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}/data\n\
+             broker.heartbeat.interval.ms=500\nbroker.session.timeout.ms=4000\n\
+             auto.create.topics.enable=false\ngroup.initial.rebalance.delay.ms=0\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=2\n\
+             transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
+             transaction.state.log.num.partitions=2\ntransaction.abort.timed.out.transaction.cleanup.interval.ms=200\n\
+             share.coordinator.state.topic.replication.factor=1\nshare.coordinator.state.topic.min.isr=1\n",
+            folder.path().display()
+        );
+        let file = folder.path().join("server.properties");
+        fs::write(&file, config).unwrap();
+        let formatted = java("kafka.tools.StorageTool")
+            .args(["format", "--cluster-id", "MillraceTestClusterAAA", "--config"])
+            .arg(&file)
+            .args(["--feature", &format!("transaction.version={transaction_level}")])
+            .output()
+            .unwrap();
+        assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
+        let process = Self::spawn(&folder);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let broker = Broker { folder, process, address: format!("127.0.0.1:{port}"), runtime };
+        broker.wait();
+        broker
+    }
+
+    fn spawn(folder: &tempfile::TempDir) -> Child {
+        let log = fs::File::options().create(true).append(true).open(folder.path().join("log")).unwrap();
+        let mut command = java("kafka.Kafka");
+        command
+            .arg(folder.path().join("server.properties"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    fn wait(&self) {
+        wait_until("the broker answers", || {
+            self.runtime
+                .block_on(async { self.client().brokers().await.is_ok_and(|brokers| !brokers.is_empty()) })
+        });
+    }
+
+    fn client(&self) -> Client {
+        Client::new(vec![self.address.clone()], Clock::system())
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Kills the broker and starts it again over its data.
+    pub fn crash(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = Self::spawn(&self.folder);
+        self.wait();
+    }
+
+    pub fn create_topic(&self, topic: &str, partitions: i32) {
+        let wanted = CreatableTopic::default()
+            .with_name(name(topic))
+            .with_num_partitions(partitions)
+            .with_replication_factor(1);
+        let request = CreateTopicsRequest::default().with_topics(vec![wanted]).with_timeout_ms(10_000);
+        let answer =
+            self.runtime.block_on(async { self.client().call(&self.address, &request, 7).await }).unwrap();
+        assert_eq!(answer.topics[0].error_code, 0, "{:?}", answer.topics[0].error_message);
+        // The broker may not have heard of it from its controller yet.
+        wait_until("the topic is there", || {
+            self.runtime.block_on(async {
+                let found = self.client().partitions(topic).await;
+                found.is_ok_and(|found| {
+                    found.len() == partitions as usize && found.iter().all(|p| p.leader.is_some())
+                })
+            })
+        });
+    }
+
+    /// Appends rows to a partition, without a transaction; tries again while the broker is away.
+    pub fn append(&self, topic: &str, partition: i32, rows: &[String]) {
+        let record = |(index, row): (usize, &String)| Record {
+            transactional: false,
+            control: false,
+            delete_horizon: false,
+            partition_leader_epoch: -1,
+            producer_id: -1,
+            producer_epoch: -1,
+            timestamp_type: TimestampType::Creation,
+            offset: index as i64,
+            sequence: -1 + index as i32,
+            timestamp: 0,
+            key: None,
+            value: Some(Bytes::from(row.clone())),
+            headers: IndexMap::new(),
+        };
+        let records: Vec<Record> = rows.iter().enumerate().map(record).collect();
+        let mut bytes = BytesMut::new();
+        let options = RecordEncodeOptions { version: 2, compression: Compression::Zstd };
+        RecordBatchEncoder::encode(&mut bytes, &records, &options).unwrap();
+        let data = PartitionProduceData::default().with_index(partition).with_records(Some(bytes.freeze()));
+        let data = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
+        let request =
+            ProduceRequest::default().with_acks(-1).with_timeout_ms(5_000).with_topic_data(vec![data]);
+        let answer =
+            self.runtime.block_on(async { self.client().call(&self.address, &request, 11).await }).unwrap();
+        assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+    }
+
+    /// All committed values of a topic, sorted, as Kafka's own consumer reads them; at least `expected`, if it can find as many.
+    pub fn committed(&self, topic: &str, expected: usize) -> Vec<String> {
+        let mut rows: Vec<String> = Vec::new();
+        for _ in 0..CONSUMER_TRIES {
+            let read = java("org.apache.kafka.tools.consumer.ConsoleConsumer")
+                .args(["--bootstrap-server", &self.address, "--topic", topic, "--from-beginning"])
+                .args(["--isolation-level", "read_committed", "--timeout-ms", "3000"])
+                .output()
+                .unwrap();
+            rows = String::from_utf8(read.stdout).unwrap().lines().map(str::to_owned).collect();
+            // A new consumer may be too slow for its own time-out.
+            if rows.len() >= expected {
+                break;
+            }
+        }
+        rows.sort();
+        rows
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the test has noticed.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,188 @@
+//! Rows through Kafka, exactly once, through kills of everything.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use crate::broker::Broker;
+use crate::harness::{Place, text};
+
+fn sql(broker: &str) -> String {
+    let options =
+        format!("'connector' = 'kafka', 'properties.bootstrap.servers' = '{broker}', 'format' = 'json'");
+    format!(
+        "CREATE TABLE events (id BIGINT, k INT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts - INTERVAL '2' SECOND)
+  WITH ({options}, 'topic' = 'events', 'scan.watermark.idle-timeout' = '5 s');
+CREATE TABLE picked (id BIGINT, k INT) WITH ({options}, 'topic' = 'picked');
+CREATE TABLE totals (k INT, window_end TIMESTAMP(3), n BIGINT, total BIGINT) WITH ({options}, 'topic' = 'totals');
+INSERT INTO picked SELECT id, k FROM events WHERE k = 3;
+INSERT INTO totals SELECT k, window_end, COUNT(*), SUM(id)
+  FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' SECOND)) GROUP BY k, window_start, window_end;"
+    )
+}
+
+fn row(id: i64) -> String {
+    let (minute, second, milli) = (id / 60_000, id / 1000 % 60, id % 1000);
+    format!(
+        "{{\"id\": {id}, \"k\": {}, \"ts\": \"2026-01-01 00:{minute:02}:{second:02}.{milli:03}\"}}",
+        id % 7
+    )
+}
+
+/// What the job must write for rows 0 to `rows`, each a millisecond after the other, computed here by other means.
+fn expected(rows: i64) -> (Vec<String>, Vec<String>) {
+    let mut picked: Vec<String> =
+        (0..rows).filter(|id| id % 7 == 3).map(|id| format!("{{\"id\":{id},\"k\":3}}")).collect();
+    let mut totals: BTreeMap<(i64, i64), (i64, i64)> = BTreeMap::new();
+    for id in 0..rows {
+        let total = totals.entry((id % 7, id / 1000 + 1)).or_default();
+        *total = (total.0 + 1, total.1 + id);
+    }
+    let total = |((k, end), (n, total)): ((i64, i64), (i64, i64))| {
+        let (minute, second) = (end / 60, end % 60);
+        format!(
+            "{{\"k\":{k},\"window_end\":\"2026-01-01 00:{minute:02}:{second:02}\",\"n\":{n},\"total\":{total}}}"
+        )
+    };
+    let mut totals: Vec<String> = totals.into_iter().map(total).collect();
+    picked.sort();
+    totals.sort();
+    (picked, totals)
+}
+
+fn restored(log: &str) -> Vec<u64> {
+    let epochs = log.split("restored_epoch=").skip(1);
+    epochs.map(|rest| rest.split_whitespace().next().unwrap().parse().unwrap()).collect()
+}
+
+/// A figure of the newest checkpoint in a log; 0 if there is none.
+fn last(log: &str, figure: &str) -> i64 {
+    let last = log.rsplit(figure).next().filter(|_| log.contains(figure));
+    last.map_or(0, |rest| rest.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+/// Each of the two inserts reads the topic for itself.
+fn rows_read(log: &str) -> i64 {
+    last(log, "rows_in=") / 2
+}
+
+fn kill_a_worker(log: &str) {
+    let started = log.split("started a worker process process=").nth(1).unwrap();
+    let process = started.split_whitespace().next().unwrap();
+    assert!(Command::new("kill").args(["-9", process]).status().unwrap().success());
+}
+
+#[test]
+fn rows_pass_exactly_once_through_kills_of_worker_job_and_broker() {
+    let mut broker = Broker::start(2);
+    broker.create_topic("events", 5);
+    broker.create_topic("picked", 3);
+    broker.create_topic("totals", 1);
+    let place = Place::new(2, &sql(broker.address()));
+    let mut sent = 0;
+    // Partition 4 stays empty for ever.
+    let mut send = |broker: &Broker, rows: i64| {
+        // Little by little, so that no partition runs ahead of another by more than the watermark's delay.
+        for first in (sent..sent + rows).step_by(500) {
+            for partition in 0..4 {
+                let ids = (first..first + 500).filter(|id| id % 4 == partition);
+                broker.append("events", partition as i32, &ids.map(row).collect::<Vec<_>>());
+            }
+        }
+        sent += rows;
+        sent
+    };
+
+    let mut job = place.start(&["--workers", "2"]);
+    let first = send(&broker, 4_000);
+    place.wait_until("a checkpoint covers the first rows", || rows_read(&place.log()) == first);
+    send(&broker, 4_000);
+    kill_a_worker(&place.log());
+    let second = send(&broker, 4_000);
+    place.wait_until("a checkpoint covers the rows around the kill", || rows_read(&place.log()) == second);
+    assert!(restored(&place.log()).iter().any(|epoch| *epoch > 0), "{}", place.log());
+
+    send(&broker, 4_000);
+    job.kill().unwrap();
+    job.wait().unwrap();
+    let mut job = place.start(&["--workers", "2"]);
+    let third = send(&broker, 4_000);
+    place.wait_until("a checkpoint covers the rows around the job's death", || {
+        rows_read(&place.log()) == third
+    });
+    assert!(restored(&place.log())[0] > 0, "{}", place.log());
+
+    send(&broker, 4_000);
+    broker.crash();
+    let fourth = send(&broker, 4_000);
+    place.wait_until("a checkpoint covers the rows around the broker's crash", || {
+        rows_read(&place.log()) == fourth
+    });
+
+    // One row far ahead in each partition closes all windows.
+    for partition in 0..4 {
+        let row = "{\"id\": 0, \"k\": -1, \"ts\": \"2027-01-01 00:00:00\"}".to_owned();
+        broker.append("events", partition, &[row]);
+    }
+    let (picked, totals) = expected(sent);
+    let written = (picked.len() + totals.len()) as i64;
+    place.wait_until("a checkpoint covers all results", || last(&place.log(), "rows_out=") == written);
+    job.kill().unwrap();
+    job.wait().unwrap();
+    assert_eq!(broker.committed("picked", picked.len()), picked);
+    assert_eq!(broker.committed("totals", totals.len()), totals);
+}
+
+#[test]
+fn a_missing_topic_is_named_and_the_job_runs_once_it_is_there() {
+    let broker = Broker::start(2);
+    broker.create_topic("picked", 1);
+    broker.create_topic("totals", 1);
+    let place = Place::new(1, &sql(broker.address()));
+    let mut job = place.start(&[]);
+    place.wait_until("the missing topic is named", || {
+        place.log().contains("the topic 'events' does not exist at 127.0.0.1")
+            && place.log().contains("create it")
+    });
+
+    broker.create_topic("events", 2);
+    broker.append("events", 0, &[row(3), row(4)]);
+    place.wait_until("the rows are read", || rows_read(&place.log()) == 2);
+    place.wait_until("the row is written", || last(&place.log(), "rows_out=") == 1);
+    job.kill().unwrap();
+    job.wait().unwrap();
+
+    assert_eq!(broker.committed("picked", 1), ["{\"id\":3,\"k\":3}"]);
+}
+
+#[test]
+fn a_poison_record_is_named_by_offset() {
+    let broker = Broker::start(2);
+    for topic in ["events", "picked", "totals"] {
+        broker.create_topic(topic, 1);
+    }
+    broker.append("events", 0, &[row(3), "{\"id\": \"x\", \"k\": 1}".to_owned(), row(4)]);
+
+    let output = Place::new(1, &sql(broker.address())).run(&[]);
+
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(
+        text.contains("the record at offset 1 of partition 0 of the topic 'events' cannot be read"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_broker_without_the_second_generation_of_transactions_is_refused() {
+    let broker = Broker::start(1);
+    for topic in ["events", "picked", "totals"] {
+        broker.create_topic(topic, 1);
+    }
+    broker.append("events", 0, &[row(3)]);
+
+    let output = Place::new(1, &sql(broker.address())).run(&[]);
+
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("transaction.version at 2, and it is at 1"), "{text}");
+}

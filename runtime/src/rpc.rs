@@ -204,6 +204,9 @@ pub struct Deploy {
     /// State of all subtasks of the restored checkpoint.
     #[prost(message, repeated, tag = "6")]
     pub restored: Vec<SubtaskState>,
+    /// The first epoch that this generation takes.
+    #[prost(uint64, tag = "7")]
+    pub first_epoch: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
-use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
 use object_store::path::Path;
 use object_store::{BackoffConfig, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
 
@@ -29,6 +29,31 @@ pub struct BucketSettings {
     pub allows_http: bool,
 }
 
+/// Opens a bucket; nothing is asked of it yet.
+pub fn open_bucket(bucket: &str, settings: &BucketSettings) -> Result<AmazonS3, StoreError> {
+    let retry = RetryConfig {
+        backoff: BackoffConfig::default(),
+        max_retries: RETRIES_MAX,
+        retry_timeout: RETRY_TIMEOUT,
+    };
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_virtual_hosted_style_request(!settings.is_path_style)
+        .with_allow_http(settings.allows_http)
+        .with_retry(retry);
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(region) = &settings.region {
+        builder = builder.with_region(region);
+    }
+    builder.build().map_err(|error| StoreError {
+        action: format!("open the bucket '{bucket}'"),
+        reason: error.to_string(),
+    })
+}
+
 /// Objects under a prefix of a bucket.
 pub struct BucketStore {
     store: Arc<dyn ObjectStore>,
@@ -40,27 +65,7 @@ impl BucketStore {
     /// A store at `s3://bucket/prefix`.
     pub fn s3(bucket: &str, prefix: &str, settings: &BucketSettings) -> Result<Self, StoreError> {
         let location = format!("s3://{bucket}/{prefix}");
-        let retry = RetryConfig {
-            backoff: BackoffConfig::default(),
-            max_retries: RETRIES_MAX,
-            retry_timeout: RETRY_TIMEOUT,
-        };
-        let mut builder = AmazonS3Builder::from_env()
-            .with_bucket_name(bucket)
-            .with_conditional_put(S3ConditionalPut::ETagMatch)
-            .with_virtual_hosted_style_request(!settings.is_path_style)
-            .with_allow_http(settings.allows_http)
-            .with_retry(retry);
-        if let Some(endpoint) = &settings.endpoint {
-            builder = builder.with_endpoint(endpoint);
-        }
-        if let Some(region) = &settings.region {
-            builder = builder.with_region(region);
-        }
-        let store = builder.build().map_err(|error| StoreError {
-            action: format!("open '{location}'"),
-            reason: error.to_string(),
-        })?;
+        let store = open_bucket(bucket, settings)?;
         Ok(BucketStore { store: Arc::new(store), prefix: Path::from(prefix), location })
     }
 

@@ -16,7 +16,7 @@ use super::job::{Job, UserError};
 use super::{Exit, From, RunArguments, job, progress};
 use crate::checkpoint::protocol;
 use crate::checkpoint::records::JobRecord;
-use crate::checkpoint::{Store, paths};
+use crate::checkpoint::{BucketSettings, Store, paths};
 use crate::clock::Clock;
 use crate::coordinator::{self, CoordinatorContext, JobEnd, JobError, JobReport, JobSettings, Wish, Workers};
 use crate::error::chain;
@@ -76,7 +76,8 @@ async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
     let listener = listener.map_err(|error| UserError(format!("failed to listen on loopback: {error}")))?;
     let address = format!("127.0.0.1:{}", listener.port());
     let workers = Workers::accept(listener, uid.clone(), Attempt(1), clock);
-    let context = CoordinatorContext { clock, store: Arc::clone(&store), random };
+    let buckets = job::buckets(&job.manifest);
+    let context = CoordinatorContext { clock, store: Arc::clone(&store), random, buckets: buckets.clone() };
     let (wish_sender, wish) = watch::channel(Wish::Run);
     let (report_sender, report) = watch::channel(JobReport {
         contract: 1,
@@ -87,7 +88,7 @@ async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
 
     let slots = job.manifest.spec.parallelism;
     let helpers = match arguments.workers {
-        None => Helpers::inside(&address, &settings, store, clock, slots).await?,
+        None => Helpers::inside(&address, &settings, store, buckets, clock, slots).await?,
         Some(count) => Helpers::processes(&arguments, &address, &settings, clock, count.max(1), slots)?,
     };
     tokio::spawn(listen_for_stop(wish_sender));
@@ -155,11 +156,13 @@ impl Helpers {
         address: &str,
         settings: &JobSettings,
         store: Arc<dyn Store>,
+        buckets: BucketSettings,
         clock: Clock,
         slots: u32,
     ) -> Result<Self, UserError> {
         let tasks = runtime("task", slots as usize)?;
-        let context = WorkerContext { clock, store, transport: Arc::new(Tcp), tasks: tasks.handle().clone() };
+        let context =
+            WorkerContext { clock, store, transport: Arc::new(Tcp), tasks: tasks.handle().clone(), buckets };
         let worker_settings = WorkerSettings {
             job: settings.identity.uid.clone(),
             attempt: settings.identity.attempt,

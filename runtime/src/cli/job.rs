@@ -184,15 +184,20 @@ pub fn store(manifest: &StreamJob) -> Result<Arc<dyn Store>, UserError> {
     match place(manifest)? {
         Place::Folder(folder) => Ok(Arc::new(FolderStore::new(folder))),
         Place::Bucket { bucket, prefix } => {
-            let storage = &manifest.spec.storage;
-            let settings = BucketSettings {
-                endpoint: storage.endpoint.clone(),
-                region: storage.region.clone(),
-                is_path_style: storage.path_style,
-                allows_http: storage.allow_http,
-            };
+            let settings = buckets(manifest);
             let store = BucketStore::s3(&bucket, &prefix, &settings);
             Ok(Arc::new(store.map_err(|error| UserError(format!("spec.checkpoint.location: {error}")))?))
         }
+    }
+}
+
+/// How the job's buckets are reached.
+pub fn buckets(manifest: &StreamJob) -> BucketSettings {
+    let storage = &manifest.spec.storage;
+    BucketSettings {
+        endpoint: storage.endpoint.clone(),
+        region: storage.region.clone(),
+        is_path_style: storage.path_style,
+        allows_http: storage.allow_http,
     }
 }

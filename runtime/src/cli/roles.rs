@@ -95,7 +95,12 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
         let listener = listener
             .map_err(|error| UserError(format!("failed to listen at {}: {error}", arguments.listen)))?;
         let workers = Workers::accept(listener, uid, attempt, clock);
-        let context = CoordinatorContext { clock, store: job.store()?, random: machine_random() };
+        let context = CoordinatorContext {
+            clock,
+            store: job.store()?,
+            random: machine_random(),
+            buckets: job::buckets(&job.manifest),
+        };
         let (wish_sender, wish) = watch::channel(Wish::Run);
         let report =
             JobReport { contract: 1, name: job.name().to_owned(), attempt: attempt.0, ..Default::default() };
@@ -178,6 +183,7 @@ pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
             store: job::store(&manifest)?,
             transport: Arc::new(Tcp),
             tasks: tasks.handle().clone(),
+            buckets: job::buckets(&manifest),
         };
         let settings = WorkerSettings {
             job: JobUid(arguments.uid.clone()),

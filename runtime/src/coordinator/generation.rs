@@ -139,6 +139,7 @@ impl RunningJob<'_> {
             slots: slots.iter().map(|worker| worker.0).collect(),
             peers: peers.collect(),
             restored: self.state.clone(),
+            first_epoch: self.taken.next_epoch.0,
         };
         let deploy = CoordinatorSays::Deploy(Box::new(deploy));
         workers.tell(members.iter(), self.generation(), &deploy).await;

@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 
 use crate::checkpoint::protocol::{self, JobIdentity};
 use crate::checkpoint::records::{Manifest, SplitState, SubtaskState};
-use crate::checkpoint::{CheckpointError, Checkpoints, Store, TakenOver};
+use crate::checkpoint::{BucketSettings, CheckpointError, Checkpoints, Store, TakenOver};
 use crate::clock::Clock;
 use crate::error::chain;
 use crate::model::{Epoch, EventTime, Generation};
@@ -55,6 +55,8 @@ pub struct CoordinatorContext {
     pub store: Arc<dyn Store>,
     /// Seeds nonces and jitter.
     pub random: Arc<Mutex<rand::rngs::StdRng>>,
+    /// How the buckets of tables are reached.
+    pub buckets: BucketSettings,
 }
 
 /// How a job's run ended.
@@ -220,7 +222,7 @@ async fn one_generation(
     let generation = taken.checkpoints.generation();
     let restored_epoch = taken.restored.as_ref().map_or(0, |manifest| manifest.epoch);
     let plan = &plan_to_run(taken.restored.as_ref(), &settings.sql, plan)?;
-    let committers = committers(plan, settings, generation, context.clock)?;
+    let committers = committers(plan, settings, generation, context)?;
     replay(&taken, &committers, context.clock, generation).await?;
     info!(%generation, restored_epoch, attempt = %settings.identity.attempt, "leading the job");
     JobReport::change(report, |report| {
@@ -271,7 +273,7 @@ fn committers(
     plan: &Plan,
     settings: &JobSettings,
     generation: Generation,
-    clock: Clock,
+    context: &CoordinatorContext,
 ) -> Result<Committers, SinkError> {
     let mut committers = Vec::new();
     for operator in &plan.operators {
@@ -280,8 +282,10 @@ fn committers(
             job: settings.identity.uid.clone(),
             operator: sink::operator_name(operator),
             generation,
-            clock,
+            clock: context.clock,
             completed: watch::channel(Epoch(0)).1,
+            first_epoch: Epoch(0),
+            buckets: context.buckets.clone(),
         };
         if let Some(committer) = sink::connector(sink, identity)?.committer() {
             committers.push((operator.id.clone(), committer));

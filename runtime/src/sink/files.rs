@@ -12,8 +12,10 @@ use futures::future::BoxFuture;
 use prost::Message;
 use snafu::{ResultExt, ensure};
 
+use super::bucket_files::BucketFiles;
 use super::{
     Committable, IoSnafu, LostSnafu, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter,
+    file_prefix,
 };
 use crate::format::json::JsonEncoder;
 use crate::model::{Batch, Epoch, Generation, Subtask};
@@ -42,26 +44,28 @@ struct StagedFile {
     bytes: u64,
 }
 
-impl Files {
-    /// Reads the options 'path' and 'format'.
-    pub fn new(options: &mut TableOptions<'_>, identity: SinkIdentity) -> Result<Self, SinkError> {
-        let path = options.required("path")?;
-        let format = options.required("format")?;
-        if format != "json" {
-            return Err(options.wrong("format", "is not supported; use 'json'").into());
-        }
-        let Some(folder) = local_path(&path) else {
-            return Err(options
-                .wrong("path", "is not a local path; write to a folder or 'file:' address")
-                .into());
-        };
-        Ok(Files { folder, identity })
+/// Opens the folder or bucket that the options 'path' and 'format' name.
+pub fn open(
+    options: &mut TableOptions<'_>,
+    identity: SinkIdentity,
+) -> Result<Box<dyn SinkConnector>, SinkError> {
+    let path = options.required("path")?;
+    let format = options.required("format")?;
+    if format != "json" {
+        return Err(options.wrong("format", "is not supported; use 'json'").into());
     }
-
-    /// `part-<job>-<operator>`: what all files of this sink of this job begin with.
-    fn prefix(&self) -> String {
-        let job: String = self.identity.job.0.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
-        format!("part-{job}-{}", self.identity.operator)
+    if let Some(rest) = path.strip_prefix("s3://") {
+        let (bucket, folder) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() || folder.trim_matches('/').is_empty() {
+            return Err(options.wrong("path", "needs a bucket and a folder, s3://bucket/folder").into());
+        }
+        return Ok(Box::new(BucketFiles::new(bucket, folder.trim_matches('/'), identity)?));
+    }
+    match local_path(&path) {
+        Some(folder) => Ok(Box::new(Files { folder, identity })),
+        None => {
+            Err(options.wrong("path", "is not supported; write to a folder or to s3://bucket/folder").into())
+        }
     }
 }
 
@@ -69,7 +73,7 @@ impl SinkConnector for Files {
     fn writer(&self, subtask: Subtask) -> Result<Box<dyn SinkWriter>, SinkError> {
         Ok(Box::new(FileWriter {
             folder: self.folder.clone(),
-            prefix: format!("{}-{subtask}", self.prefix()),
+            prefix: format!("{}-{subtask}", file_prefix(&self.identity)),
             generation: self.identity.generation,
             files: 0,
             open: None,
@@ -78,7 +82,7 @@ impl SinkConnector for Files {
     }
 
     fn committer(&self) -> Option<Box<dyn SinkCommitter>> {
-        Some(Box::new(FileCommitter { folder: self.folder.clone(), prefix: self.prefix() }))
+        Some(Box::new(FileCommitter { folder: self.folder.clone(), prefix: file_prefix(&self.identity) }))
     }
 }
 
@@ -278,6 +282,8 @@ mod tests {
             generation: Generation(generation),
             clock: Clock::starting_at(0),
             completed: tokio::sync::watch::channel(Epoch(0)).1,
+            first_epoch: Epoch(1),
+            buckets: crate::checkpoint::BucketSettings::default(),
         };
         Files { folder: folder.to_owned(), identity }
     }

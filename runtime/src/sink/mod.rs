@@ -5,6 +5,7 @@
 //! process that knows its committables, any number of times, and never half.
 
 pub mod blackhole;
+pub mod bucket_files;
 pub mod files;
 pub mod kafka;
 pub mod print;
@@ -17,6 +18,7 @@ use millrace_sql::plan::{Operator, Sink as SinkPlan, Table};
 use snafu::Snafu;
 use tokio::sync::watch;
 
+use crate::checkpoint::BucketSettings;
 use crate::clock::Clock;
 use crate::model::{Batch, Epoch, Generation, JobUid, Subtask};
 use crate::options::{OptionError, TableOptions};
@@ -85,6 +87,10 @@ pub struct SinkIdentity {
     pub clock: Clock,
     /// For writers: the newest complete checkpoint whose sinks have committed.
     pub completed: watch::Receiver<Epoch>,
+    /// For writers: the first epoch of this generation.
+    pub first_epoch: Epoch,
+    /// How buckets are reached.
+    pub buckets: BucketSettings,
 }
 
 /// Writes tables of one kind.
@@ -109,13 +115,19 @@ pub fn operator_name(operator: &Operator) -> String {
     }
 }
 
+/// `part-<job>-<operator>`: what all files of this sink of this job begin with.
+pub fn file_prefix(identity: &SinkIdentity) -> String {
+    let job: String = identity.job.0.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+    format!("part-{job}-{}", identity.operator)
+}
+
 /// Opens the connector of a sink table.
 pub fn connector(plan: &SinkPlan, identity: SinkIdentity) -> Result<Box<dyn SinkConnector>, SinkError> {
     let table = plan.table.clone().unwrap_or_default();
     let mut options = TableOptions::new(&table);
     let kind = options.required("connector")?;
     let connector: Box<dyn SinkConnector> = match kind.as_str() {
-        "filesystem" => Box::new(files::Files::new(&mut options, identity)?),
+        "filesystem" => files::open(&mut options, identity)?,
         "kafka" => Box::new(kafka::Kafka::new(&mut options, identity)?),
         "print" => Box::new(print::Print::new(&mut options, &table)),
         "blackhole" => Box::new(blackhole::Blackhole),
@@ -138,6 +150,8 @@ pub fn check(table: &Table) -> Result<(), SinkError> {
         generation: Generation(0),
         clock: Clock::starting_at(0),
         completed: watch::channel(Epoch(0)).1,
+        first_epoch: Epoch(0),
+        buckets: BucketSettings::default(),
     };
     connector(&SinkPlan { table: Some(table.clone()) }, identity).map(|_| ())
 }

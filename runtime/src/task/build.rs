@@ -13,6 +13,7 @@ use super::chain::{Chain, Step, Tail};
 use super::driver::{Head, Task};
 use super::source_head::{Idleness, SourceHead};
 use super::{TaskEvent, TaskHandle};
+use crate::checkpoint::BucketSettings;
 use crate::checkpoint::records::{Run, SubtaskState, TableState};
 use crate::clock::Clock;
 use crate::exchange::{Gate, Inbox, Output};
@@ -72,6 +73,9 @@ pub struct TaskContext {
     pub events: mpsc::Sender<TaskEvent>,
     /// The newest complete checkpoint whose sinks have committed.
     pub completed: watch::Receiver<Epoch>,
+    /// The first epoch of this generation.
+    pub first_epoch: Epoch,
+    pub buckets: BucketSettings,
 }
 
 /// The restored checkpoint: states of all old subtasks, and the segments that they name.
@@ -217,6 +221,8 @@ pub fn sink_identity(context: &TaskContext, operator: &OperatorPlan) -> SinkIden
         generation: context.generation,
         clock: context.clock,
         completed: context.completed.clone(),
+        first_epoch: context.first_epoch,
+        buckets: context.buckets.clone(),
     }
 }
 

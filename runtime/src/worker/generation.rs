@@ -100,6 +100,8 @@ impl GenerationRun {
             clock: context.clock,
             events: events_sender,
             completed: completed_seen,
+            first_epoch: Epoch(deploy.first_epoch),
+            buckets: context.buckets.clone(),
         };
         let mine: Vec<u32> =
             (0..deploy.parallelism).filter(|slot| deploy.slots[*slot as usize] == worker.0).collect();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use snafu::{ResultExt, Snafu};
 use tokio::runtime::Handle;
 
-use crate::checkpoint::Store;
+use crate::checkpoint::{BucketSettings, Store};
 use crate::clock::Clock;
 use crate::model::{Attempt, Epoch, Generation, JobUid, WorkerId};
 use crate::rpc::{
@@ -44,6 +44,8 @@ pub struct WorkerContext {
     pub transport: Arc<dyn Transport>,
     /// Where tasks run: apart from heartbeats and uploads, so that a busy operator cannot starve them.
     pub tasks: Handle,
+    /// How the buckets of tables are reached.
+    pub buckets: BucketSettings,
 }
 
 /// A session with a coordinator ended.

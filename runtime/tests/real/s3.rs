@@ -1,8 +1,9 @@
 //! State in a bucket. `MILLRACE_TEST_S3` names the server's program.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Place, text, wait_until};
@@ -52,7 +53,11 @@ impl Drop for Server {
 
 /// A job whose state is in the bucket `state` of a server.
 fn place(server: &Server, secret: &str) -> Place {
-    let place = Place::new(2, SQL);
+    place_of(server, secret, SQL)
+}
+
+fn place_of(server: &Server, secret: &str, sql: &str) -> Place {
+    let place = Place::new(2, sql);
     let job = place.path().join("job.yaml");
     let storage = format!(
         "spec:\n  storage: {{endpoint: 'http://127.0.0.1:{}', region: us-east-1, pathStyle: true, allowHttp: true}}",
@@ -107,4 +112,68 @@ fn a_missing_bucket_and_a_wrong_secret_are_named() {
     let text_of_wrong = text(&wrong);
     assert_eq!(wrong.status.code(), Some(1), "{text_of_wrong}");
     assert!(text_of_wrong.contains("SignatureDoesNotMatch"), "{text_of_wrong}");
+}
+
+/// Visible files below a folder of the server, with their contents. It keeps what is not complete in hidden folders.
+fn objects(folder: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(objects(&path));
+        } else {
+            found.insert(path.clone(), fs::read_to_string(path).unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn files_in_a_bucket_hold_every_row_once_and_never_change() {
+    let data = tempfile::tempdir().unwrap();
+    fs::create_dir(data.path().join("state")).unwrap();
+    fs::create_dir(data.path().join("results")).unwrap();
+    let server = Server::start(data.path());
+    // Rows of some hundred bytes, so that files have several parts.
+    let sql = "
+CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, price BIGINT, url STRING, extra STRING>)
+  WITH ('connector' = 'nexmark', 'events' = '600000', 'splits' = '4', 'rows-per-second' = '200000');
+CREATE TABLE bids (auction BIGINT, price BIGINT, url STRING, extra STRING)
+  WITH ('connector' = 'filesystem', 'path' = 's3://results/daily/bids', 'format' = 'json');
+INSERT INTO bids SELECT bid.auction, bid.price, bid.url, bid.extra FROM events WHERE event_type = 2;";
+    let place = place_of(&server, "millrace-secret", sql);
+    let folder = data.path().join("results/daily/bids");
+    let mut seen = BTreeMap::new();
+    for round in 1..=2 {
+        let mut job = place.start(&["--workers", "2"]);
+        place.wait_until("two checkpoints are complete", || checkpoints(&place.log()) >= 2);
+        job.kill().unwrap();
+        job.wait().unwrap();
+        let now = objects(&folder);
+        assert!(!now.is_empty(), "round {round}");
+        assert!(
+            seen.iter().all(|(path, content)| now.get(path) == Some(content)),
+            "a visible file has changed"
+        );
+        seen = now;
+    }
+
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    let files = objects(&folder);
+    assert!(
+        seen.iter().all(|(path, content)| files.get(path) == Some(content)),
+        "a visible file has changed"
+    );
+    assert!(files.values().all(|content| !content.is_empty()));
+    let mut rows: Vec<&str> = files.values().flat_map(|content| content.lines()).collect();
+    rows.sort_unstable();
+    let straight =
+        sql.replace(", 'rows-per-second' = '200000'", "").replace("s3://results/daily/bids", "bids");
+    let straight = Place::new(1, &straight);
+    assert!(straight.run(&[]).status.success());
+    let expected = straight.rows("bids");
+    assert_eq!(rows.len(), expected.len());
+    assert!(rows.iter().eq(expected.iter()));
 }

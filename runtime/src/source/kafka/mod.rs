@@ -259,8 +259,10 @@ impl PartitionReader {
             match self.decoder.decode(&lines[start..*end]) {
                 Ok(rows) if rows.num_rows() == 1 => {}
                 Ok(rows) => {
-                    return self
-                        .wrong(*offset, &format!("it holds {} JSON objects instead of one", rows.num_rows()));
+                    return self.wrong(
+                        *offset,
+                        &format!("it holds {} JSON objects instead of one", rows.num_rows()),
+                    );
                 }
                 Err(error) => return self.wrong(*offset, &error.to_string()),
             }

@@ -1,0 +1,320 @@
+//! Files of JSON lines in a bucket: uploaded in parts before the barrier is answered, made visible by the completion of the
+//! upload when the checkpoint that covers them is complete.
+//!
+//! One file a subtask and checkpoint, none without rows. A visible file never changes or disappears.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::task::AtomicWaker;
+use object_store::aws::AmazonS3;
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path;
+use object_store::{Error, ObjectStoreExt, PutPayload};
+use prost::Message;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use super::{Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter, file_prefix};
+use crate::checkpoint::bucket::open_bucket;
+use crate::format::json::JsonEncoder;
+use crate::model::{Batch, Epoch, Subtask};
+
+/// Bytes of a part; stores take none below 5 MiB except the last.
+const PART_BYTES: usize = 8 << 20;
+
+/// A writer with this much that is not uploaded yet takes no more rows.
+const UNSENT_BYTES_MAX: usize = 3 * PART_BYTES;
+
+/// A folder in a bucket as a sink.
+pub struct BucketFiles {
+    bucket: String,
+    folder: Path,
+    store: Arc<AmazonS3>,
+    identity: SinkIdentity,
+}
+
+/// An upload that is complete except for its completion.
+#[derive(Clone, PartialEq, prost::Message)]
+struct StagedUpload {
+    #[prost(string, tag = "1")]
+    bucket: String,
+    #[prost(string, tag = "2")]
+    key: String,
+    #[prost(string, tag = "3")]
+    upload: String,
+    #[prost(string, repeated, tag = "4")]
+    parts: Vec<String>,
+    #[prost(uint64, tag = "5")]
+    bytes: u64,
+    /// crc32c of the whole file.
+    #[prost(fixed32, tag = "6")]
+    checksum: u32,
+}
+
+impl BucketFiles {
+    /// `s3://<bucket>/<folder>`.
+    pub fn new(bucket: &str, folder: &str, identity: SinkIdentity) -> Result<Self, SinkError> {
+        let store = open_bucket(bucket, &identity.buckets).map_err(|error| SinkError::Data {
+            message: format!("failed to open the bucket '{bucket}': {}", error.reason),
+        })?;
+        Ok(BucketFiles {
+            bucket: bucket.to_owned(),
+            folder: Path::from(folder),
+            store: Arc::new(store),
+            identity,
+        })
+    }
+}
+
+impl SinkConnector for BucketFiles {
+    fn writer(&self, subtask: Subtask) -> Result<Box<dyn SinkWriter>, SinkError> {
+        Ok(Box::new(BucketWriter {
+            bucket: self.bucket.clone(),
+            prefix: format!("{}/{}-{subtask}", self.folder, file_prefix(&self.identity)),
+            store: Arc::clone(&self.store),
+            runtime: Handle::current(),
+            epoch: self.identity.first_epoch,
+            files: 0,
+            encoder: None,
+            text: String::new(),
+            upload: None,
+            shared: Arc::default(),
+        }))
+    }
+
+    fn committer(&self) -> Option<Box<dyn SinkCommitter>> {
+        Some(Box::new(BucketCommitter { store: Arc::clone(&self.store) }))
+    }
+}
+
+struct BucketWriter {
+    bucket: String,
+    /// What the keys of this writer begin with.
+    prefix: String,
+    store: Arc<AmazonS3>,
+    /// Where uploads run: not on the threads of tasks.
+    runtime: Handle,
+    /// The epoch that the rows at hand belong to.
+    epoch: Epoch,
+    files: u64,
+    encoder: Option<JsonEncoder>,
+    /// Rows that are not uploaded yet.
+    text: String,
+    upload: Option<Upload>,
+    shared: Arc<Shared>,
+}
+
+/// What a writer and its upload share.
+#[derive(Default)]
+struct Shared {
+    unsent: AtomicUsize,
+    waker: AtomicWaker,
+}
+
+struct Upload {
+    parts: mpsc::UnboundedSender<Part>,
+    done: JoinHandle<Result<StagedUpload, Error>>,
+}
+
+enum Part {
+    Middle(Vec<u8>),
+    Last(Vec<u8>),
+}
+
+impl BucketWriter {
+    /// Sends the text at hand as a part of the open upload, which is begun if there is none.
+    fn send(&mut self, is_last: bool) -> &mut Upload {
+        let bytes = std::mem::take(&mut self.text).into_bytes();
+        self.shared.unsent.fetch_add(bytes.len(), Ordering::Relaxed);
+        let part = if is_last { Part::Last(bytes) } else { Part::Middle(bytes) };
+        let upload = self.upload.get_or_insert_with(|| {
+            let (sender, parts) = mpsc::unbounded_channel();
+            let staged = StagedUpload {
+                bucket: self.bucket.clone(),
+                key: format!("{}-{}-{}", self.prefix, self.epoch, self.files),
+                ..Default::default()
+            };
+            self.files += 1;
+            let work = upload(Arc::clone(&self.store), staged, parts, Arc::clone(&self.shared));
+            Upload { parts: sender, done: self.runtime.spawn(work) }
+        });
+        // An upload that has failed says so when it is waited for.
+        let _ = upload.parts.send(part);
+        upload
+    }
+
+    fn action(&self) -> String {
+        format!("upload a file to 's3://{}/{}'", self.bucket, self.prefix)
+    }
+}
+
+impl SinkWriter for BucketWriter {
+    fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        if batch.rows() == 0 {
+            return Ok(());
+        }
+        let encoder = self.encoder.get_or_insert_with(|| JsonEncoder::new(&batch.records.schema()));
+        encoder
+            .encode(&batch.records, &mut self.text)
+            .map_err(|error| SinkError::Data { message: error.to_string() })?;
+        if self.text.len() >= PART_BYTES {
+            self.send(false);
+        }
+        Ok(())
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
+        self.shared.waker.register(cx.waker());
+        if let Some(upload) = &mut self.upload
+            && let Poll::Ready(ended) = upload.done.poll_unpin(cx)
+        {
+            self.upload = None;
+            let error = match ended {
+                Ok(Err(error)) => std::io::Error::other(error),
+                Ok(Ok(_)) => std::io::Error::other("the upload has ended before its last part"),
+                Err(panic) => std::io::Error::other(panic),
+            };
+            return Poll::Ready(Err(SinkError::Io { action: self.action(), source: error }));
+        }
+        match self.shared.unsent.load(Ordering::Relaxed) < UNSENT_BYTES_MAX {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        }
+    }
+
+    fn prepare(&mut self, epoch: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>> {
+        // Barriers come in order, so that rows at hand belong to this epoch even if an earlier one was given up.
+        self.epoch = epoch;
+        if self.text.is_empty() && self.upload.is_none() {
+            self.epoch = epoch.next();
+            return async { Ok(Vec::new()) }.boxed();
+        }
+        self.send(true);
+        self.epoch = epoch.next();
+        let action = self.action();
+        let Some(upload) = self.upload.take() else { return async { Ok(Vec::new()) }.boxed() };
+        async move {
+            let staged = match upload.done.await {
+                Ok(Ok(staged)) => staged,
+                Ok(Err(error)) => return Err(SinkError::Io { action, source: std::io::Error::other(error) }),
+                Err(panic) => return Err(SinkError::Io { action, source: std::io::Error::other(panic) }),
+            };
+            Ok(vec![staged.encode_to_vec()])
+        }
+        .boxed()
+    }
+}
+
+/// Uploads parts as they come; aborts if the writer goes away before the last one.
+async fn upload(
+    store: Arc<AmazonS3>,
+    mut staged: StagedUpload,
+    mut parts: mpsc::UnboundedReceiver<Part>,
+    shared: Arc<Shared>,
+) -> Result<StagedUpload, Error> {
+    let key = Path::from(staged.key.as_str());
+    staged.upload = store.create_multipart(&key).await?;
+    let uploaded = async {
+        while let Some(part) = parts.recv().await {
+            let (bytes, is_last) = match part {
+                Part::Middle(bytes) => (bytes, false),
+                Part::Last(bytes) => (bytes, true),
+            };
+            let length = bytes.len();
+            // The last part of several may be empty, and is then left out.
+            if length > 0 || staged.parts.is_empty() {
+                staged.checksum = crc32c::crc32c_append(staged.checksum, &bytes);
+                staged.bytes += length as u64;
+                let index = staged.parts.len();
+                let part = store.put_part(&key, &staged.upload, index, PutPayload::from(bytes)).await?;
+                staged.parts.push(part.content_id);
+            }
+            shared.unsent.fetch_sub(length, Ordering::Relaxed);
+            shared.waker.wake();
+            if is_last {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    match uploaded.await {
+        Ok(true) => Ok(staged),
+        ended => {
+            if let Err(error) = store.abort_multipart(&key, &staged.upload).await {
+                warn!(key = staged.key, %error, "failed to abort an upload; the bucket may keep its parts");
+            }
+            shared.waker.wake();
+            ended.map(|_| staged)
+        }
+    }
+}
+
+struct BucketCommitter {
+    store: Arc<AmazonS3>,
+}
+
+#[async_trait]
+impl SinkCommitter for BucketCommitter {
+    async fn commit(&self, committables: &[Committable]) -> Result<(), SinkError> {
+        let mut staged = Vec::new();
+        for bytes in committables {
+            let upload = StagedUpload::decode(bytes.as_slice()).map_err(|_| SinkError::Lost {
+                message: "a checkpoint names an upload in an unknown form".to_owned(),
+            })?;
+            staged.push(upload);
+        }
+        futures::future::try_join_all(staged.iter().map(|upload| self.complete(upload))).await.map(|_| ())
+    }
+}
+
+impl BucketCommitter {
+    /// Makes an upload visible; one that is visible already is done.
+    async fn complete(&self, staged: &StagedUpload) -> Result<(), SinkError> {
+        let key = Path::from(staged.key.as_str());
+        let parts = staged.parts.iter().map(|part| PartId { content_id: part.clone() }).collect();
+        match self.store.complete_multipart(&key, &staged.upload, parts).await {
+            Ok(_) => Ok(()),
+            Err(error @ Error::NotFound { .. }) => self.check(staged, &key, &error).await,
+            Err(error) => Err(failed(staged, error)),
+        }
+    }
+
+    /// Reads back what an upload that is gone has left.
+    async fn check(&self, staged: &StagedUpload, key: &Path, gone: &Error) -> Result<(), SinkError> {
+        let found = async { self.store.get(key).await?.bytes().await }.await;
+        let address = format!("s3://{}/{}", staged.bucket, staged.key);
+        match found {
+            Ok(bytes) if bytes.len() as u64 == staged.bytes && crc32c::crc32c(&bytes) == staged.checksum => {
+                Ok(())
+            }
+            Ok(bytes) => Err(SinkError::Lost {
+                message: format!(
+                    "SinkFileChanged: '{address}' has {} bytes and is not what was uploaded with {}; something else has \
+                     written it",
+                    bytes.len(),
+                    staged.bytes
+                ),
+            }),
+            Err(Error::NotFound { .. }) => Err(SinkError::Lost {
+                message: format!(
+                    "SinkFileLost: the upload of '{address}' is gone with its {} bytes of results ({gone}); a lifecycle rule that \
+                     aborts unfinished uploads must leave them alone for longer than the job may be down",
+                    staged.bytes
+                ),
+            }),
+            Err(error) => Err(failed(staged, error)),
+        }
+    }
+}
+
+fn failed(staged: &StagedUpload, error: Error) -> SinkError {
+    let action = format!("complete the upload of 's3://{}/{}'", staged.bucket, staged.key);
+    SinkError::Io { action, source: std::io::Error::other(error) }
+}

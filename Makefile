@@ -4,7 +4,7 @@ CARGO := cargo
 CLUSTER := e2e/cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-real lint deny generate ci cluster-check cluster-up cluster-install cluster-down
+.PHONY: help build demo test test-real lint deny generate ci cluster-check cluster-up cluster-install cluster-down e2e
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ cluster-up: cluster-check ## bring up Kubernetes, Kafka and S3 on this machine (
 
 cluster-install: build ## install this checkout's controller and runtime on the cluster, with the chart
 	e2e/install
+
+e2e: cluster-up cluster-install ## on the cluster: one job through all faults, its outputs compared row by row (E2E="--short" for three faults)
+	e2e/cluster/enter $(CARGO_TARGET_DIR)/debug/millrace-e2e --folder $(CARGO_TARGET_DIR)/e2e $(E2E)
 
 cluster-down: ## take the cluster down; leaves nothing but the cache
 	$(CLUSTER)/down

@@ -224,10 +224,20 @@ async fn one_generation(
     let plan = &plan_to_run(taken.restored.as_ref(), &settings.sql, plan)?;
     let committers = committers(plan, settings, generation, context)?;
     replay(&taken, &committers, context.clock, generation).await?;
-    info!(%generation, restored_epoch, attempt = %settings.identity.attempt, "leading the job");
+    let restored_checkpoint = taken.restored.as_ref().map(|manifest| CheckpointReport::of(manifest, plan));
+    info!(
+        %generation,
+        restored_epoch,
+        restored_rows_in = restored_checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.rows_in),
+        attempt = %settings.identity.attempt,
+        "leading the job"
+    );
     JobReport::change(report, |report| {
         report.generation = generation.0;
         report.restored_epoch = restored_epoch;
+        if report.last_checkpoint.is_none() {
+            report.last_checkpoint = restored_checkpoint;
+        }
         report.phase = if report.restarts > 0 { Phase::Recovering } else { Phase::Starting };
     });
     if let Some(manifest) = &taken.restored

@@ -1,0 +1,414 @@
+//! One StreamJob on a real cluster, through faults, its outputs compared row by row with an independent computation.
+//!
+//! Run by `make e2e` inside of the test cluster's network (`e2e/cluster/enter`), with the controller installed.
+
+mod compare;
+mod events;
+mod outside;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use outside::{Kafka, Outcome, Process, Watched, kubectl, records, run, wait};
+use serde_json::Value;
+use snafu::{OptionExt, ResultExt, Whatever, whatever};
+
+/// The controller's namespace, as `e2e/install` makes it.
+const SYSTEM: &str = "millrace-system";
+
+/// How long the job may take to be right again after a fault.
+const RECOVERY_SECONDS: u64 = 90;
+
+#[derive(Parser)]
+struct Arguments {
+    /// Fewer faults and rows: a worker, the coordinator, and everything while the controller is away.
+    #[arg(long)]
+    short: bool,
+    /// Keeps the namespace.
+    #[arg(long)]
+    keep: bool,
+    /// Where manifests, outputs and, after a failure, logs go.
+    #[arg(long)]
+    folder: PathBuf,
+}
+
+/// What the job's coordinator has logged of its newest generation.
+#[derive(Debug, Clone, Copy, Default)]
+struct Led {
+    generation: u64,
+    restored_epoch: u64,
+    restored_rows: u64,
+    /// Of the newest complete checkpoint since.
+    epoch: u64,
+    rows_in: u64,
+    rows_out: u64,
+}
+
+struct Test {
+    arguments: Arguments,
+    name: String,
+    kafka: Kafka,
+    started: std::time::Instant,
+}
+
+fn main() -> ExitCode {
+    match Test::new(Arguments::parse()).and_then(|test| test.all()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("e2e: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Test {
+    #[expect(clippy::disallowed_methods, reason = "the edge: names a run and times it")]
+    fn new(arguments: Arguments) -> Outcome<Self> {
+        std::fs::create_dir_all(&arguments.folder).whatever_context("failed to make the folder")?;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let started = std::time::Instant::now();
+        Ok(Test { arguments, name: format!("e2e-{}", now.as_secs()), kafka: Kafka::new()?, started })
+    }
+
+    fn say(&self, what: &str) {
+        println!("{:>6.1} s  {what}", self.started.elapsed().as_secs_f64());
+    }
+
+    fn all(&self) -> Outcome<()> {
+        let passed = self.pass();
+        if let Err(error) = &passed {
+            self.say(&format!("failed: {error}"));
+            self.collect();
+        }
+        if !self.arguments.keep {
+            kubectl(&["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"])?;
+        }
+        passed
+    }
+
+    fn topic(&self, table: &str) -> String {
+        format!("{}-{table}", self.name)
+    }
+
+    fn pass(&self) -> Outcome<()> {
+        let seconds = if self.arguments.short { 75 } else { 240 };
+        let rows = seconds * events::RATE;
+        let (events, totals) = (self.topic("events"), self.topic("totals"));
+        self.kafka.run("create", &events, &["5"])?;
+        self.kafka.run("create", &totals, &["3"])?;
+        let reader = self.arguments.folder.join("totals.tsv");
+        let _reader = self.kafka.start("read", &totals, &[], &reader)?;
+        let watched = Watched::start(&format!("{}/picked", self.name))?;
+        self.apply_job(4)?;
+        self.say(&format!("applied; loading {rows} rows, {} a second", events::RATE));
+        let load = [rows.to_string(), events::RATE.to_string()];
+        let log = self.arguments.folder.join("loader.log");
+        let mut loader = self.kafka.start("load", &events, &[&load[0], &load[1]], &log)?;
+
+        self.fault("kill -9 of a worker's process", || self.signal(&self.pod("worker")?))?;
+        self.fault("deletion of the coordinator's pod", || {
+            kubectl(&["delete", "pod", &self.pod("coordinator")?, "-n", &self.name, "--wait=false"])
+                .map(|_| ())
+        })?;
+        self.fault("death of the controller, and of all pods while it is away", || self.kill_all())?;
+        if !self.arguments.short {
+            self.fault("death of the coordinator's node", || self.kill_node())?;
+            self.rescale(7)?;
+            self.fault("kill -9 of a worker's process", || self.signal(&self.pod("worker")?))?;
+        }
+
+        self.finish_loading(&mut loader, &events)?;
+        let led = self.compare(rows, &reader)?;
+        self.look_at_status(&led)?;
+        let looks = watched.end()?;
+        self.say(&format!("no file changed or disappeared in {looks} looks; done"));
+        Ok(())
+    }
+
+    fn apply_job(&self, parallelism: u32) -> Outcome<()> {
+        let name = &self.name;
+        let around = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels:\n    \
+             pod-security.kubernetes.io/enforce: restricted\n---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: s3\n  \
+             namespace: {name}\nstringData:\n  AWS_ACCESS_KEY_ID: {}\n  AWS_SECRET_ACCESS_KEY: {}\n",
+            std::env::var("AWS_ACCESS_KEY_ID").whatever_context("AWS_ACCESS_KEY_ID is not set")?,
+            std::env::var("AWS_SECRET_ACCESS_KEY").whatever_context("AWS_SECRET_ACCESS_KEY is not set")?,
+        );
+        outside::apply(&self.arguments.folder, "namespace.yaml", &around)?;
+        let job = include_str!("../job.yaml").replace("NAMESPACE", name).replace("RUN", name);
+        let job = job.replace("PARALLELISM", &parallelism.to_string());
+        outside::apply(&self.arguments.folder, "job.yaml", &job)
+    }
+
+    /// A running pod of a component of the newest attempt.
+    fn pod(&self, component: &str) -> Outcome<String> {
+        let selector = format!("app.kubernetes.io/instance=totals,app.kubernetes.io/component={component}");
+        let pods = kubectl(&["get", "pods", "-n", &self.name, "-l", &selector, "-o", "json"])?;
+        let pods: Value = serde_json::from_str(&pods).whatever_context("kubectl's answer is malformed")?;
+        let is_ready = |pod: &&Value| {
+            let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+            let is_ready = |c: &Value| c["type"] == "Ready" && c["status"] == "True";
+            pod.pointer("/metadata/deletionTimestamp").is_none()
+                && conditions.is_some_and(|c| c.iter().any(is_ready))
+        };
+        let found = pods["items"].as_array().and_then(|pods| pods.iter().find(is_ready));
+        let name = found.and_then(|pod| pod.pointer("/metadata/name")?.as_str());
+        Ok(name.with_whatever_context(|| format!("no {component} is ready"))?.to_owned())
+    }
+
+    /// What the present coordinator has logged.
+    fn led(&self) -> Outcome<Led> {
+        let pod = self.pod("coordinator")?;
+        let log = kubectl(&["logs", "-n", &self.name, &pod])?;
+        let mut led = Led::default();
+        for line in log.lines() {
+            let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+            let fields = &line["fields"];
+            let number = |name: &str| match &fields[name] {
+                // Ids are logged as text.
+                Value::String(text) => text.parse().unwrap_or_default(),
+                other => other.as_u64().unwrap_or_default(),
+            };
+            match fields["message"].as_str() {
+                Some("leading the job") => {
+                    led = Led {
+                        generation: number("generation"),
+                        restored_epoch: number("restored_epoch"),
+                        restored_rows: number("restored_rows_in"),
+                        ..Default::default()
+                    };
+                }
+                Some("checkpoint complete") => {
+                    led.epoch = number("epoch");
+                    led.rows_in = number("rows_in");
+                    led.rows_out = number("rows_out");
+                }
+                _ => {}
+            }
+        }
+        Ok(led)
+    }
+
+    /// Causes a fault while rows are in flight and after a checkpoint, and waits until the job has gone on from it.
+    fn fault(&self, what: &str, cause: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+        let before = wait("a checkpoint holds rows", RECOVERY_SECONDS, || {
+            let led = self.led()?;
+            Ok((led.epoch > led.restored_epoch && led.rows_in > led.restored_rows).then_some(led))
+        })?;
+        self.say(&format!("{what}: at epoch {}, {} rows read", before.epoch, before.rows_in));
+        let at = self.started.elapsed();
+        cause()?;
+        let after = wait(&format!("the job goes on after the {what}"), RECOVERY_SECONDS, || {
+            let led = self.led()?;
+            Ok((led.generation > before.generation && led.epoch > 0).then_some(led))
+        })?;
+        let took = (self.started.elapsed() - at).as_secs_f64();
+        if after.restored_epoch == 0 || after.restored_rows == 0 {
+            whatever!("after the {what} the job began from nothing: {after:?}");
+        }
+        if after.restored_rows < before.restored_rows {
+            whatever!(
+                "after the {what} the job has gone back behind an earlier restore: {before:?} {after:?}"
+            );
+        }
+        self.say(&format!(
+            "  restored epoch {} with {} rows as generation {}; the next checkpoint was complete after {took:.1} s",
+            after.restored_epoch, after.restored_rows, after.generation
+        ));
+        Ok(())
+    }
+
+    fn signal(&self, pod: &str) -> Outcome<()> {
+        run(&script("container-signal"), &["KILL", &self.name, pod]).map(|_| ())
+    }
+
+    fn kill_all(&self) -> Outcome<()> {
+        let operator = ["deployment/millrace-operator", "-n", SYSTEM];
+        kubectl(&[&["scale"], &operator[..], &["--replicas=0"]].concat())?;
+        wait("the controller is gone", RECOVERY_SECONDS, || {
+            let pods = kubectl(&["get", "pods", "-n", SYSTEM, "-o", "name"])?;
+            Ok(pods.trim().is_empty().then_some(()))
+        })?;
+        kubectl(&["delete", "pods", "--all", "-n", &self.name, "--grace-period=0", "--force"])?;
+        // The job must heal without the controller.
+        wait("a coordinator is back without the controller", RECOVERY_SECONDS, || {
+            Ok(self.led().ok().filter(|led| led.epoch > led.restored_epoch))
+        })?;
+        kubectl(&[&["scale"], &operator[..], &["--replicas=1"]].concat()).map(|_| ())
+    }
+
+    fn kill_node(&self) -> Outcome<()> {
+        let pod = self.pod("coordinator")?;
+        let node = kubectl(&["get", "pod", &pod, "-n", &self.name, "-o", "jsonpath={.spec.nodeName}"])?;
+        let number = node.trim_start_matches(|c: char| !c.is_ascii_digit()).to_owned();
+        run(&script("node-kill"), &[&number])?;
+        wait("the job has left the dead node", RECOVERY_SECONDS, || {
+            Ok(self.led().ok().filter(|led| led.epoch > led.restored_epoch))
+        })?;
+        run(&script("node-start"), &[&number]).map(|_| ())
+    }
+
+    /// Changes the parallelism: a last checkpoint, then new pods that go on from it.
+    fn rescale(&self, parallelism: u32) -> Outcome<()> {
+        let before = self.led()?;
+        let job = "streamjob/totals";
+        kubectl(&["scale", job, "-n", &self.name, &format!("--replicas={parallelism}")])?;
+        let after = wait("the job runs at another parallelism", RECOVERY_SECONDS, || {
+            let running = self.status("{.status.phase} {.status.parallelism} {.status.attempt}")?;
+            let led = self.led()?;
+            let is_right = running == format!("Running {parallelism} 2") && led.epoch > 0;
+            Ok(is_right.then_some(led).filter(|led| led.generation > before.generation))
+        })?;
+        if after.restored_epoch < before.epoch {
+            whatever!("the change of parallelism lost a checkpoint: {before:?} {after:?}");
+        }
+        self.say(&format!("parallelism {parallelism}: restored epoch {}", after.restored_epoch));
+        Ok(())
+    }
+
+    fn status(&self, path: &str) -> Outcome<String> {
+        kubectl(&["get", "sj", "totals", "-n", &self.name, "-o", &format!("jsonpath={path}")])
+    }
+
+    fn finish_loading(&self, loader: &mut Process, events: &str) -> Outcome<()> {
+        wait("the loader ends", 400, || {
+            let ended = loader.0.try_wait().whatever_context("failed to wait for the loader")?;
+            Ok(ended)
+        })
+        .and_then(|ended| match ended.success() {
+            true => Ok(()),
+            false => whatever!("the loader ended with {ended}"),
+        })?;
+        self.kafka.run("close", events, &[])?;
+        self.say("loaded; all windows are closed");
+        Ok(())
+    }
+
+    /// Waits for all results, and compares them.
+    fn compare(&self, rows: u64, reader: &Path) -> Outcome<Led> {
+        let (totals, picked) = (events::totals(rows), events::picked(rows));
+        let folder = format!("{}/picked", self.name);
+        let results = (totals.len() + picked.len()) as u64;
+        // Each of the two inserts reads every row, and the rows that close the windows.
+        let read = wait("a checkpoint covers all results", RECOVERY_SECONDS, || {
+            let led = self.led()?;
+            Ok((led.rows_out >= results).then_some(led))
+        })?;
+        wait("the reader has them all", RECOVERY_SECONDS, || {
+            Ok((records(reader)?.len() >= totals.len()).then_some(()))
+        })?;
+        // Whatever comes too much has time to come.
+        let led = wait("another checkpoint", RECOVERY_SECONDS, || {
+            Ok(Some(self.led()?).filter(|led| led.epoch > read.epoch + 1))
+        })?;
+        let found = records(reader)?;
+        let difference = compare::compare(found.values().map(String::as_str), &totals);
+        self.verdict("Kafka", found.len(), &difference)?;
+        let found = outside::rows(&folder)?;
+        let difference = compare::compare(found.iter().map(String::as_str), &picked);
+        self.verdict("files", found.len(), &difference)?;
+        self.read_again(reader)?;
+        if led.rows_out != results {
+            whatever!("the checkpoint counts {} rows out, and {results} are there", led.rows_out);
+        }
+        Ok(led)
+    }
+
+    fn verdict(&self, what: &str, rows: usize, difference: &compare::Difference) -> Outcome<()> {
+        if !difference.is_empty() {
+            whatever!("{what}: {}", difference.describe());
+        }
+        self.say(&format!("{what}: {rows} rows, lost 0, doubled 0"));
+        Ok(())
+    }
+
+    /// A new reader must see the very records that the first one saw as they came.
+    fn read_again(&self, reader: &Path) -> Outcome<()> {
+        let first = records(reader)?;
+        let again = self.arguments.folder.join("totals-again.tsv");
+        let _reader = self.kafka.start("read", &self.topic("totals"), &[], &again)?;
+        let second = wait("a second reader has them all", RECOVERY_SECONDS, || {
+            Ok(Some(records(&again)?).filter(|second| second.len() >= first.len()))
+        })?;
+        match first == second {
+            true => Ok(()),
+            false => whatever!("records have changed since they were read first"),
+        }
+    }
+
+    /// What a user and a scraper see.
+    fn look_at_status(&self, led: &Led) -> Outcome<()> {
+        let phase = self.status("{.status.phase} {.status.conditions[?(@.type=='Ready')].status}")?;
+        if phase != "Running True" {
+            whatever!("the job is {phase}, and should be Running True");
+        }
+        let shown = kubectl(&["get", "sj", "-n", &self.name])?;
+        println!("{}", shown.trim_end());
+        let described = kubectl(&["describe", "sj", "totals", "-n", &self.name])?;
+        for word in ["Running", "Recovering", "Last Checkpoint"] {
+            if !described.contains(word) {
+                whatever!("kubectl describe does not say '{word}':\n{described}");
+            }
+        }
+        let pod = self.pod("coordinator")?;
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}:6123/proxy/metrics", self.name);
+        let metrics = kubectl(&["get", "--raw", &path])?;
+        let metric = |name: &str| -> Outcome<u64> {
+            let line = metrics.lines().find(|line| line.starts_with(&format!("{name}{{")));
+            let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            Ok(value.with_whatever_context(|| format!("the metric {name} is missing"))? as u64)
+        };
+        let (rows_in, rows_out) =
+            (metric("millrace_checkpoint_rows_in")?, metric("millrace_checkpoint_rows_out")?);
+        if (rows_in, rows_out) != (led.rows_in, led.rows_out) {
+            whatever!("metrics say {rows_in} rows in and {rows_out} out, the log {led:?}");
+        }
+        if metric("millrace_job_late_rows_total")? != 0 {
+            whatever!("rows were late");
+        }
+        self.say(&format!("metrics: {rows_in} rows in, {rows_out} rows out at epoch {}", led.epoch));
+        Ok(())
+    }
+
+    /// Objects, events and logs, for whoever has to find out.
+    fn collect(&self) {
+        let folder = &self.arguments.folder;
+        let all = ["get", "all,sj,configmaps,events", "-n", &self.name, "-o", "yaml"];
+        let wide = ["get", "pods,events", "-n", &self.name, "-o", "wide"];
+        let describe = ["describe", "sj", "-n", &self.name];
+        let operator = ["logs", "-n", SYSTEM, "deployment/millrace-operator"];
+        let files: [(&str, &[&str]); 4] = [
+            ("objects.yaml", &all),
+            ("wide.txt", &wide),
+            ("describe.txt", &describe),
+            ("operator.log", &operator),
+        ];
+        for (file, arguments) in files {
+            save(folder, file, kubectl(arguments));
+        }
+        let pods = kubectl(&["get", "pods", "-n", &self.name, "-o", "name"]).unwrap_or_default();
+        for pod in pods.lines() {
+            let name = pod.trim_start_matches("pod/");
+            save(folder, &format!("{name}.log"), kubectl(&["logs", "-n", &self.name, name]));
+            save(
+                folder,
+                &format!("{name}.previous.log"),
+                kubectl(&["logs", "-n", &self.name, name, "--previous"]),
+            );
+        }
+        println!("objects, events and logs are in {}", folder.display());
+    }
+}
+
+fn save(folder: &Path, file: &str, text: Outcome<String>) {
+    let text = text.unwrap_or_else(|error: Whatever| error.to_string());
+    if let Err(error) = std::fs::write(folder.join(file), text) {
+        eprintln!("failed to write {file}: {error}");
+    }
+}
+
+/// A command of the test cluster.
+fn script(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster").join(name).display().to_string()
+}

@@ -80,14 +80,17 @@ pub async fn newest(store: &dyn Store) -> Result<Option<Manifest>, CheckpointErr
 }
 
 impl Checkpoints {
-    /// Claims the next generation, seals the next epoch and reads the newest checkpoint. `nonce` is random.
+    /// Claims the next generation, seals the next epoch and reads the newest checkpoint. `own` is the last generation that this
+    /// process has claimed: if another process has claimed one after it, this one is not in charge any more. `nonce` is
+    /// random, and the same for all claims of a process.
     pub async fn take_over(
         store: Arc<dyn Store>,
         identity: JobIdentity,
+        own: Option<Generation>,
         nonce: u64,
     ) -> Result<TakenOver, CheckpointError> {
         check_owner(store.as_ref(), &identity).await?;
-        let generation = claim(store.as_ref(), &identity, nonce).await?;
+        let generation = claim(store.as_ref(), &identity, own, nonce).await?;
         let checkpoints = Checkpoints { store, identity, generation, nonce };
         let sealed = checkpoints.seal().await?;
         let records = epoch_records(checkpoints.store.as_ref()).await?;
@@ -238,7 +241,12 @@ pub async fn check_owner(store: &dyn Store, identity: &JobIdentity) -> Result<()
     RefusedSnafu { message }.fail()
 }
 
-async fn claim(store: &dyn Store, identity: &JobIdentity, nonce: u64) -> Result<Generation, CheckpointError> {
+async fn claim(
+    store: &dyn Store,
+    identity: &JobIdentity,
+    own: Option<Generation>,
+    nonce: u64,
+) -> Result<Generation, CheckpointError> {
     loop {
         let newest = match newest_generation(store).await? {
             Some(generation) => {
@@ -247,6 +255,12 @@ async fn claim(store: &dyn Store, identity: &JobIdentity, nonce: u64) -> Result<
             }
             None => None,
         };
+        if let Some((by, claim)) = &newest
+            && own.is_some_and(|own| *by > own)
+            && claim.nonce != nonce
+        {
+            return FencedSnafu { by: *by }.fail();
+        }
         let next = match resolve::next_claim(newest.as_ref(), &identity.uid, identity.attempt) {
             Claim::Next(next) => next,
             Claim::Superseded { by } => return SupersededSnafu { by }.fail(),
@@ -304,7 +318,7 @@ mod tests {
     }
 
     async fn take_over(store: &Arc<dyn Store>, nonce: u64) -> TakenOver {
-        Checkpoints::take_over(Arc::clone(store), identity("a", 1), nonce).await.unwrap()
+        Checkpoints::take_over(Arc::clone(store), identity("a", 1), None, nonce).await.unwrap()
     }
 
     fn store() -> (tempfile::TempDir, Arc<dyn Store>) {
@@ -316,6 +330,22 @@ mod tests {
     async fn publish(taken: &TakenOver, epoch: Epoch) -> Result<(), CheckpointError> {
         let manifest = taken.checkpoints.manifest(epoch, 1, Plan::default(), String::new());
         taken.checkpoints.publish(&manifest).await
+    }
+
+    #[tokio::test]
+    async fn a_process_that_was_superseded_does_not_take_the_job_back() {
+        let (_folder, store) = store();
+        let claim = async |own: Option<u64>, nonce: u64| {
+            Checkpoints::take_over(Arc::clone(&store), identity("a", 1), own.map(Generation), nonce).await
+        };
+
+        assert_eq!(claim(None, 1).await.unwrap().checkpoints.generation(), Generation(1));
+        assert_eq!(claim(Some(1), 1).await.unwrap().checkpoints.generation(), Generation(2));
+        // Its own claim whose answer was lost does not stand in its way.
+        assert_eq!(claim(Some(1), 1).await.unwrap().checkpoints.generation(), Generation(3));
+        assert_eq!(claim(None, 2).await.unwrap().checkpoints.generation(), Generation(4));
+        let refused = claim(Some(3), 1).await;
+        assert!(matches!(refused, Err(CheckpointError::Fenced { by: Generation(4) })));
     }
 
     #[tokio::test]
@@ -371,7 +401,7 @@ mod tests {
         let (_folder, store) = store();
         take_over(&store, 1).await;
 
-        let refused = Checkpoints::take_over(Arc::clone(&store), identity("b", 1), 2).await;
+        let refused = Checkpoints::take_over(Arc::clone(&store), identity("b", 1), None, 2).await;
 
         let text = refused.err().unwrap().to_string();
         let asked = check_owner(store.as_ref(), &identity("b", 1)).await;
@@ -385,9 +415,9 @@ mod tests {
     #[tokio::test]
     async fn an_older_attempt_ends_itself() {
         let (_folder, store) = store();
-        Checkpoints::take_over(Arc::clone(&store), identity("a", 2), 1).await.unwrap();
+        Checkpoints::take_over(Arc::clone(&store), identity("a", 2), None, 1).await.unwrap();
 
-        let refused = Checkpoints::take_over(Arc::clone(&store), identity("a", 1), 2).await;
+        let refused = Checkpoints::take_over(Arc::clone(&store), identity("a", 1), None, 2).await;
 
         assert!(matches!(refused, Err(CheckpointError::Superseded { by: Attempt(2) })));
     }

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::checkpointing::{Answered, Pending};
 use super::report::{CheckpointReport, JobReport, Phase};
 use super::workers::{WorkerEvent, Workers};
-use super::{Committers, CoordinatorContext, Failure, JobSettings, Stop, Wish, assignment, commit};
+use super::{Committers, CoordinatorContext, Failure, JobSettings, Stop, Wish, assignment, check, commit};
 use crate::checkpoint::TakenOver;
 use crate::checkpoint::records::{Manifest, SubtaskState};
 use crate::model::{Epoch, Generation, WorkerId};
@@ -280,6 +280,7 @@ impl RunningJob<'_> {
         manifest.is_final = is_final;
         manifest.created_ms = self.context.clock.now_ms();
         async move {
+            check(&self.committers, &manifest).await?;
             checkpoints.publish(&manifest).await?;
             commit(&self.committers, &manifest).await?;
             checkpoints.mark_committed(epoch, self.context.clock.now_ms()).await?;

@@ -82,6 +82,9 @@ pub enum JobError {
     GaveUp { restarts: u32, message: String },
 }
 
+/// Rest before the next generation when a worker went away before its tasks had started.
+const AGAIN_REST: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// What stops one generation: whether and how to go on is decided from it.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -107,8 +110,10 @@ pub async fn run(
     report: watch::Sender<JobReport>,
 ) -> Result<JobEnd, JobError> {
     let mut restart = Restart::new(settings.restart.clone());
+    let mut own = Own { nonce: rand::Rng::random(&mut *context.random.lock()), generation: None };
     loop {
-        let ended = one_generation(&settings, &plan, &context, &mut workers, wish.clone(), &report).await;
+        let ended =
+            one_generation(&settings, &plan, &context, &mut workers, wish.clone(), &report, &mut own).await;
         let failure = match ended {
             Ok(end) => {
                 workers.dismiss("the job has ended").await;
@@ -127,6 +132,7 @@ pub async fn run(
             Err(Stop::Again { reason }) => {
                 info!(%reason, "a worker was lost before its tasks had started");
                 workers.cancel().await;
+                workers.watch_for(AGAIN_REST).await;
                 continue;
             }
             Err(Stop::Failure(failure)) => failure,
@@ -198,6 +204,13 @@ impl From<SourceError> for Stop {
     }
 }
 
+/// What a coordinator process knows its own claims by.
+struct Own {
+    nonce: u64,
+    /// The last one claimed.
+    generation: Option<Generation>,
+}
+
 async fn one_generation(
     settings: &JobSettings,
     plan: &Plan,
@@ -205,6 +218,7 @@ async fn one_generation(
     workers: &mut Workers,
     wish: watch::Receiver<Wish>,
     report: &watch::Sender<JobReport>,
+    own: &mut Own,
 ) -> Result<JobEnd, Stop> {
     // Whose state it is comes first: the end of a namesake is not the end of this job.
     protocol::check_owner(context.store.as_ref(), &settings.identity).await?;
@@ -217,9 +231,15 @@ async fn one_generation(
         });
         return Ok(JobEnd::Finished);
     }
-    let nonce = rand::Rng::random(&mut *context.random.lock());
-    let taken = Checkpoints::take_over(Arc::clone(&context.store), settings.identity.clone(), nonce).await?;
+    let taken = Checkpoints::take_over(
+        Arc::clone(&context.store),
+        settings.identity.clone(),
+        own.generation,
+        own.nonce,
+    )
+    .await?;
     let generation = taken.checkpoints.generation();
+    own.generation = Some(generation);
     let restored_epoch = taken.restored.as_ref().map_or(0, |manifest| manifest.epoch);
     let plan = &plan_to_run(taken.restored.as_ref(), &settings.sql, plan)?;
     let committers = committers(plan, settings, generation, context)?;
@@ -252,6 +272,15 @@ async fn one_generation(
     };
     let job = RunningJob { settings, plan, context, taken, committers, state, report };
     let end = job.run(workers, wish).await?;
+    if end == GenerationEnd::Stopped {
+        // Rows after the last checkpoint are read again later; what sinks have begun with them must not stand in the way.
+        workers.cancel().await;
+        for (operator, committer) in &job.committers {
+            if let Err(error) = committer.clean_up(Generation(generation.0 + 1), &[]).await {
+                warn!(%operator, error = %chain(&error), "failed to remove what was begun after the last checkpoint");
+            }
+        }
+    }
     Ok(match end {
         GenerationEnd::Finished => JobEnd::Finished,
         GenerationEnd::Stopped => JobEnd::Stopped,
@@ -291,6 +320,7 @@ fn committers(
         let identity = SinkIdentity {
             job: settings.identity.uid.clone(),
             operator: sink::operator_name(operator),
+            operator_id: operator.id.clone(),
             generation,
             clock: context.clock,
             completed: watch::channel(Epoch(0)).1,
@@ -306,8 +336,19 @@ fn committers(
 
 /// Commits what a checkpoint has prepared.
 pub(crate) async fn commit(committers: &Committers, manifest: &Manifest) -> Result<(), SinkError> {
+    let mut failures = Vec::new();
     for (operator, committer) in committers {
-        committer.commit(&committables(manifest, operator)).await?;
+        // One sink in trouble must not keep the others' results until they expire.
+        failures.extend(committer.commit(&committables(manifest, operator)).await.err());
+    }
+    failures.sort_by_key(|failure| !failure.is_permanent());
+    failures.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Refuses to publish a checkpoint whose results can no longer be committed.
+pub(crate) async fn check(committers: &Committers, manifest: &Manifest) -> Result<(), SinkError> {
+    for (operator, committer) in committers {
+        committer.check(&committables(manifest, operator)).await?;
     }
     Ok(())
 }

@@ -32,11 +32,15 @@ pub const COORDINATOR_MOVES: [i16; 3] = [14, 15, 16];
 pub const INVALID_TXN_STATE: i16 = 48;
 /// The transaction's time-out is above what the broker allows.
 pub const INVALID_TRANSACTION_TIMEOUT: i16 = 50;
+/// The identity is not known: the id has expired.
+pub const INVALID_PRODUCER_ID_MAPPING: i16 = 49;
+/// A newer transaction of the id has begun.
+pub const PRODUCER_FENCED: i16 = 90;
 /// An earlier transaction of the id is not quite over.
 pub const CONCURRENT_TRANSACTIONS: i16 = 51;
 
 /// Errors of partitions that go away by themselves: leaders move, replicas catch up, disks are replaced.
-const PASSING: [i16; 10] = [2, 3, 5, 6, 7, 8, 13, 19, 20, 56];
+const PASSING: [i16; 16] = [-1, 2, 3, 5, 6, 7, 8, 9, 13, 19, 20, 56, 74, 75, 76, 78];
 
 /// A broker cannot be reached or does not do what was asked.
 #[derive(Debug, Snafu)]

@@ -279,6 +279,7 @@ mod tests {
         let identity = SinkIdentity {
             job,
             operator: "out".to_owned(),
+            operator_id: "out/out/sink".to_owned(),
             generation: Generation(generation),
             clock: Clock::starting_at(0),
             completed: tokio::sync::watch::channel(Epoch(0)).1,

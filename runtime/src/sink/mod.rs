@@ -17,6 +17,7 @@ use futures::future::BoxFuture;
 use millrace_sql::plan::{Operator, Sink as SinkPlan, Table};
 use snafu::Snafu;
 use tokio::sync::watch;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::checkpoint::BucketSettings;
 use crate::clock::Clock;
@@ -71,6 +72,11 @@ pub trait SinkCommitter: Send + Sync {
     /// Commits; what is committed already counts as success.
     async fn commit(&self, committables: &[Committable]) -> Result<(), SinkError>;
 
+    /// Refuses what can no longer be committed, before a checkpoint names it for good: the rows can still be read again.
+    async fn check(&self, _committables: &[Committable]) -> Result<(), SinkError> {
+        Ok(())
+    }
+
     /// Removes what earlier generations left behind; `named` are the committables of the restored checkpoint.
     async fn clean_up(&self, _generation: Generation, _named: &[Committable]) -> Result<(), SinkError> {
         Ok(())
@@ -83,6 +89,8 @@ pub struct SinkIdentity {
     pub job: JobUid,
     /// The sink operator as it stands in names of files: its table, and a number among equals.
     pub operator: String,
+    /// The sink operator's id in the plan: unlike its name in files it is unique whatever the letters.
+    pub operator_id: String,
     pub generation: Generation,
     pub clock: Clock,
     /// For writers: the newest complete checkpoint whose sinks have committed.
@@ -108,10 +116,15 @@ pub trait SinkConnector: Send + Sync {
 pub fn operator_name(operator: &Operator) -> String {
     let mut parts = operator.id.split('/');
     let table = parts.next().unwrap_or_default();
-    let table: String = table.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    match parts.nth(2) {
-        Some(number) => format!("{table}_{number}"),
-        None => table,
+    let name: String = table.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let numbered = match parts.nth(2) {
+        Some(number) => format!("{name}_{number}"),
+        None => name,
+    };
+    // Another table may have this very name, or one that differs only in letters that file names do not have.
+    match numbered == table {
+        true => numbered,
+        false => format!("{numbered}_{:08x}", xxh3_64(operator.id.as_bytes()) as u32),
     }
 }
 
@@ -147,6 +160,7 @@ pub fn check(table: &Table) -> Result<(), SinkError> {
     let identity = SinkIdentity {
         job: JobUid(String::new()),
         operator: String::new(),
+        operator_id: String::new(),
         generation: Generation(0),
         clock: Clock::starting_at(0),
         completed: watch::channel(Epoch(0)).1,

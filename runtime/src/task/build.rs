@@ -218,6 +218,7 @@ pub fn sink_identity(context: &TaskContext, operator: &OperatorPlan) -> SinkIden
     SinkIdentity {
         job: context.job.clone(),
         operator: sink::operator_name(operator),
+        operator_id: operator.id.clone(),
         generation: context.generation,
         clock: context.clock,
         completed: context.completed.clone(),
@@ -244,7 +245,7 @@ fn source_head(
         };
         splits.push((split.clone(), reader));
     }
-    let idleness = source::idle_timeout_of(plan)?.map(|timeout| Idleness { timeout, clock: context.clock });
+    let idleness = source::idle_timeout_of(plan)?.map(|timeout| Idleness::new(timeout, context.clock));
     Ok(SourceHead::new(index, splits, watermark, state.rows, idleness))
 }
 

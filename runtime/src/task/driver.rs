@@ -50,11 +50,7 @@ impl Task {
             match self.next().await? {
                 Event::Control(TaskControl::Barrier(barrier)) => self.barrier(barrier).await?,
                 Event::Read(SourceRead::Rows(rows)) => {
-                    if let Head::Source(source) = &mut self.head
-                        && source.became_active()
-                    {
-                        self.chain.control(Element::Active).await?;
-                    }
+                    self.tell_idleness().await?;
                     self.batch(Batch::inserts(rows)).await?;
                     self.source_watermark().await?;
                     // Lets the other tasks of this thread run; a source would never wait otherwise.
@@ -148,16 +144,26 @@ impl Task {
 
     async fn quiet(&mut self) -> Result<(), TaskError> {
         self.source_watermark().await?;
-        if let Head::Source(source) = &mut self.head
-            && source.became_idle()
-        {
-            self.chain.flush_operators()?;
-            self.chain.control(Element::Idle).await?;
+        self.tell_idleness().await
+    }
+
+    /// Tells downstream when all splits have become idle, and when one is active again.
+    async fn tell_idleness(&mut self) -> Result<(), TaskError> {
+        let Head::Source(source) = &mut self.head else { return Ok(()) };
+        match source.idle_change() {
+            Some(true) => {
+                self.chain.flush_operators()?;
+                self.chain.control(Element::Idle).await?;
+            }
+            Some(false) => self.chain.control(Element::Active).await?,
+            None => {}
         }
         Ok(())
     }
 
     async fn exhausted(&mut self) -> Result<(), TaskError> {
+        // The last watermark of an idle channel would not count.
+        self.tell_idleness().await?;
         self.source_watermark().await?;
         self.chain.flush_operators()?;
         self.chain.flush().await?;

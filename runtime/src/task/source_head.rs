@@ -31,8 +31,16 @@ pub enum SourceRead {
 
 /// When a split that is caught up stops to hold the watermark back.
 pub struct Idleness {
-    pub timeout: Duration,
-    pub clock: Clock,
+    timeout: Duration,
+    clock: Clock,
+    next_look: Duration,
+}
+
+impl Idleness {
+    /// After this time; the first look is due at once.
+    pub fn new(timeout: Duration, clock: Clock) -> Self {
+        Idleness { timeout, clock, next_look: Duration::ZERO }
+    }
 }
 
 /// A source subtask.
@@ -108,6 +116,9 @@ impl SourceHead {
                 self.is_exhausted = true;
                 return Poll::Ready(Ok(SourceRead::Exhausted));
             }
+            if self.is_look_due() && self.look_for_idle() == Some(None) {
+                return Poll::Ready(Ok(SourceRead::Quiet));
+            }
             let mut order: Vec<usize> = (0..self.splits.len()).collect();
             order.sort_by_key(|index| self.watermarks.of(&self.splits[*index].split.id));
             let mut ended = None;
@@ -136,53 +147,61 @@ impl SourceHead {
         }
     }
 
-    /// Ready when a split has become idle.
+    /// Ready when a split has become idle, or is not any more.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(idleness) = &self.idleness else { return Poll::Pending };
         loop {
-            let now = idleness.clock.elapsed();
-            let mut look_again = None;
-            let mut is_any_new = false;
-            for open in self.splits.iter_mut().filter(|open| !open.is_idle) {
-                let quiet = match open.reader.is_caught_up() {
-                    true => now.saturating_sub(*open.quiet_since.get_or_insert(now)),
-                    false => {
-                        open.quiet_since = None;
-                        Duration::ZERO
-                    }
-                };
-                let left = idleness.timeout.saturating_sub(quiet);
-                if left.is_zero() {
-                    open.is_idle = true;
-                    is_any_new = true;
-                    self.watermarks.set_idle(&open.split.id, true);
-                } else {
-                    look_again = Some(look_again.map_or(left, |known: Duration| known.min(left)));
-                }
-            }
-            if is_any_new {
-                return Poll::Ready(());
-            }
-            let Some(wait) = look_again else { return Poll::Pending };
+            let Some(look_again) = self.look_for_idle() else { return Poll::Pending };
+            let Some(wait) = look_again else { return Poll::Ready(()) };
+            let Some(idleness) = &self.idleness else { return Poll::Pending };
             let clock = idleness.clock;
-            // A reader that catches up does not say so.
-            let wait = wait.min((idleness.timeout / 4).max(LOOK_MIN));
             let timer = self.timer.get_or_insert_with(|| async move { clock.sleep(wait).await }.boxed());
             std::task::ready!(timer.poll_unpin(cx));
             self.timer = None;
         }
     }
 
-    /// True once after all splits have become idle.
-    pub fn became_idle(&mut self) -> bool {
-        let became = !self.is_idle_told && self.watermarks.are_all_idle();
-        self.is_idle_told |= became;
-        became
+    /// Looks which splits are idle. `None`: none can ever be. Otherwise when to look again; nothing: now, for it has changed.
+    fn look_for_idle(&mut self) -> Option<Option<Duration>> {
+        let idleness = self.idleness.as_mut()?;
+        let now = idleness.clock.elapsed();
+        // A reader that catches up does not say so.
+        let often = (idleness.timeout / 4).max(LOOK_MIN);
+        idleness.next_look = now + often;
+        let mut look_again = often;
+        let mut is_changed = false;
+        for open in &mut self.splits {
+            let quiet = match open.reader.is_caught_up() {
+                true => now.saturating_sub(*open.quiet_since.get_or_insert(now)),
+                false => {
+                    open.quiet_since = None;
+                    Duration::ZERO
+                }
+            };
+            let left = idleness.timeout.saturating_sub(quiet);
+            if open.is_idle != left.is_zero() {
+                open.is_idle = left.is_zero();
+                is_changed = true;
+                self.watermarks.set_idle(&open.split.id, open.is_idle);
+            }
+            if !open.is_idle {
+                look_again = look_again.min(left);
+            }
+        }
+        Some((!is_changed).then_some(look_again))
     }
 
-    /// True once after there are rows again.
-    pub fn became_active(&mut self) -> bool {
-        std::mem::take(&mut self.is_idle_told)
+    /// True if it is time to look for idle splits although others have rows.
+    fn is_look_due(&self) -> bool {
+        self.idleness.as_ref().is_some_and(|idleness| idleness.clock.elapsed() >= idleness.next_look)
+    }
+
+    /// Whether all splits are idle, if that is not what was told downstream before.
+    pub fn idle_change(&mut self) -> Option<bool> {
+        let are_idle = self.watermarks.are_all_idle() && !self.splits.is_empty();
+        (are_idle != self.is_idle_told).then(|| {
+            self.is_idle_told = are_idle;
+            are_idle
+        })
     }
 
     fn advance(&mut self, index: usize, rows: &RecordBatch) -> Result<(), TaskError> {

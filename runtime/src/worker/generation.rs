@@ -119,6 +119,8 @@ impl GenerationRun {
                 states.extend(operators.zip(state).map(|(operator, state)| ((*operator, *slot), state)));
                 tasks.push(task);
                 handles.push(handle);
+                // Between two restored subtasks signs of life are sent.
+                tokio::task::yield_now().await;
             }
         }
         let (broken_sender, broken) = mpsc::channel(EVENTS_QUEUED_MAX);

@@ -17,8 +17,8 @@ use crate::checkpoint::{BucketSettings, Store};
 use crate::clock::Clock;
 use crate::model::{Attempt, Epoch, Generation, JobUid, WorkerId};
 use crate::rpc::{
-    CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, MessageReceiver, MessageSender,
-    PROTOCOL_VERSION, Register, RpcError, SILENCE_MAX, WorkerSays, messages,
+    CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, Heartbeat, MessageReceiver,
+    MessageSender, PROTOCOL_VERSION, Register, RpcError, SILENCE_MAX, WorkerSays, messages,
 };
 use crate::transport::{Stream, Transport};
 use data_plane::DataPlane;
@@ -131,7 +131,7 @@ impl Session<'_> {
                 (message, receiver) = &mut incoming => {
                     incoming.set(receive(receiver));
                     self.silent = Duration::ZERO;
-                    self.handle(message?).await?
+                    self.handle(message?, sender).await?
                 }
                 happened = happened(&mut self.run) => self.happened(happened),
                 () = &mut beat => {
@@ -149,7 +149,11 @@ impl Session<'_> {
         }
     }
 
-    async fn handle(&mut self, message: FromCoordinator) -> Result<Option<FromWorker>, WorkerError> {
+    async fn handle(
+        &mut self,
+        message: FromCoordinator,
+        sender: &mut MessageSender,
+    ) -> Result<Option<FromWorker>, WorkerError> {
         let generation = Generation(message.generation);
         let current = self.run.as_ref().map(GenerationRun::generation);
         if current.is_some_and(|current| generation < current) {
@@ -167,7 +171,7 @@ impl Session<'_> {
                     &self.worker.data_plane,
                     &self.worker.settings.job,
                 );
-                match deployed.await {
+                match alive_while(deployed, self.worker.context.clock, sender).await? {
                     Ok(run) => {
                         self.run = Some(run);
                         Some(WorkerSays::Deployed(Empty {}))
@@ -224,6 +228,25 @@ impl Session<'_> {
         let generation = self.run.as_ref().map_or(0, |run| run.generation().0);
         let heartbeat = self.run.as_ref().map(GenerationRun::report).unwrap_or_default();
         FromWorker { generation, says: Some(WorkerSays::Heartbeat(heartbeat)) }
+    }
+}
+
+/// Sends signs of life while something is done that may take long: a large state is fetched.
+async fn alive_while<T>(
+    work: impl Future<Output = T>,
+    clock: Clock,
+    sender: &mut MessageSender,
+) -> Result<T, WorkerError> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            () = clock.sleep(HEARTBEAT) => {
+                let says = Some(WorkerSays::Heartbeat(Heartbeat::default()));
+                sender.send(&FromWorker { generation: 0, says }).await?;
+            }
+        }
     }
 }
 

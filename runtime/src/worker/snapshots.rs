@@ -30,6 +30,8 @@ pub enum SnapshotError {
     Sink { source: SinkError },
     #[snafu(display("a task has skipped the barrier of epoch {epoch}"))]
     Skipped { epoch: Epoch },
+    #[snafu(display("an earlier checkpoint was not stored, and this one holds only what has changed since"))]
+    Incomplete,
 }
 
 impl SnapshotError {
@@ -53,6 +55,8 @@ pub struct Snapshots {
     states: HashMap<(usize, u32), SubtaskState>,
     /// What was prepared and is not known to be covered by a complete checkpoint: by operator, subtask, and epoch.
     prepared: HashMap<(usize, u32), BTreeMap<Epoch, Vec<Committable>>>,
+    /// An upload has failed: what it held is in no segment, and only a full snapshot holds it again.
+    is_broken: bool,
 }
 
 impl Snapshots {
@@ -74,6 +78,7 @@ impl Snapshots {
             waiting: BTreeMap::new(),
             states,
             prepared: HashMap::new(),
+            is_broken: false,
         }
     }
 
@@ -128,6 +133,13 @@ impl Snapshots {
                 known.rows = sink.rows;
             }
         }
+        let is_full = |snapshot: &TaskSnapshot| {
+            snapshot.operators.iter().all(|(_, state)| state.tables.iter().all(|table| table.is_full))
+        };
+        if self.is_broken && !snapshots.iter().all(is_full) {
+            return IncompleteSnafu.fail();
+        }
+        self.is_broken = true;
         let key = paths::segment(epoch, self.generation, self.worker, 0);
         let mut writer = SegmentWriter::new();
         for snapshot in snapshots {
@@ -152,6 +164,7 @@ impl Snapshots {
         } else {
             store_segment(self.store.as_ref(), &key, writer.finish()).await?
         };
+        self.is_broken = false;
         let mut subtasks: Vec<SubtaskState> = self.states.values().cloned().collect();
         subtasks.sort_by(|a, b| (&a.operator, a.subtask).cmp(&(&b.operator, b.subtask)));
         Ok(Snapshot { epoch: epoch.0, subtasks, bytes, failure: String::new() })
@@ -230,7 +243,7 @@ mod tests {
         }
     }
 
-    fn snapshot(epoch: u64) -> TaskSnapshot {
+    fn snapshot(epoch: u64, is_full: bool) -> TaskSnapshot {
         let mut table = StateTable::new([StateType::I64].into());
         table.slot(epoch, b"key");
         let operator = OperatorSnapshot {
@@ -238,8 +251,8 @@ mod tests {
             tables: vec![OperatorTable {
                 name: "t",
                 namespace: 0,
-                snapshot: table.snapshot(true),
-                is_full: true,
+                snapshot: table.snapshot(is_full),
+                is_full,
             }],
         };
         let prepared = async move { Ok(vec![vec![epoch as u8]]) }.boxed();
@@ -254,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_prepared_for_a_failed_checkpoint_is_named_by_the_next() {
+    async fn a_failed_checkpoint_loses_neither_prepared_rows_nor_state() {
         let store = Arc::new(Moody::default());
         let states =
             (0..2).map(|operator| ((operator, 0), SubtaskState { end_group: 16, ..Default::default() }));
@@ -264,16 +277,24 @@ mod tests {
         let named = |answer: Snapshot| -> Vec<Vec<u8>> {
             answer.subtasks.iter().flat_map(|state| state.committables.clone()).collect()
         };
-        let upload = async |snapshots: &mut Snapshots, epoch: u64| {
-            let (epoch, complete) = snapshots.add(snapshot(epoch)).unwrap().unwrap();
+        let upload = async |snapshots: &mut Snapshots, epoch: u64, is_full: bool| {
+            let (epoch, complete) = snapshots.add(snapshot(epoch, is_full)).unwrap().unwrap();
             snapshots.upload(epoch, complete).await
         };
 
         store.fails.store(true, Ordering::Relaxed);
-        assert!(upload(&mut snapshots, 1).await.is_err());
+        assert!(upload(&mut snapshots, 1, true).await.is_err());
         store.fails.store(false, Ordering::Relaxed);
-        assert_eq!(named(upload(&mut snapshots, 2).await.unwrap()), [[1], [2]]);
-        snapshots.completed(Epoch(2));
-        assert_eq!(named(upload(&mut snapshots, 3).await.unwrap()), [[3]]);
+        // It was taken before anybody knew that the first one would fail.
+        let incomplete = upload(&mut snapshots, 2, false).await;
+        assert!(matches!(incomplete, Err(SnapshotError::Incomplete)), "{incomplete:?}");
+        let complete = upload(&mut snapshots, 3, true).await.unwrap();
+        let tables = complete.subtasks.iter().flat_map(|state| &state.tables);
+        let segments: Vec<&str> =
+            tables.flat_map(|table| &table.runs).map(|run| run.segment.as_str()).collect();
+        assert_eq!(segments, [paths::segment(Epoch(3), Generation(1), WorkerId(1), 0)]);
+        assert_eq!(named(complete), [[1], [2], [3]]);
+        snapshots.completed(Epoch(3));
+        assert_eq!(named(upload(&mut snapshots, 4, false).await.unwrap()), [[4]]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kafka_protocol::messages::{
@@ -14,10 +14,13 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use super::producer::{Retry, initialise, transactional};
-use super::{Settings, Transaction};
+use super::{Settings, Transaction, failed};
 use crate::clock::Clock;
 use crate::error::chain;
-use crate::kafka::{Client, INVALID_TXN_STATE, KafkaError, checked};
+use crate::kafka::{
+    CONCURRENT_TRANSACTIONS, Client, INVALID_PRODUCER_ID_MAPPING, INVALID_TXN_STATE, KafkaError,
+    PRODUCER_FENCED, checked,
+};
 use crate::model::Generation;
 use crate::sink::{Committable, SinkCommitter, SinkError};
 
@@ -25,60 +28,82 @@ use crate::sink::{Committable, SinkCommitter, SinkError};
 const LIST_VERSION: i16 = 2;
 const DESCRIBE_VERSION: i16 = 0;
 
-/// A worker that was cut off may have begun a transaction after leftovers were removed, and it holds back readers: they are
-/// looked for again after the first commits, by when it has noticed that it is alone.
-const SWEEPS: u32 = 3;
+/// A worker that was cut off may begin a transaction after leftovers were removed, and it holds back readers: they are looked
+/// for again, often until it must have noticed that it is alone, and then from time to time.
+const SWEEP_EARLY: Duration = Duration::from_secs(30);
+const SWEEP_OFTEN: Duration = Duration::from_secs(2);
+const SWEEP_RARELY: Duration = Duration::from_secs(300);
 
 /// Ends the transactions of one sink.
 pub struct Committer {
     settings: Arc<Settings>,
     clock: Clock,
     state: Mutex<State>,
-    sweeps_left: AtomicU32,
+    made: Duration,
 }
 
 struct State {
     client: Client,
     generation: Generation,
+    next_sweep: Duration,
 }
 
 impl Committer {
     pub fn new(settings: Arc<Settings>, clock: Clock) -> Self {
         let client = Client::new(settings.bootstrap.clone(), clock);
-        let state = Mutex::new(State { client, generation: Generation(0) });
-        Committer { settings, clock, state, sweeps_left: AtomicU32::new(SWEEPS) }
+        let state = Mutex::new(State {
+            client,
+            generation: Generation(0),
+            next_sweep: clock.elapsed() + SWEEP_OFTEN,
+        });
+        Committer { settings, clock, state, made: clock.elapsed() }
     }
 
-    async fn commit_one(&self, client: &mut Client, transaction: &Transaction) -> Result<(), SinkError> {
+    /// Commits all that can be committed, whatever becomes of the others; they would only expire meanwhile.
+    async fn commit_all(&self, client: &mut Client, mut left: Vec<Transaction>) -> Result<(), SinkError> {
         let mut retry = Retry::new(self.clock);
+        let mut lost = Vec::new();
         loop {
-            match end(client, transaction).await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.code() == Some(INVALID_TXN_STATE) => {
-                    return Err(self.lost(client, transaction, &error).await);
-                }
-                Err(error) if error.is_passing() => retry.wait(error, &transaction.topic).await?,
-                Err(error) => {
-                    let message = format!(
-                        "SinkTransactionLost: whether the {} rows of epoch {} for the topic '{}' were committed cannot be told: the \
-                         transaction '{}' was superseded or has expired ({error}); compare the topic with the job's input, then \
-                         start over, or from another checkpoint",
-                        transaction.rows, transaction.epoch, transaction.topic, transaction.id
-                    );
-                    return Err(SinkError::Lost { message });
+            let (mut again, mut passing) = (Vec::new(), None);
+            for transaction in left {
+                match end(client, &transaction).await {
+                    Ok(()) => {}
+                    Err(error) if error.code() == Some(INVALID_TXN_STATE) => {
+                        lost.push(self.lost(client, &transaction, &error).await);
+                    }
+                    Err(error)
+                        if matches!(error.code(), Some(PRODUCER_FENCED | INVALID_PRODUCER_ID_MAPPING)) =>
+                    {
+                        lost.push(undecidable(&transaction, &error));
+                    }
+                    Err(error)
+                        if error.code() == Some(CONCURRENT_TRANSACTIONS)
+                            && is_decided(client, &transaction).await => {}
+                    Err(error) if error.is_passing() => {
+                        again.push(transaction);
+                        passing = Some(error);
+                    }
+                    Err(error) => return Err(failed(error, &transaction.topic)),
                 }
             }
+            let Some(error) = passing else { break };
+            left = again;
+            retry.wait(error, &self.settings.topic).await?;
+        }
+        match lost.is_empty() {
+            true => Ok(()),
+            false => Err(SinkError::Lost { message: lost.join("; ") }),
         }
     }
 
     /// Says what is lost, in full.
-    async fn lost(&self, client: &mut Client, transaction: &Transaction, error: &KafkaError) -> SinkError {
+    async fn lost(&self, client: &mut Client, transaction: &Transaction, error: &KafkaError) -> String {
         let state = match describe(client, &transaction.id).await {
-            Ok(state) => state,
+            Ok((state, _)) => state,
             Err(error) => format!("unknown: {}", chain(&error)),
         };
         let first_write = chrono::DateTime::from_timestamp_millis(transaction.first_write_ms as i64);
-        let message = format!(
+        format!(
             "SinkTransactionLost: {} rows of epoch {} for the topic '{}' are lost: the broker has ended the transaction '{}' \
              (producer {}, epoch {}, first write {}, time-out {} ms, state {state}) before it was committed ({error}); the job was \
              down for longer than the time-out. Write these rows by other means, or start over; then keep \
@@ -91,8 +116,7 @@ impl Committer {
             transaction.producer_epoch,
             first_write.unwrap_or_default().format("%Y-%m-%d %H:%M:%S UTC"),
             transaction.timeout_ms,
-        );
-        SinkError::Lost { message }
+        )
     }
 
     /// Aborts open transactions of generations before this one that no checkpoint names.
@@ -120,14 +144,33 @@ impl SinkCommitter for Committer {
     async fn commit(&self, committables: &[Committable]) -> Result<(), SinkError> {
         let transactions = decode(committables)?;
         let mut state = self.state.lock().await;
-        for transaction in &transactions {
-            self.commit_one(&mut state.client, transaction).await?;
-        }
-        if state.generation > Generation(0) && self.sweeps_left.load(Ordering::Relaxed) > 0 {
-            self.sweeps_left.fetch_sub(1, Ordering::Relaxed);
+        self.commit_all(&mut state.client, transactions).await?;
+        let now = self.clock.elapsed();
+        if state.generation > Generation(0) && now >= state.next_sweep {
+            let early = now.saturating_sub(self.made) < SWEEP_EARLY;
+            state.next_sweep = now + if early { SWEEP_OFTEN } else { SWEEP_RARELY };
             let generation = state.generation;
+            // Of this generation's own ids none is older, and those that the checkpoint names are committed.
             if let Err(error) = self.sweep(&mut state.client, generation, &HashSet::new()).await {
                 warn!(error = %chain(&error), "failed to look for transactions of earlier generations");
+            }
+        }
+        Ok(())
+    }
+
+    async fn check(&self, committables: &[Committable]) -> Result<(), SinkError> {
+        let now = self.clock.now_ms();
+        for transaction in decode(committables)? {
+            let timeout = u64::from(transaction.timeout_ms);
+            if now > transaction.first_write_ms + timeout - timeout / 10 {
+                let message = format!(
+                    "the transaction of epoch {} is about to be ended by the broker, {timeout} ms after its first row, before a \
+                     checkpoint was complete; its rows are written again. If this goes on, raise \
+                     'properties.transaction.timeout.ms' or lower spec.checkpoint.interval",
+                    transaction.epoch
+                );
+                let action = format!("commit to the topic '{}' in time", transaction.topic);
+                return Err(SinkError::Io { action, source: std::io::Error::other(message) });
             }
         }
         Ok(())
@@ -161,27 +204,61 @@ async fn end(client: &mut Client, transaction: &Transaction) -> Result<(), Kafka
         .with_producer_id(ProducerId(transaction.producer_id))
         .with_producer_epoch(transaction.producer_epoch as i16)
         .with_committed(true);
-    let answer = client.call(&coordinator, &request, transaction.end_version as i16).await?;
+    let mut connection = client.take(&coordinator).await?;
+    let version = transaction.end_version as i16;
+    if connection.version_of::<EndTxnRequest>(version) != version {
+        // Ended in another version, a transaction that was committed before would look lost.
+        let message = format!("the broker does not end transactions in version {version} any more");
+        return Err(KafkaError::Unsupported { address: coordinator, message });
+    }
+    let answer = connection.call(&request, version).await?;
+    client.put(connection);
     checked(answer.error_code, &format!("commit the transaction '{}'", transaction.id), &coordinator)
 }
 
-async fn describe(client: &mut Client, id: &str) -> Result<String, KafkaError> {
+/// State and epoch of an id's last transaction.
+async fn describe(client: &mut Client, id: &str) -> Result<(String, i16), KafkaError> {
     let coordinator = client.coordinator(id).await?;
     let request = DescribeTransactionsRequest::default().with_transactional_ids(vec![transactional(id)]);
     let answer = client.call(&coordinator, &request, DESCRIBE_VERSION).await?;
     let state = answer.transaction_states.first();
-    Ok(state.map_or_else(|| "unknown".to_owned(), |state| state.transaction_state.to_string()))
+    Ok(state.map_or(("unknown".to_owned(), -1), |state| {
+        (state.transaction_state.to_string(), state.producer_epoch)
+    }))
+}
+
+/// True if a commit is decided and only its markers are not written yet, because a partition has no leader.
+async fn is_decided(client: &mut Client, transaction: &Transaction) -> bool {
+    let committed = ["PrepareCommit", "CompleteCommit"];
+    describe(client, &transaction.id).await.is_ok_and(|(state, epoch)| {
+        committed.contains(&state.as_str()) && i32::from(epoch) == transaction.producer_epoch + 1
+    })
+}
+
+fn undecidable(transaction: &Transaction, error: &KafkaError) -> String {
+    format!(
+        "SinkTransactionLost: whether the {} rows of epoch {} for the topic '{}' were committed cannot be told: the transaction \
+         '{}' was superseded or has expired ({error}); compare the topic with the job's input, then start over, or from another \
+         checkpoint",
+        transaction.rows, transaction.epoch, transaction.topic, transaction.id
+    )
 }
 
 /// Ids with a prefix whose transactions are open, of those that a broker coordinates.
 async fn open_ids(client: &mut Client, broker: &str, prefix: &str) -> Result<Vec<String>, KafkaError> {
-    let request = ListTransactionsRequest::default()
+    let mut connection = client.take(broker).await?;
+    let mut request = ListTransactionsRequest::default()
         .with_state_filters(vec![StrBytes::from_static_str("Ongoing")])
-        .with_duration_filter(-1)
-        .with_transactional_id_pattern(Some(StrBytes::from_string(format!("{prefix}/.*"))));
-    let answer = client.call(broker, &request, LIST_VERSION).await?;
+        .with_duration_filter(-1);
+    let prefix = format!("{prefix}/");
+    if connection.version_of::<ListTransactionsRequest>(LIST_VERSION) >= LIST_VERSION {
+        request = request.with_transactional_id_pattern(Some(StrBytes::from_string(format!("{prefix}.*"))));
+    }
+    let answer = connection.call(&request, LIST_VERSION).await?;
+    client.put(connection);
     checked(answer.error_code, "list transactions", broker)?;
-    Ok(answer.transaction_states.iter().map(|state| state.transactional_id.0.to_string()).collect())
+    let ids = answer.transaction_states.iter().map(|state| state.transactional_id.0.to_string());
+    Ok(ids.filter(|id| id.starts_with(&prefix)).collect())
 }
 
 /// The generation in an id `<prefix>/<generation>/<subtask>/<slot>`.

@@ -107,7 +107,7 @@ impl Kafka {
             transaction_timeout_ms: options
                 .parsed("properties.transaction.timeout.ms", "a number of milliseconds")?
                 .unwrap_or(DEFAULT_TRANSACTION_TIMEOUT_MS),
-            prefix: format!("millrace/{}/{:016x}", identity.job, xxh3_64(identity.operator.as_bytes())),
+            prefix: format!("millrace/{}/{:016x}", identity.job, xxh3_64(identity.operator_id.as_bytes())),
         };
         if settings.transaction_timeout_ms == 0 {
             return Err(options.wrong("properties.transaction.timeout.ms", "must be at least 1").into());

@@ -37,6 +37,8 @@ const TRANSACTION_LEVEL: i16 = 2;
 
 /// Bytes of one batch: brokers take 1 MiB by default.
 const BATCH_BYTES: usize = 512 << 10;
+/// Bytes that a record adds to its value, at most.
+const RECORD_BYTES: usize = 20;
 
 /// Between tries after an error, at first and at most.
 const RETRY: Duration = Duration::from_millis(20);
@@ -185,7 +187,7 @@ impl Producer {
         while !rest.is_empty() {
             let mut bytes = 0;
             let fits = |value: &&Bytes| {
-                bytes += value.len();
+                bytes += value.len() + RECORD_BYTES;
                 bytes <= BATCH_BYTES
             };
             let count = rest.iter().take_while(fits).count().max(1);
@@ -196,6 +198,7 @@ impl Producer {
         Ok(())
     }
 
+    /// Writes a batch; one that is too large for the topic in halves.
     async fn write_batch(&mut self, values: &[Bytes]) -> Result<(), SinkError> {
         if self.partitions.is_empty() {
             self.partitions = self.find_partitions().await?;
@@ -210,22 +213,36 @@ impl Producer {
         };
         self.turn = self.turn.wrapping_add(1);
         let partition = self.partitions[turn % self.partitions.len()].index;
-        let sequence = open.sequences.entry(partition).or_insert(0);
-        let now = self.clock.now_ms();
-        let records = encode(values, open.identity, *sequence, now as i64)
-            .map_err(|error| SinkError::Data { message: format!("failed to encode a batch: {error}") })?;
-        if open.rows == 0 {
-            open.first_write_ms = now;
+        let mut left = vec![values];
+        while let Some(batch) = left.pop() {
+            let sequence = open.sequences.entry(partition).or_insert(0);
+            let now = self.clock.now_ms();
+            let records = encode(batch, open.identity, *sequence, now as i64)
+                .map_err(|error| SinkError::Data { message: format!("failed to encode a batch: {error}") })?;
+            if open.rows == 0 {
+                open.first_write_ms = now;
+            }
+            if self.produce(&open.id, partition, records, batch.len()).await? {
+                *sequence += batch.len() as i32;
+                open.rows += batch.len() as u64;
+            } else {
+                let (first, second) = batch.split_at(batch.len() / 2);
+                left.extend([second, first]);
+            }
         }
-        self.produce(&open.id, partition, records).await?;
-        *sequence += values.len() as i32;
-        open.rows += values.len() as u64;
         self.open = Some(open);
         Ok(())
     }
 
-    /// Sends a batch until it is acknowledged; brokers know it by its sequence and keep it once.
-    async fn produce(&mut self, id: &str, partition: i32, records: Bytes) -> Result<(), SinkError> {
+    /// Sends a batch until it is acknowledged; brokers know it by its sequence and keep it once. False if it is too large and
+    /// can be divided.
+    async fn produce(
+        &mut self,
+        id: &str,
+        partition: i32,
+        records: Bytes,
+        count: usize,
+    ) -> Result<bool, SinkError> {
         let data = PartitionProduceData::default().with_index(partition).with_records(Some(records));
         let topic =
             TopicProduceData::default().with_name(name(&self.settings.topic)).with_partition_data(vec![data]);
@@ -242,8 +259,11 @@ impl Producer {
                 Some(leader) => self.send(leader, &request, partition).await,
                 None => checked(LEADER_NOT_AVAILABLE, &format!("lead partition {partition}"), "no broker"),
             };
-            let Err(error) = sent else { return Ok(()) };
+            let Err(error) = sent else { return Ok(true) };
             if error.code() == Some(MESSAGE_TOO_LARGE) {
+                if count > 1 {
+                    return Ok(false);
+                }
                 let message = format!(
                     "a row is larger than the topic '{}' allows; raise its max.message.bytes: {error}",
                     self.settings.topic

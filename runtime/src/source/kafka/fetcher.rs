@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -10,6 +10,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -29,8 +30,10 @@ use crate::source::SourceError;
 const FETCH_VERSION: i16 = 12;
 /// How long a broker holds an answer back while there is nothing to read.
 const WAIT_MS: i32 = 500;
+/// How long what a broker has said of a partition's end counts.
+const FRESH_MS: u64 = 3 * WAIT_MS as u64;
 /// Bytes asked for at a time: of one partition, and of one broker.
-const PARTITION_BYTES: i32 = 1 << 20;
+const PARTITION_BYTES: i32 = 2 << 20;
 const ANSWER_BYTES: i32 = 16 << 20;
 /// A partition with this much in its queue is not asked for.
 const QUEUED_BYTES_MAX: usize = 2 << 20;
@@ -63,7 +66,36 @@ struct Wanted {
     next: i64,
     queue: Queue,
     queued: Arc<AtomicUsize>,
-    stable: Arc<AtomicI64>,
+    end: Arc<KnownEnd>,
+    /// When the first of a row of errors of this partition happened.
+    failing_since: Option<Duration>,
+}
+
+/// Where a partition ends for a reader, as the broker has said last.
+#[derive(Debug)]
+pub struct KnownEnd {
+    offset: AtomicI64,
+    /// When, in milliseconds of the clock.
+    heard_ms: AtomicU64,
+}
+
+impl Default for KnownEnd {
+    fn default() -> Self {
+        KnownEnd { offset: AtomicI64::new(i64::MAX), heard_ms: AtomicU64::new(0) }
+    }
+}
+
+impl KnownEnd {
+    fn hear(&self, offset: i64, clock: Clock) {
+        self.offset.store(offset, Ordering::Relaxed);
+        self.heard_ms.store(clock.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// True if there is nothing at or after this offset, and that was heard just now: during an outage nobody knows.
+    pub fn is_reached(&self, next: i64, clock: Clock) -> bool {
+        let age = (clock.elapsed().as_millis() as u64).saturating_sub(self.heard_ms.load(Ordering::Relaxed));
+        next >= self.offset.load(Ordering::Relaxed) && age < FRESH_MS
+    }
 }
 
 impl Fetcher {
@@ -77,7 +109,8 @@ impl Fetcher {
             leaders: HashMap::new(),
             busy: HashSet::new(),
             partitions_busy: HashSet::new(),
-            failing_since: None,
+            retry_at: Duration::ZERO,
+            turn: 0,
         };
         Fetcher { shared, running: tokio::spawn(fetching.run()).abort_handle() }
     }
@@ -88,10 +121,13 @@ impl Fetcher {
         partition: i32,
         next: i64,
         queued: Arc<AtomicUsize>,
-        stable: Arc<AtomicI64>,
+        end: Arc<KnownEnd>,
     ) -> mpsc::UnboundedReceiver<Result<Fetched, SourceError>> {
         let (queue, receiver) = mpsc::unbounded_channel();
-        self.shared.partitions.lock().insert(partition, Wanted { next, queue, queued, stable });
+        self.shared
+            .partitions
+            .lock()
+            .insert(partition, Wanted { next, queue, queued, end, failing_since: None });
         self.shared.changed.notify_one();
         receiver
     }
@@ -120,37 +156,38 @@ struct Fetching {
     busy: HashSet<String>,
     /// Their partitions: none is asked for twice at a time, not even while it moves to another leader.
     partitions_busy: HashSet<i32>,
-    /// When the first of a row of errors happened.
-    failing_since: Option<Duration>,
+    /// After an error nobody is asked before this time.
+    retry_at: Duration,
+    /// Grows with each request, so that no partition is always the last of a full answer.
+    turn: usize,
 }
 
 impl Fetching {
     async fn run(mut self) {
         let mut asked: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
         loop {
-            if let Err(error) = self.ask(&mut asked).await {
-                self.failed(error).await;
-                // Nothing else would wake this up if no leader is asked.
-                continue;
+            let rest = self.retry_at.saturating_sub(self.clock.elapsed());
+            if rest.is_zero()
+                && let Err(error) = self.ask(&mut asked).await
+            {
+                self.failed(None, error);
             }
+            let rest = self.retry_at.saturating_sub(self.clock.elapsed());
             let shared = Arc::clone(&self.shared);
             tokio::select! {
                 Some((leader, partitions, answer)) = asked.next() => {
                     self.busy.remove(&leader);
                     self.partitions_busy.retain(|partition| !partitions.contains(partition));
-                    let taken = match answer {
+                    match answer {
                         Ok((connection, answer)) => {
                             self.client.put(connection);
-                            self.take(&leader, answer)
+                            self.take(&leader, answer);
                         }
-                        Err(error) => Err(error),
-                    };
-                    match taken {
-                        Ok(()) => self.failing_since = None,
-                        Err(error) => self.failed(error).await,
+                        Err(error) => self.failed(Some(&partitions), error),
                     }
                 }
                 () = shared.changed.notified() => {}
+                () = self.clock.sleep(rest), if !rest.is_zero() => {}
             }
         }
     }
@@ -193,6 +230,10 @@ impl Fetching {
             by_leader.entry(leader).or_default().push(fetch);
         }
         for (leader, partitions) in by_leader {
+            let mut partitions = partitions;
+            let first = self.turn % partitions.len();
+            partitions.rotate_left(first);
+            self.turn += 1;
             let indexes: Vec<i32> = partitions.iter().map(|fetch| fetch.partition).collect();
             let topic =
                 FetchTopic::default().with_topic(name(&self.settings.topic)).with_partitions(partitions);
@@ -224,70 +265,86 @@ impl Fetching {
     }
 
     /// Puts what a leader has answered into the queues.
-    fn take(&mut self, leader: &str, answer: FetchResponse) -> Result<(), KafkaError> {
-        checked(answer.error_code, "read", leader)?;
-        let mut failure = Ok(());
+    fn take(&mut self, leader: &str, answer: FetchResponse) {
+        if let Err(error) = checked(answer.error_code, "read", leader) {
+            return self.failed(None, error);
+        }
         for found in answer.responses.into_iter().flat_map(|topic| topic.partitions) {
+            let action = format!("read partition {} of '{}'", found.partition_index, self.settings.topic);
+            let error = match found.error_code {
+                OFFSET_OUT_OF_RANGE => {
+                    self.out_of_range(&found);
+                    continue;
+                }
+                code => checked(code, &action, leader),
+            };
+            if let Err(error) = error {
+                self.failed(Some(&[found.partition_index]), error);
+                continue;
+            }
             let mut partitions = self.shared.partitions.lock();
             let Some(wanted) = partitions.get_mut(&found.partition_index) else { continue };
-            if found.error_code == OFFSET_OUT_OF_RANGE {
-                let message = format!(
-                    "offset {} of partition {} of the topic '{}' is not there: the broker has {} to {}; records that were not \
-                     read yet have been deleted, or the topic was made anew; start over, or give the table another start",
-                    wanted.next,
-                    found.partition_index,
-                    self.settings.topic,
-                    found.log_start_offset,
-                    found.high_watermark
-                );
-                // A reader that is gone does not need to know.
-                let _ = wanted.queue.send(Err(SourceError::Data { message }));
-                partitions.remove(&found.partition_index);
-                continue;
-            }
-            let action = format!("read partition {} of '{}'", found.partition_index, self.settings.topic);
-            if let Err(error) = checked(found.error_code, &action, leader) {
-                failure = Err(error);
-                continue;
-            }
             let records = found.records.unwrap_or_default();
-            let stable = match self.settings.is_committed_only {
-                true => found.last_stable_offset,
-                false => found.high_watermark,
-            };
             if let Some(next) = end_of(&records) {
                 wanted.next = next;
                 wanted.queued.fetch_add(records.len(), Ordering::Relaxed);
                 let aborted = found.aborted_transactions.unwrap_or_default().into_iter();
                 let aborted = aborted.map(|aborted| (aborted.producer_id.0, aborted.first_offset)).collect();
+                // A reader that is gone does not need it.
                 let _ = wanted.queue.send(Ok(Fetched { records, aborted }));
             }
-            wanted.stable.store(stable, Ordering::Relaxed);
+            let end = match self.settings.is_committed_only {
+                true => found.last_stable_offset,
+                false => found.high_watermark,
+            };
+            wanted.end.hear(end, self.clock);
+            wanted.failing_since = None;
         }
-        failure
     }
 
-    /// Waits and looks for leaders anew; errors that last are the job's.
-    async fn failed(&mut self, error: KafkaError) {
-        self.leaders.clear();
-        // Whether there is more to read is not known any more: no partition may become idle because of an outage.
-        for wanted in self.shared.partitions.lock().values() {
-            wanted.stable.store(-1, Ordering::Relaxed);
-        }
+    fn out_of_range(&self, found: &PartitionData) {
+        let Some(wanted) = self.shared.partitions.lock().remove(&found.partition_index) else { return };
+        let message = format!(
+            "offset {} of partition {} of the topic '{}' is not there: the broker has {} to {}; records that were not read yet \
+             have been deleted, or the topic was made anew; start over, or give the table another start",
+            wanted.next,
+            found.partition_index,
+            self.settings.topic,
+            found.log_start_offset,
+            found.high_watermark
+        );
+        // A reader that is gone does not need to know.
+        let _ = wanted.queue.send(Err(SourceError::Data { message }));
+    }
+
+    /// Looks for leaders anew after a while; errors that last are the job's. `None`: all partitions are concerned.
+    fn failed(&mut self, concerned: Option<&[i32]>, error: KafkaError) {
         let now = self.clock.elapsed();
-        let failing = now.saturating_sub(*self.failing_since.get_or_insert(now));
-        if !error.is_passing() || failing > PATIENCE {
-            let (topic, text) = (&self.settings.topic, chain(&error));
-            let partitions = std::mem::take(&mut *self.shared.partitions.lock());
-            let mut error = Some(failed(error, topic));
-            for wanted in partitions.into_values() {
-                let told = error.take().unwrap_or_else(|| SourceError::Data { message: text.clone() });
-                let _ = wanted.queue.send(Err(told));
-            }
-            return;
-        }
+        self.leaders.clear();
+        self.retry_at = now + RETRY;
         warn!(topic = self.settings.topic, error = %chain(&error), "reading is delayed");
-        self.clock.sleep(RETRY).await;
+        let text = chain(&error);
+        let may_pass = matches!(failed(error, &self.settings.topic), SourceError::Io { .. });
+        let mut partitions = self.shared.partitions.lock();
+        partitions.retain(|partition, wanted| {
+            if concerned.is_some_and(|concerned| !concerned.contains(partition)) {
+                return true;
+            }
+            let failing = now.saturating_sub(*wanted.failing_since.get_or_insert(now));
+            if may_pass && failing <= PATIENCE {
+                return true;
+            }
+            let topic = &self.settings.topic;
+            let told = match may_pass {
+                true => SourceError::Io {
+                    action: format!("read the topic '{topic}'"),
+                    source: std::io::Error::other(text.clone()),
+                },
+                false => SourceError::Data { message: format!("failed to read the topic '{topic}': {text}") },
+            };
+            let _ = wanted.queue.send(Err(told));
+            false
+        });
     }
 }
 

@@ -6,7 +6,7 @@ mod fetcher;
 mod records;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::format::json::JsonDecoder;
 use crate::kafka::{Client, KafkaError, LEADER_NOT_AVAILABLE, checked, name, servers, topic};
 use crate::options::TableOptions;
-use fetcher::{Fetched, Fetcher};
+use fetcher::{Fetched, Fetcher, KnownEnd};
 use records::Records;
 
 /// Rows decoded at a time.
@@ -195,8 +195,8 @@ impl SourceConnector for Kafka {
             .map_err(|error| SourceError::Data { message: error.to_string() })?;
         let mut fetcher = self.fetcher.lock();
         let fetcher = fetcher.get_or_insert_with(|| Arc::new(Fetcher::start(&self.settings, self.clock)));
-        let (queued, stable) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicI64::new(-1)));
-        let queue = fetcher.add(position.partition, position.next, Arc::clone(&queued), Arc::clone(&stable));
+        let (queued, end) = (Arc::<AtomicUsize>::default(), Arc::<KnownEnd>::default());
+        let queue = fetcher.add(position.partition, position.next, Arc::clone(&queued), Arc::clone(&end));
         Ok(Box::new(PartitionReader {
             topic: self.settings.topic.clone(),
             first: position.next,
@@ -205,7 +205,8 @@ impl SourceConnector for Kafka {
             fetcher: Arc::clone(fetcher),
             queue,
             queued,
-            stable,
+            end,
+            clock: self.clock,
             current: None,
         }))
     }
@@ -221,8 +222,8 @@ struct PartitionReader {
     queue: mpsc::UnboundedReceiver<Result<Fetched, SourceError>>,
     /// Bytes in the queue.
     queued: Arc<AtomicUsize>,
-    /// End of what can be read, as last heard from the broker; -1: not heard yet.
-    stable: Arc<AtomicI64>,
+    end: Arc<KnownEnd>,
+    clock: Clock,
     current: Option<Records>,
 }
 
@@ -321,7 +322,6 @@ impl SplitReader for PartitionReader {
     }
 
     fn is_caught_up(&self) -> bool {
-        let stable = self.stable.load(Ordering::Relaxed);
-        self.current.is_none() && stable >= 0 && self.position.next >= stable
+        self.current.is_none() && self.end.is_reached(self.position.next, self.clock)
     }
 }

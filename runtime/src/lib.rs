@@ -13,6 +13,7 @@ pub mod clock;
 pub mod coordinator;
 pub mod error;
 pub mod exchange;
+pub mod fault;
 pub mod format;
 pub mod http;
 pub mod kafka;

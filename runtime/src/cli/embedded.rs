@@ -161,8 +161,14 @@ impl Helpers {
         slots: u32,
     ) -> Result<Self, UserError> {
         let tasks = runtime("task", slots as usize)?;
-        let context =
-            WorkerContext { clock, store, transport: Arc::new(Tcp), tasks: tasks.handle().clone(), buckets };
+        let context = WorkerContext {
+            clock,
+            store,
+            transport: Arc::new(Tcp),
+            tasks: tasks.handle().clone(),
+            buckets,
+            crash: job::crash()?,
+        };
         let worker_settings = WorkerSettings {
             job: settings.identity.uid.clone(),
             attempt: settings.identity.attempt,

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::coordinator::JobSettings;
 use crate::coordinator::failover::RestartStrategy;
 use crate::error::chain;
+use crate::fault::{CRASH_AFTER_ROWS, CrashAfterRows};
 use crate::model::{Attempt, JobUid, MaxParallelism};
 use crate::source::files::local_path;
 
@@ -200,4 +201,12 @@ pub fn buckets(manifest: &StreamJob) -> BucketSettings {
         is_path_style: storage.path_style,
         allows_http: storage.allow_http,
     }
+}
+
+/// The crash that a test has asked for.
+pub fn crash() -> Result<Option<Arc<CrashAfterRows>>, UserError> {
+    let crash = CrashAfterRows::from_env();
+    let crash =
+        crash.map_err(|value| UserError(format!("{CRASH_AFTER_ROWS}: '{value}' is not a number of rows")))?;
+    Ok(crash.map(Arc::new))
 }

@@ -184,6 +184,7 @@ pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
             transport: Arc::new(Tcp),
             tasks: tasks.handle().clone(),
             buckets: job::buckets(&manifest),
+            crash: job::crash()?,
         };
         let settings = WorkerSettings {
             job: JobUid(arguments.uid.clone()),

@@ -23,6 +23,9 @@ const SPLITS_PER_SUBTASK: u64 = 4;
 /// Bytes read at a time: a batch of some thousand rows.
 const READ_BYTES: usize = 1 << 20;
 
+/// With a limited rate: some rows at a time.
+const READ_BYTES_SLOW: usize = 8 << 10;
+
 /// A line longer than this is refused instead of filling the memory.
 const LINE_BYTES_MAX: usize = 64 << 20;
 
@@ -30,6 +33,7 @@ const LINE_BYTES_MAX: usize = 64 << 20;
 pub struct Files {
     path: PathBuf,
     leaves: Vec<Leaf>,
+    read_bytes: usize,
 }
 
 /// Where reading of a split goes on.
@@ -61,7 +65,9 @@ impl Files {
                 .wrong("path", "is not a local path; read from a folder or 'file:' address")
                 .into());
         };
-        Ok(Files { path, leaves: plan.leaves.clone() })
+        let is_slow = options.optional("scan.rows-per-second").is_some();
+        let read_bytes = if is_slow { READ_BYTES_SLOW } else { READ_BYTES };
+        Ok(Files { path, leaves: plan.leaves.clone(), read_bytes })
     }
 
     fn files(&self) -> Result<Vec<(String, u64)>, SourceError> {
@@ -137,6 +143,7 @@ impl SourceConnector for Files {
         Ok(Box::new(LineReader {
             file,
             decoder,
+            read_bytes: self.read_bytes,
             next: from,
             skips_partial_line,
             buffer: Vec::new(),
@@ -149,6 +156,7 @@ impl SourceConnector for Files {
 struct LineReader {
     file: File,
     decoder: JsonDecoder,
+    read_bytes: usize,
     position: Position,
     /// Place in the file of the buffer's first byte.
     next: u64,
@@ -167,7 +175,7 @@ impl LineReader {
             );
             return Err(SourceError::Data { message });
         }
-        self.buffer.resize(start + READ_BYTES, 0);
+        self.buffer.resize(start + self.read_bytes, 0);
         let read = loop {
             match self.file.read(&mut self.buffer[start..]) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -288,7 +296,7 @@ mod tests {
             data_type: Some(DataType::simple(TypeKind::BigInt)),
             nullable: true,
         };
-        Files { path: path.to_owned(), leaves: vec![leaf] }
+        Files { path: path.to_owned(), leaves: vec![leaf], read_bytes: READ_BYTES }
     }
 
     fn read_all(source: &Files, mut split: Split, restart_every: usize) -> Vec<i64> {

@@ -102,6 +102,7 @@ pub fn connector(plan: &SourcePlan, clock: Clock) -> Result<Box<dyn SourceConnec
         }
     };
     idle_timeout(&mut options)?;
+    rows_per_second(&mut options)?;
     options.finish()?;
     Ok(connector)
 }
@@ -110,6 +111,19 @@ pub fn connector(plan: &SourcePlan, clock: Clock) -> Result<Box<dyn SourceConnec
 pub fn idle_timeout_of(plan: &SourcePlan) -> Result<Option<Duration>, SourceError> {
     let table = plan.table.clone().unwrap_or_default();
     Ok(idle_timeout(&mut crate::options::TableOptions::new(&table))?)
+}
+
+/// How many rows a second all subtasks together may read; `None`: as many as they can.
+pub fn rows_per_second_of(plan: &SourcePlan) -> Result<Option<u64>, SourceError> {
+    let table = plan.table.clone().unwrap_or_default();
+    Ok(rows_per_second(&mut crate::options::TableOptions::new(&table))?)
+}
+
+fn rows_per_second(options: &mut crate::options::TableOptions<'_>) -> Result<Option<u64>, OptionError> {
+    match options.parsed("scan.rows-per-second", "a number of rows")? {
+        Some(0) => Err(options.wrong("scan.rows-per-second", "must be at least 1")),
+        rate => Ok(rate),
+    }
 }
 
 fn idle_timeout(options: &mut crate::options::TableOptions<'_>) -> Result<Option<Duration>, OptionError> {

@@ -11,12 +11,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::chain::{Chain, Step, Tail};
 use super::driver::{Head, Task};
-use super::source_head::{Idleness, SourceHead};
+use super::source_head::{Idleness, SourceHead, Throttle};
 use super::{TaskEvent, TaskHandle};
 use crate::checkpoint::BucketSettings;
 use crate::checkpoint::records::{Run, SubtaskState, TableState};
 use crate::clock::Clock;
 use crate::exchange::{Gate, Inbox, Output};
+use crate::fault::CrashAfterRows;
 use crate::model::{Epoch, EventTime, Generation, JobUid, KeyGroups, MaxParallelism, Subtask};
 use crate::operator::calc::Calc;
 use crate::operator::local_aggregate::LocalAggregate;
@@ -76,6 +77,7 @@ pub struct TaskContext {
     /// The first epoch of this generation.
     pub first_epoch: Epoch,
     pub buckets: BucketSettings,
+    pub crash: Option<Arc<CrashAfterRows>>,
 }
 
 /// The restored checkpoint: states of all old subtasks, and the segments that they name.
@@ -203,6 +205,7 @@ pub fn build(
         events: context.events.clone(),
         figures: Arc::clone(&handle.figures),
         needs_full_snapshot: Arc::clone(&handle.needs_full_snapshot),
+        crash: context.crash.clone(),
     };
     Ok((task, handle, states))
 }
@@ -246,7 +249,10 @@ fn source_head(
         splits.push((split.clone(), reader));
     }
     let idleness = source::idle_timeout_of(plan)?.map(|timeout| Idleness::new(timeout, context.clock));
-    Ok(SourceHead::new(index, splits, watermark, state.rows, idleness))
+    let throttle = source::rows_per_second_of(plan)?;
+    let throttle =
+        throttle.map(|rate| Throttle::new(rate as f64 / f64::from(context.parallelism), context.clock));
+    Ok(SourceHead::new(index, splits, watermark, state.rows, idleness, throttle))
 }
 
 fn make_operator(

@@ -9,6 +9,7 @@ use super::chain::{Chain, Tail};
 use super::source_head::{SourceHead, SourceRead};
 use super::{SinkSnapshot, SourceSnapshot, TaskControl, TaskError, TaskEvent, TaskFigures, TaskSnapshot};
 use crate::exchange::{Gate, Inbox, Passed};
+use crate::fault::CrashAfterRows;
 use crate::model::{Barrier, Batch, Element, EventTime};
 
 /// Where a task's rows come from.
@@ -28,6 +29,7 @@ pub struct Task {
     pub figures: Arc<TaskFigures>,
     /// Set when a snapshot got lost: the next one must hold everything.
     pub needs_full_snapshot: Arc<AtomicBool>,
+    pub crash: Option<Arc<CrashAfterRows>>,
 }
 
 enum Event {
@@ -51,7 +53,11 @@ impl Task {
                 Event::Control(TaskControl::Barrier(barrier)) => self.barrier(barrier).await?,
                 Event::Read(SourceRead::Rows(rows)) => {
                     self.tell_idleness().await?;
+                    let count = rows.num_rows();
                     self.batch(Batch::inserts(rows)).await?;
+                    if let Some(crash) = &self.crash {
+                        crash.rows(count);
+                    }
                     self.source_watermark().await?;
                     // Lets the other tasks of this thread run; a source would never wait otherwise.
                     tokio::task::yield_now().await;

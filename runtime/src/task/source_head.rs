@@ -43,6 +43,39 @@ impl Idleness {
     }
 }
 
+/// Keeps a subtask's rows to a rate.
+pub struct Throttle {
+    rows_per_second: f64,
+    clock: Clock,
+    started: Duration,
+    rows: u64,
+    waiting: Option<BoxFuture<'static, ()>>,
+}
+
+impl Throttle {
+    /// Counts from now on.
+    pub fn new(rows_per_second: f64, clock: Clock) -> Self {
+        Throttle { rows_per_second, clock, started: clock.elapsed(), rows: 0, waiting: None }
+    }
+
+    /// Ready when the next rows are due.
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                std::task::ready!(waiting.poll_unpin(cx));
+                self.waiting = None;
+            }
+            let due = self.started + Duration::from_secs_f64(self.rows as f64 / self.rows_per_second);
+            let rest = due.saturating_sub(self.clock.elapsed());
+            if rest.is_zero() {
+                return Poll::Ready(());
+            }
+            let clock = self.clock;
+            self.waiting = Some(async move { clock.sleep(rest).await }.boxed());
+        }
+    }
+}
+
 /// A source subtask.
 pub struct SourceHead {
     pub index: usize,
@@ -53,6 +86,7 @@ pub struct SourceHead {
     pub rows: u64,
     is_exhausted: bool,
     idleness: Option<Idleness>,
+    throttle: Option<Throttle>,
     timer: Option<BoxFuture<'static, ()>>,
     /// It was told downstream that all splits are idle.
     is_idle_told: bool,
@@ -74,6 +108,7 @@ impl SourceHead {
         watermark: Option<Evaluator>,
         rows: u64,
         idleness: Option<Idleness>,
+        throttle: Option<Throttle>,
     ) -> Self {
         let mut head = SourceHead {
             index,
@@ -84,6 +119,7 @@ impl SourceHead {
             rows,
             is_exhausted: false,
             idleness,
+            throttle,
             timer: None,
             is_idle_told: false,
         };
@@ -115,6 +151,9 @@ impl SourceHead {
                 }
                 self.is_exhausted = true;
                 return Poll::Ready(Ok(SourceRead::Exhausted));
+            }
+            if let Some(throttle) = &mut self.throttle {
+                std::task::ready!(throttle.poll_due(cx));
             }
             if self.is_look_due() && self.look_for_idle() == Some(None) {
                 return Poll::Ready(Ok(SourceRead::Quiet));
@@ -206,6 +245,9 @@ impl SourceHead {
 
     fn advance(&mut self, index: usize, rows: &RecordBatch) -> Result<(), TaskError> {
         self.rows += rows.num_rows() as u64;
+        if let Some(throttle) = &mut self.throttle {
+            throttle.rows += rows.num_rows() as u64;
+        }
         let open = &mut self.splits[index];
         open.quiet_since = None;
         if std::mem::take(&mut open.is_idle) {

@@ -102,6 +102,7 @@ impl GenerationRun {
             completed: completed_seen,
             first_epoch: Epoch(deploy.first_epoch),
             buckets: context.buckets.clone(),
+            crash: context.crash.clone(),
         };
         let mine: Vec<u32> =
             (0..deploy.parallelism).filter(|slot| deploy.slots[*slot as usize] == worker.0).collect();

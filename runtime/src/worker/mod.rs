@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::checkpoint::{BucketSettings, Store};
 use crate::clock::Clock;
+use crate::fault::CrashAfterRows;
 use crate::model::{Attempt, Epoch, Generation, JobUid, WorkerId};
 use crate::rpc::{
     CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, Heartbeat, MessageReceiver,
@@ -46,6 +47,8 @@ pub struct WorkerContext {
     pub tasks: Handle,
     /// How the buckets of tables are reached.
     pub buckets: BucketSettings,
+    /// Tests make the process crash.
+    pub crash: Option<Arc<CrashAfterRows>>,
 }
 
 /// A session with a coordinator ended.

@@ -63,7 +63,8 @@ fn expected_rows(expected: &str, columns: &[(String, String)]) -> Vec<String> {
     rows
 }
 
-fn check(query: &str) {
+/// A query's job, and Flink's rows.
+fn case(query: &str) -> (String, Vec<String>) {
     let expected = data(&format!("expected/{query}.jsonl.gz"));
     let columns = columns(&expected);
     let rows = expected_rows(&expected, &columns);
@@ -78,6 +79,18 @@ fn check(query: &str) {
         "{setup}\nCREATE TABLE result ({}) WITH ('connector' = 'filesystem', 'path' = 'result', 'format' = 'json');\nINSERT INTO result\n{select}",
         declared.join(", ")
     );
+    (sql, rows)
+}
+
+fn assert_rows(place: &Place, rows: &[String], case: &str) {
+    let found = place.rows("result");
+    let missing: Vec<_> = rows.iter().filter(|row| found.binary_search(row).is_err()).take(3).collect();
+    assert_eq!(found.len(), rows.len(), "{case}: first missing {missing:#?}");
+    assert!(found == rows, "{case}: first missing {missing:#?}");
+}
+
+fn check(query: &str) {
+    let (sql, rows) = case(query);
     for files in [1, 7] {
         for parallelism in [1, 2, 5] {
             let place = Place::new(parallelism, &sql);
@@ -87,20 +100,109 @@ fn check(query: &str) {
 
             let case = format!("{query}, parallelism {parallelism}, {files} files");
             assert!(output.status.success(), "{case}: {}", text(&output));
-            let found = place.rows("result");
-            let missing: Vec<_> =
-                rows.iter().filter(|row| found.binary_search(row).is_err()).take(3).collect();
-            assert_eq!(found.len(), rows.len(), "{case}: first missing {missing:#?}");
-            assert!(found == rows, "{case}: first missing {missing:#?}");
+            assert_rows(&place, &rows, &case);
         }
+    }
+}
+
+/// Small, seeded, the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        // Knuth's multiplier and increment for 64 bits; the high bits are the good ones.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// Events stay within this many lines of their place: 3.2 s of event time, and the watermark waits for 4.
+const SHUFFLED_LINES: usize = 800;
+
+fn check_shuffled(query: &str) {
+    let (sql, rows) = case(query);
+    let place = Place::new(2, &sql);
+    let text_of_events = data("events.jsonl.gz");
+    let mut lines: Vec<&str> = text_of_events.split_inclusive('\n').collect();
+    let mut random = Random(query.bytes().map(u64::from).sum());
+    for block in lines.chunks_mut(SHUFFLED_LINES) {
+        for last in (1..block.len()).rev() {
+            block.swap(last, random.below(last as u64 + 1) as usize);
+        }
+    }
+    fs::create_dir(place.path().join("events")).unwrap();
+    fs::write(place.path().join("events/part-0.jsonl"), lines.concat()).unwrap();
+
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{query}: {}", text(&output));
+    assert_rows(&place, &rows, &format!("{query}, shuffled"));
+}
+
+/// A number that a log gives after a name, each time.
+fn figures(log: &str, name: &str) -> Vec<u64> {
+    let name = format!("{name}=");
+    log.split(&name)
+        .skip(1)
+        .map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap())
+        .collect()
+}
+
+/// Crashes twice at seeded rows, and goes on each time.
+fn check_with_crashes(query: &str) {
+    let (sql, rows) = case(query);
+    let sql = sql.replacen("'format' = 'json'", "'format' = 'json', 'scan.rows-per-second' = '12500'", 1);
+    for (files, parallelism) in [(1, 1), (7, 2), (1, 5)] {
+        let case = format!("{query} with crashes, parallelism {parallelism}, {files} files");
+        let place = Place::new(parallelism, &sql);
+        let job = place.path().join("job.yaml");
+        let quick = fs::read_to_string(&job).unwrap().replace("interval: 300ms", "interval: 100ms");
+        fs::write(&job, quick).unwrap();
+        write_events(place.path(), files);
+        let mut random = Random(query.bytes().map(u64::from).sum::<u64>() + u64::from(parallelism));
+        let (mut checkpoints, mut reached) = (0, 0);
+        for crash in 0..3 {
+            let rows_until_crash = 7_000 + random.below(3_000);
+            let crashes = crash < 2;
+            let mut run = match crashes {
+                true => place.start_crashing(rows_until_crash),
+                false => place.start(&[]),
+            };
+            let ended = run.wait().unwrap();
+            let log = place.log();
+            assert_eq!(ended.success(), !crashes, "{case}: {log}");
+            let (restored_epoch, restored_rows) =
+                (figures(&log, "restored_epoch")[0], figures(&log, "restored_rows_in")[0]);
+            if crash > 0 {
+                assert!(restored_epoch > 0 && restored_rows > 0, "{case}: nothing was restored: {log}");
+                assert!(restored_rows < reached, "{case}: no row was read again: {log}");
+            }
+            // It crashes with the batch that holds the row, so that at least as many rows were read.
+            reached = restored_rows + rows_until_crash;
+            checkpoints += figures(&log, "checkpoint complete epoch").len();
+        }
+        assert!(checkpoints >= 5, "{case}: only {checkpoints} checkpoints");
+        assert_rows(&place, &rows, &case);
     }
 }
 
 macro_rules! golden {
     ($($name:ident)*) => {
-        $(#[test]
-        fn $name() {
-            check(stringify!($name));
+        $(mod $name {
+            #[test]
+            fn straight() {
+                super::check(stringify!($name));
+            }
+
+            #[test]
+            fn shuffled_within_the_watermarks_bound() {
+                super::check_shuffled(stringify!($name));
+            }
+
+            #[test]
+            fn with_crashes() {
+                super::check_with_crashes(stringify!($name));
+            }
         })*
     };
 }

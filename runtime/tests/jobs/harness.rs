@@ -50,6 +50,15 @@ impl Place {
         self.command(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
 
+    /// Starts a job that crashes after its sources have given some rows.
+    #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
+    pub fn start_crashing(&self, rows: u64) -> Child {
+        let log = fs::File::create(self.path().join("log")).unwrap();
+        let mut command = self.command(&[]);
+        command.env("MILLRACE_TEST_CRASH_AFTER_ROWS", rows.to_string());
+        command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
         command.current_dir(self.path()).arg("run").arg("job.yaml").args(arguments).stdin(Stdio::null());

@@ -1,9 +1,12 @@
-//! Crashes on request, for tests: where a power cut would hit is chosen to the row.
+//! Crashes on request, for tests: where a power cut would hit is chosen exactly.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Variable that makes a process crash after its sources have given this many rows.
 pub const CRASH_AFTER_ROWS: &str = "MILLRACE_TEST_CRASH_AFTER_ROWS";
+
+/// Variable that makes a coordinator crash after it has published a checkpoint whose results are not committed yet.
+pub const CRASH_BEFORE_COMMIT: &str = "MILLRACE_TEST_CRASH_BEFORE_COMMIT";
 
 /// Ends the process without a goodbye after some rows.
 #[derive(Debug)]
@@ -32,4 +35,9 @@ impl CrashAfterRows {
             std::process::abort();
         }
     }
+}
+
+/// True if the process is to crash between a checkpoint and its commit.
+pub fn crashes_before_commit() -> bool {
+    std::env::var_os(CRASH_BEFORE_COMMIT).is_some()
 }

@@ -7,6 +7,8 @@ mod harness;
 
 #[path = "real/broker.rs"]
 mod broker;
+#[path = "real/disk.rs"]
+mod disk;
 #[path = "real/kafka.rs"]
 mod kafka;
 #[path = "real/s3.rs"]

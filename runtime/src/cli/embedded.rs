@@ -77,7 +77,13 @@ async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
     let address = format!("127.0.0.1:{}", listener.port());
     let workers = Workers::accept(listener, uid.clone(), Attempt(1), clock);
     let buckets = job::buckets(&job.manifest);
-    let context = CoordinatorContext { clock, store: Arc::clone(&store), random, buckets: buckets.clone() };
+    let context = CoordinatorContext {
+        clock,
+        store: Arc::clone(&store),
+        random,
+        buckets: buckets.clone(),
+        crashes_before_commit: crate::fault::crashes_before_commit(),
+    };
     let (wish_sender, wish) = watch::channel(Wish::Run);
     let (report_sender, report) = watch::channel(JobReport {
         contract: 1,

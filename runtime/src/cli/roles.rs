@@ -100,6 +100,7 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
             store: job.store()?,
             random: machine_random(),
             buckets: job::buckets(&job.manifest),
+            crashes_before_commit: crate::fault::crashes_before_commit(),
         };
         let (wish_sender, wish) = watch::channel(Wish::Run);
         let report =

@@ -282,6 +282,10 @@ impl RunningJob<'_> {
         async move {
             check(&self.committers, &manifest).await?;
             checkpoints.publish(&manifest).await?;
+            let has_results = manifest.subtasks.iter().any(|state| !state.committables.is_empty());
+            if self.context.crashes_before_commit && has_results {
+                std::process::abort();
+            }
             commit(&self.committers, &manifest).await?;
             checkpoints.mark_committed(epoch, self.context.clock.now_ms()).await?;
             Ok((manifest, started))

@@ -57,6 +57,8 @@ pub struct CoordinatorContext {
     pub random: Arc<Mutex<rand::rngs::StdRng>>,
     /// How the buckets of tables are reached.
     pub buckets: BucketSettings,
+    /// Tests make the process crash after a checkpoint and before its commit.
+    pub crashes_before_commit: bool,
 }
 
 /// How a job's run ended.

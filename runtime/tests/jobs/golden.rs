@@ -165,7 +165,7 @@ fn check_with_crashes(query: &str) {
             let rows_until_crash = 7_000 + random.below(3_000);
             let crashes = crash < 2;
             let mut run = match crashes {
-                true => place.start_crashing(rows_until_crash),
+                true => place.start_crashing("MILLRACE_TEST_CRASH_AFTER_ROWS", &rows_until_crash.to_string()),
                 false => place.start(&[]),
             };
             let ended = run.wait().unwrap();

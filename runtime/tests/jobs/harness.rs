@@ -50,12 +50,11 @@ impl Place {
         self.command(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
 
-    /// Starts a job that crashes after its sources have given some rows.
-    #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
-    pub fn start_crashing(&self, rows: u64) -> Child {
+    /// Starts a job that crashes where a variable says.
+    pub fn start_crashing(&self, variable: &str, value: &str) -> Child {
         let log = fs::File::create(self.path().join("log")).unwrap();
         let mut command = self.command(&[]);
-        command.env("MILLRACE_TEST_CRASH_AFTER_ROWS", rows.to_string());
+        command.env(variable, value);
         command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
 

@@ -8,7 +8,8 @@ use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest};
+use kafka_protocol::messages::{CreateTopicsRequest, ListTransactionsRequest, ProduceRequest};
+use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use millrace::clock::Clock;
 use millrace::kafka::{Client, name};
@@ -161,6 +162,16 @@ impl Broker {
         let answer =
             self.runtime.block_on(async { self.client().call(&self.address, &request, 11).await }).unwrap();
         assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+    }
+
+    /// Ids of transactions that are open.
+    pub fn open_transactions(&self) -> Vec<String> {
+        let request = ListTransactionsRequest::default()
+            .with_state_filters(vec![StrBytes::from_static_str("Ongoing")])
+            .with_duration_filter(-1);
+        let listed = async { self.client().call(&self.address, &request, 1).await };
+        let listed = self.runtime.block_on(listed).unwrap();
+        listed.transaction_states.iter().map(|state| state.transactional_id.0.to_string()).collect()
     }
 
     /// All committed values of a topic, sorted, as Kafka's own consumer reads them; at least `expected`, if it can find as many.

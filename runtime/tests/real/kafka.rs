@@ -186,3 +186,48 @@ fn a_broker_without_the_second_generation_of_transactions_is_refused() {
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("transaction.version at 2, and it is at 1"), "{text}");
 }
+
+/// A job with a checkpoint whose results are prepared and not committed, and a short time-out.
+fn cut_off_before_commit(broker: &Broker, timeout_ms: u64) -> Place {
+    for topic in ["events", "picked", "totals"] {
+        broker.create_topic(topic, 1);
+    }
+    broker.append("events", 0, &[row(3), row(4), row(10)]);
+    let timeout = format!("'topic' = 'picked', 'properties.transaction.timeout.ms' = '{timeout_ms}'");
+    let place = Place::new(1, &sql(broker.address()).replace("'topic' = 'picked'", &timeout));
+    let crashed = place.start_crashing("MILLRACE_TEST_CRASH_BEFORE_COMMIT", "1").wait().unwrap();
+    assert!(!crashed.success());
+    assert!(!broker.open_transactions().is_empty(), "{}", place.log());
+    place
+}
+
+#[test]
+fn a_commit_that_was_cut_off_is_made_by_the_next_start() {
+    let broker = Broker::start(2);
+    let place = cut_off_before_commit(&broker, 60_000);
+
+    let mut job = place.start(&[]);
+    place.wait_until("the job runs on", || place.log().contains("checkpoint complete"));
+    job.kill().unwrap();
+    job.wait().unwrap();
+
+    assert_eq!(broker.committed("picked", 2), ["{\"id\":10,\"k\":3}", "{\"id\":3,\"k\":3}"]);
+}
+
+#[test]
+fn a_transaction_that_the_broker_has_ended_is_reported_as_lost() {
+    let broker = Broker::start(2);
+    let place = cut_off_before_commit(&broker, 3_000);
+    place.wait_until("the broker has ended the transaction", || broker.open_transactions().is_empty());
+
+    for _ in 0..2 {
+        let output = place.run(&[]);
+
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        for words in ["SinkTransactionLost: 2 rows of epoch", "the topic 'picked' are lost", "CompleteAbort"]
+        {
+            assert!(text.contains(words), "{words} is not in: {text}");
+        }
+    }
+}

@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::harness::{Place, text, wait_until};
 
@@ -26,9 +31,13 @@ struct Server {
 
 impl Server {
     fn start(folder: &Path) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self::start_at(folder, port)
+    }
+
+    fn start_at(folder: &Path, port: u16) -> Self {
         let program = std::env::var("MILLRACE_TEST_S3")
             .expect("MILLRACE_TEST_S3 names the server; run `make test-real`");
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = Command::new(program)
             .args(["--port", &format!("127.0.0.1:{port}"), "posix"])
             .arg(folder)
@@ -176,4 +185,78 @@ INSERT INTO bids SELECT bid.auction, bid.price, bid.url, bid.extra FROM events W
     let expected = straight.rows("bids");
     assert_eq!(rows.len(), expected.len());
     assert!(rows.iter().eq(expected.iter()));
+}
+
+/// Answers every request with an error until it goes away.
+struct Unavailable {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    port: u16,
+}
+
+impl Unavailable {
+    fn start(port: u16) -> Self {
+        let mut bound = None;
+        wait_until("the port is free", || {
+            bound = TcpListener::bind(("127.0.0.1", port)).ok();
+            bound.is_some()
+        });
+        let (listener, is_over) = (bound.unwrap(), Arc::<AtomicBool>::default());
+        let over = Arc::clone(&is_over);
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                // What the client thinks of it is the client's business.
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 65_536]);
+                let _ = stream.write_all(
+                    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                );
+            }
+        });
+        Unavailable { is_over, thread: Some(thread), port }
+    }
+}
+
+impl Drop for Unavailable {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        // Wakes the listener.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+#[test]
+fn a_store_that_answers_errors_for_a_minute_loses_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    fs::create_dir(data.path().join("state")).unwrap();
+    let server = Server::start(data.path());
+    let port = server.port;
+    let slow = SQL.replace("'rows-per-second' = '50000'", "'rows-per-second' = '5000'");
+    let place = place_of(&server, "millrace-secret", &slow);
+    let mut job = place.start(&["--workers", "2"]);
+    place.wait_until("a checkpoint is complete", || checkpoints(&place.log()) >= 1);
+
+    drop(server);
+    let unavailable = Unavailable::start(port);
+    let since = now();
+    place.wait_until("a minute is over", || now() - since > Duration::from_secs(55));
+    let log = place.log();
+    assert!(log.contains("503") && log.contains("s3://state/jobs/default/job"), "{log}");
+    assert!(job.try_wait().unwrap().is_none(), "the job has ended: {log}");
+    drop(unavailable);
+    let _server = Server::start_at(data.path(), port);
+
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    let straight = Place::new(1, &SQL.replace(", 'rows-per-second' = '50000'", ""));
+    assert!(straight.run(&[]).status.success());
+    assert_eq!(place.rows("totals"), straight.rows("totals"));
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test lasts for as long as the outage that it makes")]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -1,0 +1,76 @@
+//! A disk that is full: a small file system in memory, which needs root.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::Place;
+
+const SQL: &str = "
+CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, price BIGINT, extra STRING, `dateTime` TIMESTAMP(3)>,
+  ts AS bid.`dateTime`, WATERMARK FOR ts AS ts - INTERVAL '4' SECOND
+) WITH ('connector' = 'nexmark', 'events' = '100000', 'splits' = '4', 'rows-per-second' = '50000');
+CREATE TABLE bids (auction BIGINT, price BIGINT, extra STRING)
+  WITH ('connector' = 'filesystem', 'path' = 'disk/bids', 'format' = 'json');
+INSERT INTO bids SELECT bid.auction, bid.price, bid.extra FROM events WHERE event_type = 2;";
+
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(folder: &Path) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        mount(&["-t", "tmpfs", "-o", "size=512k", "tmpfs"], folder);
+        Disk(folder.to_owned())
+    }
+
+    fn grow(&self) {
+        mount(&["-o", "remount,size=256m"], &self.0);
+    }
+}
+
+fn mount(options: &[&str], folder: &Path) {
+    let mounted = Command::new("mount").args(options).arg(folder).output().unwrap();
+    assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // A process that was just killed may still hold a file open.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn check(place: &Place, disk: &Disk, what: &str) {
+    let mut job = place.start(&[]);
+    place.wait_until("the full disk is named", || {
+        place.log().contains("No space left on device") && place.log().contains(what)
+    });
+    assert!(job.try_wait().unwrap().is_none(), "the job has ended: {}", place.log());
+
+    disk.grow();
+
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    let straight = Place::new(1, &SQL.replace(", 'rows-per-second' = '50000'", ""));
+    assert!(straight.run(&[]).status.success());
+    let (found, expected) = (place.rows("disk/bids"), straight.rows("disk/bids"));
+    assert_eq!(found.len(), expected.len());
+    assert!(found == expected);
+}
+
+#[test]
+fn results_on_a_full_disk_wait_until_there_is_room() {
+    let place = Place::new(2, SQL);
+    let disk = Disk::mount(&place.path().join("disk"));
+
+    check(&place, &disk, "disk/bids");
+}
+
+#[test]
+fn checkpoints_on_a_full_disk_wait_until_there_is_room() {
+    let place = Place::new(2, SQL);
+    let disk = Disk::mount(&place.path().join(".millrace"));
+    // Something else has filled it.
+    fs::write(place.path().join(".millrace/ballast"), vec![1; 500 << 10]).unwrap();
+
+    check(&place, &disk, ".millrace");
+}

@@ -4,7 +4,7 @@ CARGO := cargo
 CLUSTER := e2e/cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-real lint deny generate ci cluster-check cluster-up cluster-install cluster-down e2e
+.PHONY: help build bench demo test test-real lint deny generate ci cluster-check cluster-up cluster-install cluster-down demo-cluster e2e
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,10 @@ lint: ## check format and lints
 deny: ## check licences, sources and banned crates
 	scripts/deny
 
+bench: ## build for speed and time benchmark queries (docs/performance.md)
+	$(CARGO) build --release --package millrace
+	bench/run
+
 generate: ## write the generated files anew
 	MILLRACE_REGENERATE=1 $(CARGO) test --workspace --quiet --test manifests
 
@@ -47,6 +51,9 @@ cluster-install: build ## install this checkout's controller and runtime on the 
 
 e2e: cluster-up cluster-install ## on the cluster: one job through all faults, its outputs compared row by row (E2E="--short" for three faults)
 	e2e/cluster/enter $(CARGO_TARGET_DIR)/debug/millrace-e2e --folder $(CARGO_TARGET_DIR)/e2e $(E2E)
+
+demo-cluster: cluster-up cluster-install ## the demo as pods on the cluster
+	scripts/demo-cluster
 
 cluster-down: ## take the cluster down; leaves nothing but the cache
 	$(CLUSTER)/down

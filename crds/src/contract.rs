@@ -22,6 +22,8 @@ pub struct Report {
     pub last_checkpoint: Option<ReportedCheckpoint>,
     pub failed_checkpoints: u64,
     pub last_failure: Option<String>,
+    /// Its kind, in PascalCase, such as `WorkerLost`: the reason of conditions.
+    pub last_failure_kind: Option<String>,
     pub workers: u32,
 }
 

@@ -34,7 +34,8 @@ pub fn compute(job: &StreamJob, decision: &Decision, observed: &Observed, now: T
         if let Some(message) = &report.last_failure {
             let message: String = message.chars().take(MESSAGE_MAX).collect();
             if old.last_failure.as_ref().is_none_or(|known| known.message != message) {
-                status.last_failure = Some(FailureStatus { at: Some(seconds(now)), message });
+                let kind = report.last_failure_kind.clone().unwrap_or_default();
+                status.last_failure = Some(FailureStatus { at: Some(seconds(now)), kind, message });
             }
         }
         if let Some(checkpoint) = &report.last_checkpoint {
@@ -118,7 +119,10 @@ fn conditions(
         (Phase::Succeeded, _) => (true, "Succeeded", "the bounded input has been processed"),
         (Phase::Suspended, _) => (false, "Suspended", "spec.suspend is true"),
         (Phase::Failed, _) if refusal.is_some() => refusal.unwrap_or_default(),
-        (Phase::Failed, _) => (false, "Failed", failure),
+        (Phase::Failed, _) => match decision {
+            Decision::Fail { kind, message } => (false, kind.as_str(), message.as_str()),
+            _ => (false, "Failed", failure),
+        },
         (_, Some(obstacle)) => (false, "PodsNotRunning", obstacle),
         (Phase::Recovering, _) if observed.report.is_none() => {
             (false, "CoordinatorSilent", "the coordinator does not answer; the job goes on when it is back")
@@ -142,7 +146,7 @@ fn conditions(
     let degraded =
         if is_degraded { (true, ready.1, ready.2) } else { (false, "Healthy", "nothing is wrong") };
     let stalled = match decision {
-        Decision::Fail { message } => (true, "Failed", message.as_str()),
+        Decision::Fail { kind, message } => (true, kind.as_str(), message.as_str()),
         Decision::Refuse(refusal) => (true, refusal.reason, refusal.message.as_str()),
         _ => (false, "NotStalled", "nothing waits for you"),
     };
@@ -231,8 +235,13 @@ mod tests {
         assert!(holds(&recovering, "Degraded").0);
         assert_eq!(recovering.conditions[0].last_transition_time.0, at(5));
         assert_eq!(recovering.conditions[3].last_transition_time.0, at(1), "Stalled has not changed");
-        let failed =
-            compute(&job, &Decision::Fail { message: "x".to_owned() }, &seen("Failed", 1, 1_000), at(6));
+        let failed = compute(
+            &job,
+            &Decision::Fail { kind: "InvalidData".to_owned(), message: "x".to_owned() },
+            &seen("Failed", 1, 1_000),
+            at(6),
+        );
+        assert_eq!(holds(&failed, "Ready"), (false, "InvalidData".to_owned()));
         assert_eq!((failed.phase, holds(&failed, "Stalled").0), (Phase::Failed, true));
     }
 }

@@ -145,6 +145,9 @@ pub struct Failed {
     /// The same would happen again.
     #[prost(bool, tag = "2")]
     pub is_permanent: bool,
+    /// What kind of failure it is, in PascalCase.
+    #[prost(string, tag = "3")]
+    pub kind: String,
 }
 
 /// From the coordinator.

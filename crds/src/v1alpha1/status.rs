@@ -81,6 +81,8 @@ pub struct FailureStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub at: Option<String>,
+    /// What kind of failure it is, such as `WorkerLost`, `StoreUnavailable` or `SinkTransactionLost`.
+    pub kind: String,
     /// What has failed, in words; at most 1,024 characters.
     pub message: String,
 }

@@ -20,7 +20,7 @@ pub enum Decision {
     /// Keep no workers: the job is done.
     Finish,
     /// The job has failed and waits for the user; its coordinator stays to be read.
-    Fail { message: String },
+    Fail { kind: String, message: String },
     /// The spec cannot be acted on and waits for the user; what runs, runs on.
     Refuse(Refusal),
 }
@@ -79,7 +79,10 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
     match report {
         Some(report) if report.phase == "Failed" => {
             let message = report.last_failure.clone().unwrap_or_else(|| "the job has failed".to_owned());
-            Decision::Fail { message }
+            Decision::Fail {
+                kind: report.last_failure_kind.clone().unwrap_or_else(|| "Failed".to_owned()),
+                message,
+            }
         }
         _ => Decision::Run { attempt: status.attempt },
     }
@@ -188,7 +191,7 @@ mod tests {
                 "a failed job waits for the user",
                 with_status(old.clone(), 1, &old),
                 seen(1, "Failed", &[1]),
-                Decision::Fail { message: "the job has failed".to_owned() },
+                Decision::Fail { kind: "Failed".to_owned(), message: "the job has failed".to_owned() },
             ),
             (
                 "a changed spec restarts a failed job",

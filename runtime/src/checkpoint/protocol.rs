@@ -226,7 +226,7 @@ pub async fn check_owner(store: &dyn Store, identity: &JobIdentity) -> Result<()
         Owner::Ours => return Ok(()),
         Owner::Other { name, uid } => format!(
             "'{location}' holds the state of the job '{name}' (uid {uid}), not of '{}' (uid {}); choose another \
-             checkpoint.location, or name that state in startFrom",
+             checkpoint.location, or remove what is there",
             ours.name, ours.uid
         ),
         Owner::OtherMaxParallelism { stored } => format!(
@@ -407,7 +407,7 @@ mod tests {
         let asked = check_owner(store.as_ref(), &identity("b", 1)).await;
         assert!(matches!(asked, Err(CheckpointError::Refused { .. })));
         assert!(
-            text.contains("'default/a'") && text.contains("'default/b'") && text.contains("startFrom"),
+            text.contains("'default/a'") && text.contains("'default/b'") && text.contains("remove what is there"),
             "{text}"
         );
     }

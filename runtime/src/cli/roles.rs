@@ -145,6 +145,7 @@ async fn show_failure(arguments: &CoordinatorArguments, error: UserError) -> Res
         attempt: arguments.attempt,
         phase: Phase::Failed,
         last_failure: Some(error.to_string()),
+        last_failure_kind: Some("InvalidManifest".to_owned()),
         ..Default::default()
     };
     let (_sender, report) = watch::channel(report);

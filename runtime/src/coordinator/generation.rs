@@ -159,7 +159,7 @@ impl RunningJob<'_> {
                     match says {
                         WorkerSays::Deployed(_) => drop(waiting.remove(&worker)),
                         WorkerSays::Failed(failed) => {
-                            return Err(failure(failed.message, failed.is_permanent));
+                            return Err(failure(failed.message, failed.kind, failed.is_permanent));
                         }
                         _ => {}
                     }
@@ -239,7 +239,9 @@ impl RunningJob<'_> {
             WorkerSays::Exhausted(exhausted) => {
                 run.sources_left.remove(&(exhausted.chain, exhausted.subtask));
             }
-            WorkerSays::Failed(failed) => return Err(failure(failed.message, failed.is_permanent)),
+            WorkerSays::Failed(failed) => {
+                return Err(failure(failed.message, failed.kind, failed.is_permanent));
+            }
             WorkerSays::Snapshot(snapshot) => {
                 let Some(pending) = &mut run.pending else { return Ok(()) };
                 let epoch = Epoch(snapshot.epoch);
@@ -320,11 +322,11 @@ impl RunningJob<'_> {
 }
 
 fn lost(worker: WorkerId, reason: &str) -> Stop {
-    failure(format!("lost worker {worker}: {reason}"), false)
+    failure(format!("lost worker {worker}: {reason}"), "WorkerLost".to_owned(), false)
 }
 
-fn failure(message: String, is_permanent: bool) -> Stop {
-    Stop::Failure(Failure { message, is_permanent })
+fn failure(message: String, kind: String, is_permanent: bool) -> Stop {
+    Stop::Failure(Failure { message, kind, is_permanent })
 }
 
 /// The result of the publishing under way; never, if there is none.

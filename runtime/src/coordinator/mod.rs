@@ -78,7 +78,7 @@ pub enum JobError {
     Fenced { source: CheckpointError },
     /// The user must act.
     #[snafu(display("{message}"))]
-    Failed { message: String },
+    Failed { kind: String, message: String },
     /// The restart strategy gives up.
     #[snafu(display("gave up after {restarts} restarts: {message}"))]
     GaveUp { restarts: u32, message: String },
@@ -87,10 +87,23 @@ pub enum JobError {
 /// Rest before the next generation when a worker went away before its tasks had started.
 const AGAIN_REST: std::time::Duration = std::time::Duration::from_millis(200);
 
+impl JobError {
+    /// The kind of failure, as conditions name it.
+    pub fn kind(&self) -> &str {
+        match self {
+            JobError::Fenced { .. } => "Fenced",
+            JobError::Failed { kind, .. } => kind,
+            JobError::GaveUp { .. } => "GaveUp",
+        }
+    }
+}
+
 /// What stops one generation: whether and how to go on is decided from it.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub message: String,
+    /// As conditions name it, in PascalCase.
+    pub kind: String,
     pub is_permanent: bool,
 }
 
@@ -128,6 +141,7 @@ pub async fn run(
                 JobReport::change(&report, |report| {
                     report.phase = Phase::Failed;
                     report.last_failure = Some(error.to_string());
+                    report.last_failure_kind = Some(error.kind().to_owned());
                 });
                 return Err(error);
             }
@@ -144,12 +158,13 @@ pub async fn run(
             report.phase = Phase::Recovering;
             report.restarts += 1;
             report.last_failure = Some(failure.message.clone());
+            report.last_failure_kind = Some(failure.kind.clone());
         });
         if failure.is_permanent {
             error!(error = %failure.message, "the job has failed");
             workers.dismiss("the job has failed").await;
             JobReport::change(&report, |report| report.phase = Phase::Failed);
-            return FailedSnafu { message: failure.message }.fail();
+            return FailedSnafu { kind: failure.kind, message: failure.message }.fail();
         }
         let jitter = rand::Rng::random_range(&mut *context.random.lock(), 0.0..1.0);
         match restart.next(context.clock.elapsed(), jitter) {
@@ -184,25 +199,32 @@ impl From<CheckpointError> for Stop {
             CheckpointError::Fenced { .. } | CheckpointError::Superseded { .. } => {
                 Stop::Error(JobError::Fenced { source })
             }
-            CheckpointError::Store { .. } => {
-                Stop::Failure(Failure { message: chain(&source), is_permanent: false })
+            CheckpointError::Store { .. } => Stop::Failure(Failure {
+                message: chain(&source),
+                kind: "StoreUnavailable".to_owned(),
+                is_permanent: false,
+            }),
+            CheckpointError::Refused { .. } => {
+                Stop::Error(JobError::Failed { kind: "StateRefused".to_owned(), message: chain(&source) })
             }
-            _ => Stop::Error(JobError::Failed { message: chain(&source) }),
+            CheckpointError::Malformed { .. } | CheckpointError::Missing { .. } => {
+                Stop::Error(JobError::Failed { kind: "StateDamaged".to_owned(), message: chain(&source) })
+            }
         }
     }
 }
 
 impl From<SinkError> for Stop {
     fn from(error: SinkError) -> Self {
-        let is_permanent = error.is_permanent();
-        Stop::Failure(Failure { message: chain(&error), is_permanent })
+        let (kind, is_permanent) = (error.kind().to_owned(), error.is_permanent());
+        Stop::Failure(Failure { message: chain(&error), kind, is_permanent })
     }
 }
 
 impl From<SourceError> for Stop {
     fn from(error: SourceError) -> Self {
-        let is_permanent = !matches!(error, SourceError::Io { .. });
-        Stop::Failure(Failure { message: chain(&error), is_permanent })
+        let (kind, is_permanent) = (error.kind().to_owned(), error.is_permanent());
+        Stop::Failure(Failure { message: chain(&error), kind, is_permanent })
     }
 }
 
@@ -304,7 +326,7 @@ fn plan_to_run(restored: Option<&Manifest>, sql: &str, compiled: &Plan) -> Resul
          over with --from none, or give the new pipeline another name",
         manifest.epoch
     );
-    Err(Stop::Error(JobError::Failed { message }))
+    Err(Stop::Error(JobError::Failed { kind: "PlanChanged".to_owned(), message }))
 }
 
 /// A committer and the operator that it commits for.

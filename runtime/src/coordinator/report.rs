@@ -74,6 +74,8 @@ pub struct JobReport {
     pub last_checkpoint: Option<CheckpointReport>,
     pub failed_checkpoints: u64,
     pub last_failure: Option<String>,
+    /// Its kind, in PascalCase.
+    pub last_failure_kind: Option<String>,
     pub workers: u32,
     #[serde(skip)]
     pub tasks: BTreeMap<WorkerId, Vec<TaskReport>>,

@@ -32,7 +32,7 @@ pub enum OperatorError {
     State { table: String },
     /// The end of the chain does not take the rows.
     #[snafu(display("{message}"))]
-    Refused { message: String, is_permanent: bool },
+    Refused { message: String, kind: &'static str, is_permanent: bool },
 }
 
 /// Takes what an operator emits.

@@ -266,6 +266,7 @@ impl SinkCommitter for BucketCommitter {
         let mut staged = Vec::new();
         for bytes in committables {
             let upload = StagedUpload::decode(bytes.as_slice()).map_err(|_| SinkError::Lost {
+                kind: "SinkFileLost",
                 message: "a checkpoint names an upload in an unknown form".to_owned(),
             })?;
             staged.push(upload);
@@ -295,16 +296,18 @@ impl BucketCommitter {
                 Ok(())
             }
             Ok(bytes) => Err(SinkError::Lost {
+                kind: "SinkFileLost",
                 message: format!(
-                    "SinkFileChanged: '{address}' has {} bytes and is not what was uploaded with {}; something else has \
+                    "'{address}' has {} bytes and is not what was uploaded with {}; something else has \
                      written it",
                     bytes.len(),
                     staged.bytes
                 ),
             }),
             Err(Error::NotFound { .. }) => Err(SinkError::Lost {
+                kind: "SinkFileLost",
                 message: format!(
-                    "SinkFileLost: the upload of '{address}' is gone with its {} bytes of results ({gone}); a lifecycle rule that \
+                    "the upload of '{address}' is gone with its {} bytes of results ({gone}); a lifecycle rule that \
                      aborts unfinished uploads must leave them alone for longer than the job may be down",
                     staged.bytes
                 ),

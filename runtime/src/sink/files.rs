@@ -114,7 +114,9 @@ impl FileWriter {
             let encoder = JsonEncoder::new(&batch.records.schema());
             self.open = Some(OpenFile { staged, file, encoder, bytes: 0 });
         }
-        self.open.as_mut().ok_or(SinkError::Lost { message: "no file is open".to_owned() })
+        self.open
+            .as_mut()
+            .ok_or(SinkError::Lost { kind: "SinkFileLost", message: "no file is open".to_owned() })
     }
 
     fn action(&self, what: &str) -> IoSnafu<String> {
@@ -218,6 +220,7 @@ fn decode(committables: &[Committable]) -> Result<Vec<StagedFile>, SinkError> {
     let decoded =
         committables.iter().map(|bytes| StagedFile::decode(bytes.as_slice())).collect::<Result<_, _>>();
     decoded.map_err(|_| SinkError::Lost {
+        kind: "SinkFileLost",
         message: "a checkpoint names a staged file in an unknown form".to_owned(),
     })
 }
@@ -233,7 +236,7 @@ fn show(file: &StagedFile) -> Result<(), SinkError> {
     match length(&to) {
         Ok(bytes) => {
             let message = format!("'{}' has {bytes} bytes, and {} were committed", to.display(), file.bytes);
-            ensure!(bytes == file.bytes, LostSnafu { message });
+            ensure!(bytes == file.bytes, LostSnafu { kind: "SinkFileLost", message });
             Ok(())
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -242,7 +245,7 @@ fn show(file: &StagedFile) -> Result<(), SinkError> {
                 from.display(),
                 file.bytes
             );
-            LostSnafu { message }.fail()
+            LostSnafu { kind: "SinkFileLost", message }.fail()
         }
         Err(source) => Err(SinkError::Io { action: format!("read '{}'", to.display()), source }),
     }
@@ -261,7 +264,9 @@ async fn blocking_result(
     run: impl FnOnce() -> Result<(), SinkError> + Send + 'static,
 ) -> Result<(), SinkError> {
     let joined = tokio::task::spawn_blocking(run).await;
-    joined.unwrap_or_else(|error| Err(SinkError::Lost { message: format!("a commit ended early: {error}") }))
+    joined.unwrap_or_else(|error| {
+        Err(SinkError::Lost { kind: "SinkFileLost", message: format!("a commit ended early: {error}") })
+    })
 }
 
 #[cfg(test)]

@@ -36,15 +36,25 @@ pub enum SinkError {
     /// The outside failed; trying again may help.
     #[snafu(display("failed to {action}"))]
     Io { action: String, source: std::io::Error },
-    /// What was prepared is gone: results would be lost.
-    #[snafu(display("{message}"))]
-    Lost { message: String },
+    /// What was prepared is gone: results would be lost. `kind` is the reason that conditions name.
+    #[snafu(display("{kind}: {message}"))]
+    Lost { kind: &'static str, message: String },
 }
 
 impl SinkError {
     /// True if trying again gives the same.
     pub fn is_permanent(&self) -> bool {
         !matches!(self, SinkError::Io { .. })
+    }
+
+    /// The kind of failure, as conditions name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            SinkError::Options { .. } => "InvalidOptions",
+            SinkError::Data { .. } => "SinkRejected",
+            SinkError::Io { .. } => "SinkUnavailable",
+            SinkError::Lost { kind, .. } => kind,
+        }
     }
 }
 

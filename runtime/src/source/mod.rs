@@ -33,6 +33,22 @@ pub enum SourceError {
     Io { action: String, source: std::io::Error },
 }
 
+impl SourceError {
+    /// True if trying again gives the same.
+    pub fn is_permanent(&self) -> bool {
+        !matches!(self, SourceError::Io { .. })
+    }
+
+    /// The kind of failure, as conditions name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            SourceError::Options { .. } => "InvalidOptions",
+            SourceError::Data { .. } => "InvalidData",
+            SourceError::Io { .. } => "SourceUnavailable",
+        }
+    }
+}
+
 /// A part of a source that one subtask reads in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {

@@ -54,9 +54,19 @@ impl BuildError {
     /// True if trying again gives the same.
     pub fn is_permanent(&self) -> bool {
         match self {
-            BuildError::Source { source } => !matches!(source, SourceError::Io { .. }),
+            BuildError::Source { source } => source.is_permanent(),
             BuildError::Sink { source } => source.is_permanent(),
             _ => true,
+        }
+    }
+
+    /// The kind of failure, as conditions name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            BuildError::Source { source } => source.kind(),
+            BuildError::Sink { source } => source.kind(),
+            BuildError::Segment { .. } | BuildError::NotFetched { .. } => "StateDamaged",
+            BuildError::Operator { .. } | BuildError::Evaluate { .. } | BuildError::Plan { .. } => "Internal",
         }
     }
 }
@@ -161,7 +171,7 @@ pub fn build(
         let above = input.clone().or_else(|| input_schema(&context.plan, *index));
         match &operator.kind {
             Some(OperatorKind::Source(plan)) => {
-                head = Some(Head::Source(source_head(context, *index, plan, &output, &state)?));
+                head = Some(Head::Source(Box::new(source_head(context, *index, plan, &output, &state)?)));
             }
             Some(OperatorKind::Sink(plan)) => {
                 let connector = sink::connector(plan, sink_identity(context, operator))?;

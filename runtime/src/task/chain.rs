@@ -47,17 +47,17 @@ impl Tail {
             Tail::Outputs(outputs) => outputs
                 .iter_mut()
                 .try_for_each(|output| output.push(batch))
-                .map_err(|error| refused(&error, false)),
+                .map_err(|error| refused(&error, "WorkerLost", false)),
             Tail::Sink { writer, rows, .. } => {
                 *rows += batch.rows() as u64;
-                writer.write(batch).map_err(|error| refused(&error, error.is_permanent()))
+                writer.write(batch).map_err(|error| refused(&error, error.kind(), error.is_permanent()))
             }
         }
     }
 }
 
-fn refused(error: &impl std::error::Error, is_permanent: bool) -> OperatorError {
-    OperatorError::Refused { message: crate::error::chain(error), is_permanent }
+fn refused(error: &impl std::error::Error, kind: &'static str, is_permanent: bool) -> OperatorError {
+    OperatorError::Refused { message: crate::error::chain(error), kind, is_permanent }
 }
 
 impl Chain {

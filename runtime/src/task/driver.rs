@@ -14,7 +14,7 @@ use crate::model::{Barrier, Batch, Element, EventTime};
 
 /// Where a task's rows come from.
 pub enum Head {
-    Source(SourceHead),
+    Source(Box<SourceHead>),
     Gate { inbox: Arc<Inbox>, gate: Gate },
 }
 

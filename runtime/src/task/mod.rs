@@ -42,11 +42,22 @@ impl TaskError {
     /// True if the same rows would fail again: a restart does not help.
     pub fn is_permanent(&self) -> bool {
         match self {
-            TaskError::Source { source } => !matches!(source, SourceError::Io { .. }),
+            TaskError::Source { source } => source.is_permanent(),
             TaskError::Sink { source } => source.is_permanent(),
             TaskError::Operator { source: OperatorError::Refused { is_permanent, .. } } => *is_permanent,
             TaskError::Operator { .. } => true,
             TaskError::Output { .. } => false,
+        }
+    }
+
+    /// The kind of failure, as conditions name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            TaskError::Source { source } => source.kind(),
+            TaskError::Sink { source } => source.kind(),
+            TaskError::Operator { source: OperatorError::Refused { kind, .. } } => kind,
+            TaskError::Operator { .. } => "InvalidData",
+            TaskError::Output { .. } => "WorkerLost",
         }
     }
 }

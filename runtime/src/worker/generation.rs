@@ -86,7 +86,7 @@ impl GenerationRun {
     ) -> Result<Self, Failed> {
         let Some((plan, groups)) = deploy.plan.clone().zip(MaxParallelism::new(deploy.max_parallelism))
         else {
-            return Err(failed("the deployment is malformed", true));
+            return Err(failed("the deployment is malformed", "Internal", true));
         };
         let (events_sender, events) = mpsc::channel(EVENTS_QUEUED_MAX);
         let (completed, completed_seen) = watch::channel(Epoch(0));
@@ -115,7 +115,7 @@ impl GenerationRun {
                 let outputs = wiring.outputs(&task_context, chain_index, *slot);
                 let built = build(&task_context, chain_index, Subtask(*slot), &restored, inbox, outputs);
                 let (task, handle, state) =
-                    built.map_err(|error| failed(&chain(&error), error.is_permanent()))?;
+                    built.map_err(|error| failed(&chain(&error), error.kind(), error.is_permanent()))?;
                 let operators = task_context.topology.chains[chain_index].iter();
                 states.extend(operators.zip(state).map(|(operator, state)| ((*operator, *slot), state)));
                 tasks.push(task);
@@ -210,11 +210,11 @@ impl GenerationRun {
             tokio::select! {
                 biased;
                 Some(ended) = self.tasks.join_next() => return Happened::Failed(match ended {
-                    Ok(Ok(())) => failed("a task ended by itself", false),
-                    Ok(Err(error)) => failed(&chain(&error), error.is_permanent()),
-                    Err(panic) => failed(&format!("a task panicked: {panic}"), false),
+                    Ok(Ok(())) => failed("a task ended by itself", "TaskFailed", false),
+                    Ok(Err(error)) => failed(&chain(&error), error.kind(), error.is_permanent()),
+                    Err(panic) => failed(&format!("a task panicked: {panic}"), "TaskFailed", false),
                 }),
-                Some(reason) = self.broken.recv() => return Happened::Failed(failed(&reason, false)),
+                Some(reason) = self.broken.recv() => return Happened::Failed(failed(&reason, "WorkerLost", false)),
                 Some(uploaded) = self.uploaded.recv() => return match uploaded {
                     Ok(snapshot) => Happened::Says(WorkerSays::Snapshot(snapshot)),
                     Err(failed) => Happened::Failed(failed),
@@ -226,7 +226,7 @@ impl GenerationRun {
                     }
                     TaskEvent::Snapshot(snapshot) => {
                         if self.uploads.try_send(Upload::Snapshot(snapshot)).is_err() {
-                            return Happened::Failed(failed("uploads of checkpoints cannot keep up", false));
+                            return Happened::Failed(failed("uploads of checkpoints cannot keep up", "CheckpointFailed", false));
                         }
                     }
                 },
@@ -253,8 +253,8 @@ impl GenerationRun {
     }
 }
 
-fn failed(message: &str, is_permanent: bool) -> Failed {
-    Failed { message: message.to_owned(), is_permanent }
+fn failed(message: &str, kind: &str, is_permanent: bool) -> Failed {
+    Failed { message: message.to_owned(), is_permanent, kind: kind.to_owned() }
 }
 
 /// Fetches the segments that hold state of this worker's slots.
@@ -279,10 +279,11 @@ async fn fetch(
             Ok(None) => {
                 return Err(failed(
                     &format!("the segment '{key}' is missing from {}", context.store.location()),
+                    "StateDamaged",
                     true,
                 ));
             }
-            Err(error) => return Err(failed(&chain(&error), false)),
+            Err(error) => return Err(failed(&chain(&error), "StoreUnavailable", false)),
         }
     }
     Ok(Restored { subtasks: deploy.restored.clone(), segments })
@@ -308,13 +309,15 @@ async fn run_uploads(
             Ok(None) => continue,
             Err(error) => {
                 // The worker only goes away together with this.
-                let _ = uploaded.send(Err(failed(&chain(&error), false))).await;
+                let _ = uploaded.send(Err(failed(&chain(&error), "CheckpointFailed", false))).await;
                 return;
             }
         };
         let answer = match snapshots.upload(epoch, complete).await {
             Ok(answer) => Ok(answer),
-            Err(error @ SnapshotError::Sink { .. }) => Err(failed(&chain(&error), error.is_permanent())),
+            Err(error @ SnapshotError::Sink { .. }) => {
+                Err(failed(&chain(&error), error.kind(), error.is_permanent()))
+            }
             Err(error) => {
                 warn!(%epoch, error = %chain(&error), "failed to store a checkpoint");
                 need_full();

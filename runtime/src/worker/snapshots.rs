@@ -39,6 +39,15 @@ impl SnapshotError {
     pub fn is_permanent(&self) -> bool {
         matches!(self, SnapshotError::Sink { source } if source.is_permanent())
     }
+
+    /// The kind of failure, as conditions name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            SnapshotError::Sink { source } => source.kind(),
+            SnapshotError::Store { .. } => "StoreUnavailable",
+            _ => "CheckpointFailed",
+        }
+    }
 }
 
 /// Collects the snapshots of a worker's tasks, and knows which runs make up each subtask's state.

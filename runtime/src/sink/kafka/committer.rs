@@ -92,7 +92,7 @@ impl Committer {
         }
         match lost.is_empty() {
             true => Ok(()),
-            false => Err(SinkError::Lost { message: lost.join("; ") }),
+            false => Err(SinkError::Lost { kind: "SinkTransactionLost", message: lost.join("; ") }),
         }
     }
 
@@ -104,7 +104,7 @@ impl Committer {
         };
         let first_write = chrono::DateTime::from_timestamp_millis(transaction.first_write_ms as i64);
         format!(
-            "SinkTransactionLost: {} rows of epoch {} for the topic '{}' are lost: the broker has ended the transaction '{}' \
+            "{} rows of epoch {} for the topic '{}' are lost: the broker has ended the transaction '{}' \
              (producer {}, epoch {}, first write {}, time-out {} ms, state {state}) before it was committed ({error}); the job was \
              down for longer than the time-out. Write these rows by other means, or start over; then keep \
              'properties.transaction.timeout.ms' above the longest outage",
@@ -192,6 +192,7 @@ fn decode(committables: &[Committable]) -> Result<Vec<Transaction>, SinkError> {
     let decoded =
         committables.iter().map(|bytes| Transaction::decode(bytes.as_slice())).collect::<Result<_, _>>();
     decoded.map_err(|_| SinkError::Lost {
+        kind: "SinkTransactionLost",
         message: "a checkpoint names a transaction in an unknown form".to_owned(),
     })
 }
@@ -237,7 +238,7 @@ async fn is_decided(client: &mut Client, transaction: &Transaction) -> bool {
 
 fn undecidable(transaction: &Transaction, error: &KafkaError) -> String {
     format!(
-        "SinkTransactionLost: whether the {} rows of epoch {} for the topic '{}' were committed cannot be told: the transaction \
+        "whether the {} rows of epoch {} for the topic '{}' were committed cannot be told: the transaction \
          '{}' was superseded or has expired ({error}); compare the topic with the job's input, then start over, or from another \
          checkpoint",
         transaction.rows, transaction.epoch, transaction.topic, transaction.id

@@ -41,3 +41,22 @@ impl CrashAfterRows {
 pub fn crashes_before_commit() -> bool {
     std::env::var_os(CRASH_BEFORE_COMMIT).is_some()
 }
+
+/// What keeps results exact. All of it always holds; each can be taken away only to show that tests notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Safeguards {
+    /// A coordinator looks for newer generations before it publishes, and ends when its record's place is taken.
+    pub checks_fence: bool,
+    /// A new generation takes the next epoch's place before it starts.
+    pub seals: bool,
+    /// A new generation commits the restored checkpoint again unless it is marked.
+    pub replays_commits: bool,
+    /// A channel whose barrier has come waits for the others.
+    pub aligns_barriers: bool,
+}
+
+impl Default for Safeguards {
+    fn default() -> Self {
+        Safeguards { checks_fence: true, seals: true, replays_commits: true, aligns_barriers: true }
+    }
+}

@@ -7,4 +7,5 @@ mod jobs {
     mod harness;
     mod input;
     mod recovery;
+    mod simulation;
 }

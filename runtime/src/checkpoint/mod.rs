@@ -6,7 +6,8 @@
 //!        └─▶ per checkpoint: segments ─▶ manifests/<e>-<g> ─▶ epochs/<e> (the checkpoint exists) ─▶ sinks commit ─▶ commits/<e>
 //! ```
 //! Only the coordinator of the newest generation can create an epoch's record: a newer one seals the next epoch before it
-//! starts anything, so a stalled predecessor's record finds its place taken. Everything can be repeated.
+//! starts anything, so a stalled predecessor's record finds its place taken. Records have no gaps, so that there is only one
+//! such place. Everything can be repeated.
 
 pub mod bucket;
 pub mod paths;

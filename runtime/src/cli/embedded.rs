@@ -20,7 +20,9 @@ use crate::checkpoint::{BucketSettings, Store, paths};
 use crate::clock::Clock;
 use crate::coordinator::{self, CoordinatorContext, JobEnd, JobError, JobReport, JobSettings, Wish, Workers};
 use crate::error::chain;
+use crate::fault::Safeguards;
 use crate::model::{Attempt, JobUid};
+use crate::sink::StandardSinks;
 use crate::transport::{Tcp, Transport};
 use crate::worker::{Worker, WorkerContext, WorkerSettings};
 
@@ -82,6 +84,8 @@ async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
         store: Arc::clone(&store),
         random,
         buckets: buckets.clone(),
+        sinks: Arc::new(StandardSinks),
+        safeguards: Safeguards::default(),
         crashes_before_commit: crate::fault::crashes_before_commit(),
     };
     let (wish_sender, wish) = watch::channel(Wish::Run);
@@ -173,7 +177,9 @@ impl Helpers {
             transport: Arc::new(Tcp),
             tasks: tasks.handle().clone(),
             buckets,
+            sinks: Arc::new(StandardSinks),
             crash: job::crash()?,
+            safeguards: Safeguards::default(),
         };
         let worker_settings = WorkerSettings {
             job: settings.identity.uid.clone(),

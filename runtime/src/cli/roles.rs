@@ -16,8 +16,10 @@ use super::{Exit, progress};
 use crate::clock::Clock;
 use crate::coordinator::{self, CoordinatorContext, JobError, JobReport, Phase, Wish, Workers};
 use crate::error::chain;
+use crate::fault::Safeguards;
 use crate::http::{self, CoordinatorState};
 use crate::model::{Attempt, JobUid};
+use crate::sink::StandardSinks;
 use crate::transport::{Tcp, Transport};
 use crate::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
 
@@ -100,6 +102,8 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
             store: job.store()?,
             random: machine_random(),
             buckets: job::buckets(&job.manifest),
+            sinks: Arc::new(StandardSinks),
+            safeguards: Safeguards::default(),
             crashes_before_commit: crate::fault::crashes_before_commit(),
         };
         let (wish_sender, wish) = watch::channel(Wish::Run);
@@ -186,7 +190,9 @@ pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
             transport: Arc::new(Tcp),
             tasks: tasks.handle().clone(),
             buckets: job::buckets(&manifest),
+            sinks: Arc::new(StandardSinks),
             crash: job::crash()?,
+            safeguards: Safeguards::default(),
         };
         let settings = WorkerSettings {
             job: JobUid(arguments.uid.clone()),

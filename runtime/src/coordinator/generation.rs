@@ -115,6 +115,7 @@ impl RunningJob<'_> {
                 return Ok(None);
             }
             tokio::select! {
+                biased;
                 event = workers.next() => match event {
                     WorkerEvent::Joined(worker, joined) => workers.joined(worker, joined),
                     WorkerEvent::Gone(worker, reason) => {

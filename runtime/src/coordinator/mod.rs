@@ -28,8 +28,9 @@ use crate::checkpoint::records::{Manifest, SplitState, SubtaskState};
 use crate::checkpoint::{BucketSettings, CheckpointError, Checkpoints, Store, TakenOver};
 use crate::clock::Clock;
 use crate::error::chain;
+use crate::fault::Safeguards;
 use crate::model::{Epoch, EventTime, Generation};
-use crate::sink::{self, SinkCommitter, SinkError, SinkIdentity};
+use crate::sink::{self, SinkCommitter, SinkError, SinkIdentity, Sinks};
 use crate::source::{self, SourceError};
 use failover::{Restart, RestartStrategy};
 use generation::{GenerationEnd, RunningJob};
@@ -57,6 +58,8 @@ pub struct CoordinatorContext {
     pub random: Arc<Mutex<rand::rngs::StdRng>>,
     /// How the buckets of tables are reached.
     pub buckets: BucketSettings,
+    pub sinks: Arc<dyn Sinks>,
+    pub safeguards: Safeguards,
     /// Tests make the process crash after a checkpoint and before its commit.
     pub crashes_before_commit: bool,
 }
@@ -260,6 +263,7 @@ async fn one_generation(
         settings.identity.clone(),
         own.generation,
         own.nonce,
+        context.safeguards,
     )
     .await?;
     let generation = taken.checkpoints.generation();
@@ -267,7 +271,7 @@ async fn one_generation(
     let restored_epoch = taken.restored.as_ref().map_or(0, |manifest| manifest.epoch);
     let plan = &plan_to_run(taken.restored.as_ref(), &settings.sql, plan)?;
     let committers = committers(plan, settings, generation, context)?;
-    replay(&taken, &committers, context.clock, generation).await?;
+    replay(&taken, &committers, context, generation).await?;
     let restored_checkpoint = taken.restored.as_ref().map(|manifest| CheckpointReport::of(manifest, plan));
     info!(
         %generation,
@@ -351,7 +355,7 @@ fn committers(
             first_epoch: Epoch(0),
             buckets: context.buckets.clone(),
         };
-        if let Some(committer) = sink::connector(sink, identity)?.committer() {
+        if let Some(committer) = context.sinks.connector(sink, identity)?.committer() {
             committers.push((operator.id.clone(), committer));
         }
     }
@@ -386,11 +390,13 @@ fn committables(manifest: &Manifest, operator: &str) -> Vec<Vec<u8>> {
 async fn replay(
     taken: &TakenOver,
     committers: &Committers,
-    clock: Clock,
+    context: &CoordinatorContext,
     generation: Generation,
 ) -> Result<(), Stop> {
+    let (clock, replays) = (context.clock, context.safeguards.replays_commits);
     if let Some(manifest) = &taken.restored
         && taken.replays_commit
+        && replays
     {
         commit(committers, manifest).await?;
         taken.checkpoints.mark_committed(Epoch(manifest.epoch), clock.now_ms()).await?;

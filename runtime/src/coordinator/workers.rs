@@ -69,6 +69,7 @@ impl Workers {
         let mut over = Box::pin(clock.sleep(duration));
         loop {
             tokio::select! {
+                biased;
                 () = &mut over => return,
                 event = self.next() => match event {
                     WorkerEvent::Joined(worker, joined) => self.joined(worker, joined),
@@ -184,6 +185,7 @@ impl Door {
             return;
         }
         let reason = tokio::select! {
+            biased;
             reason = self.send_all(&mut sender, queue) => reason,
             reason = self.receive_all(&mut receiver, id) => reason,
         };
@@ -210,6 +212,7 @@ impl Door {
     ) -> String {
         loop {
             let message = tokio::select! {
+                biased;
                 queued = queue.recv() => match queued {
                     Some(message) => message,
                     None => return "dismissed".to_owned(),

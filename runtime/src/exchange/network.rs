@@ -112,6 +112,7 @@ pub async fn run_sender(
         }
     };
     tokio::select! {
+        biased;
         ended = write => ended,
         ended = read => ended,
     }
@@ -146,6 +147,7 @@ pub async fn run_receiver(
         }
     };
     tokio::select! {
+        biased;
         ended = write => ended,
         ended = read => ended,
     }

@@ -144,6 +144,27 @@ pub fn file_prefix(identity: &SinkIdentity) -> String {
     format!("part-{job}-{}", identity.operator)
 }
 
+/// Opens sinks; injected, so that the simulation sees what becomes visible.
+pub trait Sinks: Send + Sync {
+    /// The connector of a sink table.
+    fn connector(&self, plan: &SinkPlan, identity: SinkIdentity)
+    -> Result<Box<dyn SinkConnector>, SinkError>;
+}
+
+/// The connectors that jobs can name.
+#[derive(Debug, Clone, Copy)]
+pub struct StandardSinks;
+
+impl Sinks for StandardSinks {
+    fn connector(
+        &self,
+        plan: &SinkPlan,
+        identity: SinkIdentity,
+    ) -> Result<Box<dyn SinkConnector>, SinkError> {
+        connector(plan, identity)
+    }
+}
+
 /// Opens the connector of a sink table.
 pub fn connector(plan: &SinkPlan, identity: SinkIdentity) -> Result<Box<dyn SinkConnector>, SinkError> {
     let table = plan.table.clone().unwrap_or_default();

@@ -17,13 +17,13 @@ use crate::checkpoint::BucketSettings;
 use crate::checkpoint::records::{Run, SubtaskState, TableState};
 use crate::clock::Clock;
 use crate::exchange::{Gate, Inbox, Output};
-use crate::fault::CrashAfterRows;
+use crate::fault::{CrashAfterRows, Safeguards};
 use crate::model::{Epoch, EventTime, Generation, JobUid, KeyGroups, MaxParallelism, Subtask};
 use crate::operator::calc::Calc;
 use crate::operator::local_aggregate::LocalAggregate;
 use crate::operator::window_aggregate::WindowAggregate;
 use crate::operator::{Operator, OperatorError};
-use crate::sink::{self, SinkError, SinkIdentity};
+use crate::sink::{self, SinkError, SinkIdentity, Sinks};
 use crate::source::{self, SourceError, Split};
 use crate::state::{SegmentError, SegmentReader};
 use crate::topology::Topology;
@@ -87,7 +87,9 @@ pub struct TaskContext {
     /// The first epoch of this generation.
     pub first_epoch: Epoch,
     pub buckets: BucketSettings,
+    pub sinks: Arc<dyn Sinks>,
     pub crash: Option<Arc<CrashAfterRows>>,
+    pub safeguards: Safeguards,
 }
 
 /// The restored checkpoint: states of all old subtasks, and the segments that they name.
@@ -174,7 +176,7 @@ pub fn build(
                 head = Some(Head::Source(Box::new(source_head(context, *index, plan, &output, &state)?)));
             }
             Some(OperatorKind::Sink(plan)) => {
-                let connector = sink::connector(plan, sink_identity(context, operator))?;
+                let connector = context.sinks.connector(plan, sink_identity(context, operator))?;
                 tail = Tail::Sink { index: *index, writer: connector.writer(subtask)?, rows: state.rows };
             }
             Some(kind) => {
@@ -193,7 +195,7 @@ pub fn build(
         (Some(head), _) => head,
         (None, Some(inbox)) => {
             let channels = context.topology.inputs(chain_index).count() * context.parallelism as usize;
-            Head::Gate { inbox, gate: Gate::new(channels) }
+            Head::Gate { inbox, gate: Gate::new(channels, context.safeguards.aligns_barriers) }
         }
         (None, None) => return PlanSnafu { message: "a chain without input" }.fail(),
     };

@@ -106,6 +106,7 @@ async fn serve(mut stream: Stream, shared: Arc<Shared>) {
     };
     let (reading, writing) = tokio::io::split(stream);
     tokio::select! {
+        biased;
         result = run_receiver(reading, writing, routes) => {
             if let Err(error) = result {
                 let reason = format!("lost the connection from worker {}: {}", hello.from, crate::error::chain(&error));

@@ -1,6 +1,6 @@
 //! The tasks of one generation in one worker: deployed, started, checkpointed, and ended all together.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -102,7 +102,9 @@ impl GenerationRun {
             completed: completed_seen,
             first_epoch: Epoch(deploy.first_epoch),
             buckets: context.buckets.clone(),
+            sinks: Arc::clone(&context.sinks),
             crash: context.crash.clone(),
+            safeguards: context.safeguards,
         };
         let mine: Vec<u32> =
             (0..deploy.parallelism).filter(|slot| deploy.slots[*slot as usize] == worker.0).collect();
@@ -341,7 +343,7 @@ struct Wire {
 struct Wiring {
     inboxes: HashMap<(usize, u32), Arc<Inbox>>,
     routes: HashMap<WorkerId, HashMap<u32, Route>>,
-    connections: HashMap<WorkerId, Wire>,
+    connections: BTreeMap<WorkerId, Wire>,
     addresses: HashMap<WorkerId, String>,
     slots: Vec<WorkerId>,
     worker: WorkerId,
@@ -352,7 +354,7 @@ impl Wiring {
         let mut wiring = Wiring {
             inboxes: HashMap::new(),
             routes: HashMap::new(),
-            connections: HashMap::new(),
+            connections: BTreeMap::new(),
             addresses: deploy
                 .peers
                 .iter()

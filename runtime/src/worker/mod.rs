@@ -15,12 +15,13 @@ use tokio::runtime::Handle;
 
 use crate::checkpoint::{BucketSettings, Store};
 use crate::clock::Clock;
-use crate::fault::CrashAfterRows;
+use crate::fault::{CrashAfterRows, Safeguards};
 use crate::model::{Attempt, Epoch, Generation, JobUid, WorkerId};
 use crate::rpc::{
     CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, Heartbeat, MessageReceiver,
     MessageSender, PROTOCOL_VERSION, Register, RpcError, SILENCE_MAX, WorkerSays, messages,
 };
+use crate::sink::Sinks;
 use crate::transport::{Stream, Transport};
 use data_plane::DataPlane;
 use generation::{GenerationRun, Happened};
@@ -47,8 +48,10 @@ pub struct WorkerContext {
     pub tasks: Handle,
     /// How the buckets of tables are reached.
     pub buckets: BucketSettings,
+    pub sinks: Arc<dyn Sinks>,
     /// Tests make the process crash.
     pub crash: Option<Arc<CrashAfterRows>>,
+    pub safeguards: Safeguards,
 }
 
 /// A session with a coordinator ended.

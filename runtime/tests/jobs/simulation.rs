@@ -1,0 +1,84 @@
+//! Coordinators and workers over virtual time, a simulated network and store, and seeded faults: the real protocol code, in
+//! hundreds of schedules, each the same every time.
+
+#[path = "simulation/network.rs"]
+mod network;
+#[path = "simulation/run.rs"]
+mod run;
+#[path = "simulation/world.rs"]
+mod world;
+
+use millrace::fault::Safeguards;
+use run::{Outcome, simulate};
+
+/// Schedules that must all give the right rows; `MILLRACE_TEST_SEEDS` asks for more.
+const SEEDS: u64 = 200;
+
+/// Within this many schedules a missing safeguard must show.
+const SEEDS_TO_SHOW: u64 = 300;
+
+#[test]
+fn every_schedule_gives_each_row_once() {
+    let expected = simulate(None, Safeguards::default());
+    assert!(expected.rows.len() > 100 && expected.stuck.is_none());
+    let mut faults = 0;
+    let seeds = std::env::var("MILLRACE_TEST_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap());
+    for seed in 0..seeds {
+        let outcome = simulate(Some(seed), Safeguards::default());
+        assert!(outcome.is_right(&expected), "seed {seed}: {}", outcome.describe(&expected));
+        faults += outcome.faults;
+    }
+    assert!(faults > SEEDS, "faults happen");
+}
+
+#[test]
+fn a_seed_gives_the_same_trace_again() {
+    for seed in 0..20 {
+        let (first, second) =
+            (simulate(Some(seed), Safeguards::default()), simulate(Some(seed), Safeguards::default()));
+
+        let differs = first.trace.iter().zip(&second.trace).position(|(a, b)| a != b);
+        assert_eq!(differs.map(|at| (&first.trace[at], &second.trace[at])), None, "seed {seed}");
+        assert_eq!(first.trace.len(), second.trace.len(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_dropped_a_doubled_and_a_changed_row_are_each_seen() {
+    let expected = simulate(None, Safeguards::default());
+    let with = |change: fn(&mut Vec<String>)| {
+        let mut outcome = simulate(None, Safeguards::default());
+        change(&mut outcome.rows);
+        (outcome.is_right(&expected), outcome.describe(&expected))
+    };
+
+    assert!(with(|_| {}).0);
+    let (is_right, described) = with(|rows| drop(rows.remove(7)));
+    assert!(!is_right && described.contains("lost [\""), "{described}");
+    let (is_right, described) = with(|rows| rows.insert(7, rows[7].clone()));
+    assert!(!is_right && described.contains("doubled [\""), "{described}");
+    assert!(!with(|rows| rows[7] = rows[7].replace("total\":", "total\":1")).0);
+}
+
+fn is_caught(safeguards: Safeguards) -> Option<u64> {
+    let expected: Outcome = simulate(None, Safeguards::default());
+    (0..SEEDS_TO_SHOW).find(|seed| !simulate(Some(*seed), safeguards).is_right(&expected))
+}
+
+macro_rules! caught {
+    ($($name:ident: $field:ident)*) => {
+        $(#[test]
+        fn $name() {
+            let caught = is_caught(Safeguards { $field: false, ..Safeguards::default() });
+            assert!(caught.is_some(), "nothing was wrong in {SEEDS_TO_SHOW} schedules");
+            println!("caught by seed {caught:?}");
+        })*
+    };
+}
+
+caught! {
+    a_missing_fence_check_is_caught: checks_fence
+    a_missing_seal_is_caught: seals
+    a_missing_replay_of_commits_is_caught: replays_commits
+    missing_alignment_is_caught: aligns_barriers
+}

@@ -8,6 +8,7 @@ use millrace_crds::StreamJob;
 use crate::context::Context;
 use crate::decide::is_changed;
 use crate::model::Observed;
+use crate::refusal::Running;
 use crate::{names, refusal};
 
 /// Gathers what is known about a job.
@@ -39,8 +40,9 @@ pub async fn observe(job: &StreamJob, context: &Context) -> Result<Observed, kub
                 Api::<ConfigMap>::namespaced(context.client.clone(), namespace).list(&of_job).await?;
             // A job that has never completed a checkpoint has no state that another pipeline could not read.
             let has_state = job.status.as_ref().is_some_and(|status| status.last_checkpoint.is_some());
-            let running = running_sql(&configs.items, coordinator).filter(|_| has_state);
-            refusal::refusal(job, running.as_deref())
+            let running = running(&configs.items, coordinator).filter(|_| has_state);
+            let running = running.as_ref().map(|(sql, location)| Running { sql, location });
+            refusal::refusal(job, running)
         }
         false => None,
     };
@@ -53,8 +55,8 @@ pub async fn observe(job: &StreamJob, context: &Context) -> Result<Observed, kub
     })
 }
 
-/// The SQL that the pods run: of the ConfigMap that the coordinator mounts, or of the one that a suspended job has left.
-fn running_sql(configs: &[ConfigMap], coordinator: Option<&Deployment>) -> Option<String> {
+/// SQL and place of the state that the pods run with: of the ConfigMap that the coordinator mounts, or of the one that a suspended job has left.
+fn running(configs: &[ConfigMap], coordinator: Option<&Deployment>) -> Option<(String, String)> {
     let mounted = coordinator.and_then(|deployment| {
         let volumes = deployment.spec.as_ref()?.template.spec.as_ref()?.volumes.as_ref()?;
         volumes.iter().find_map(|volume| Some(volume.config_map.as_ref()?.name.clone()))
@@ -65,7 +67,8 @@ fn running_sql(configs: &[ConfigMap], coordinator: Option<&Deployment>) -> Optio
     };
     let text = config?.data.as_ref()?.get("job.yaml")?;
     let manifest: serde_json::Value = serde_json::from_str(text).ok()?;
-    Some(manifest.pointer("/spec/pipeline/sql")?.as_str()?.to_owned())
+    let field = |path: &str| Some(manifest.pointer(path)?.as_str()?.to_owned());
+    Some((field("/spec/pipeline/sql")?, field("/spec/checkpoint/location")?))
 }
 
 /// Why a Deployment cannot make pods: quota, pod security, admission.

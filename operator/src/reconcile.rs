@@ -22,6 +22,9 @@ use crate::{desired, names, observe, status};
 /// When to look again at a job that is on its way; a settled one is looked at when something changes.
 const SOON: Duration = Duration::from_secs(5);
 
+/// The API server takes no event with a longer note; it counts bytes.
+const NOTE_MAX: usize = 1_000;
+
 /// A step failed.
 #[derive(Debug, Snafu)]
 pub enum ReconcileError {
@@ -119,10 +122,12 @@ async fn tell(job: &StreamJob, new: &StreamJobStatus, context: &Context) {
     let ready = new.conditions.iter().find(|condition| condition.type_ == "Ready");
     let message = ready.map_or("", |condition| condition.message.as_str());
     let is_bad = matches!(new.phase, Phase::Failed | Phase::Recovering);
+    let mut note = format!("attempt {}: {message}", new.attempt);
+    note.truncate(note.floor_char_boundary(NOTE_MAX));
     let event = Event {
         type_: if is_bad { EventType::Warning } else { EventType::Normal },
         reason: format!("{:?}", new.phase),
-        note: Some(format!("attempt {}: {message}", new.attempt)),
+        note: Some(note),
         action: "Reconcile".to_owned(),
         secondary: None,
     };

@@ -6,9 +6,31 @@ use millrace_sql::plan::Plan;
 
 use crate::model::Refusal;
 
-/// Judges a spec that is not the one the pods were made for. `running_sql` is the text that they run, if there are any or were.
-pub fn refusal(job: &StreamJob, running_sql: Option<&str>) -> Option<Refusal> {
-    location(job).or_else(|| sql(&job.spec.pipeline.sql, running_sql))
+/// What the job's state was made by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Running<'a> {
+    pub sql: &'a str,
+    pub location: &'a str,
+}
+
+/// Judges a spec that is not the one the pods were made for. `running` is what they run or ran, if the job has state.
+pub fn refusal(job: &StreamJob, running: Option<Running<'_>>) -> Option<Refusal> {
+    location(job)
+        .or_else(|| moved(job, running?))
+        .or_else(|| sql(&job.spec.pipeline.sql, running.map(|running| running.sql)))
+}
+
+/// At another place the job would begin from nothing, and write everything again.
+fn moved(job: &StreamJob, running: Running<'_>) -> Option<Refusal> {
+    let wanted = job.spec.checkpoint.location.as_deref().unwrap_or_default();
+    (wanted != running.location).then(|| Refusal {
+        reason: "LocationChanged",
+        message: format!(
+            "spec.checkpoint.location: the job's state is at '{}', and the running job goes on there; put it back, or give the job \
+             another name to start over at '{wanted}'",
+            running.location
+        ),
+    })
 }
 
 fn location(job: &StreamJob) -> Option<Refusal> {
@@ -74,6 +96,7 @@ mod tests {
         nowhere.spec.checkpoint.location = None;
         let commented = format!("-- the same\n{SQL}");
         let changed = SQL.replace("x > 1", "x > 2");
+        let running = Some(Running { sql: SQL, location: "s3://b/j" });
         let cases = [
             ("a bucket and good SQL", job("s3://bucket/jobs", SQL), None, None),
             ("no location", nowhere, None, Some(("LocationMissing", "spec.checkpoint.location"))),
@@ -84,9 +107,15 @@ mod tests {
                 None,
                 Some(("InvalidSql", "line 3")),
             ),
-            ("the same text", job("s3://b/j", SQL), Some(SQL), None),
-            ("a comment more", job("s3://b/j", &commented), Some(SQL), None),
-            ("another filter", job("s3://b/j", &changed), Some(SQL), Some(("PlanChanged", "another name"))),
+            ("the same text", job("s3://b/j", SQL), running, None),
+            ("a comment more", job("s3://b/j", &commented), running, None),
+            ("another filter", job("s3://b/j", &changed), running, Some(("PlanChanged", "another name"))),
+            (
+                "another place",
+                job("s3://b/other", SQL),
+                running,
+                Some(("LocationChanged", "is at 's3://b/j'")),
+            ),
         ];
         for (case, job, running, expected) in cases {
             let found = refusal(&job, running);

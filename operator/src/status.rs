@@ -109,6 +109,8 @@ fn conditions(
     now: Timestamp,
 ) -> Vec<Condition> {
     let failure = status.last_failure.as_ref().map_or("", |failure| failure.message.as_str());
+    let failure_kind = status.last_failure.as_ref().map(|failure| failure.kind.as_str());
+    let failure_kind = failure_kind.filter(|kind| !kind.is_empty()).unwrap_or("Failed");
     let obstacle = observed.obstacle.as_deref();
     let refusal = match decision {
         Decision::Refuse(refusal) => Some((false, refusal.reason, refusal.message.as_str())),
@@ -118,10 +120,11 @@ fn conditions(
         (Phase::Running, _) => (true, "Running", "all subtasks run"),
         (Phase::Succeeded, _) => (true, "Succeeded", "the bounded input has been processed"),
         (Phase::Suspended, _) => (false, "Suspended", "spec.suspend is true"),
-        (Phase::Failed, _) if refusal.is_some() => refusal.unwrap_or_default(),
+        (Phase::Failed, _) if status.attempt == 0 && refusal.is_some() => refusal.unwrap_or_default(),
         (Phase::Failed, _) => match decision {
             Decision::Fail { kind, message } => (false, kind.as_str(), message.as_str()),
-            _ => (false, "Failed", failure),
+            // A refused edit does not hide why the pods of the last good spec have failed.
+            _ => (false, failure_kind, failure),
         },
         (_, Some(obstacle)) => (false, "PodsNotRunning", obstacle),
         (Phase::Recovering, _) if observed.report.is_none() => {

@@ -55,8 +55,12 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
         return Decision::Finish;
     }
     let has_attempt = status.attempt > 0;
-    // A failed job has no tasks: there is nothing to wait for. A suspended one has no pods.
-    let is_stopped = matches!(phase, "Suspended" | "Failed") || observed.worker_attempts.is_empty();
+    // Only a running job has a last checkpoint to take, and only one that has state needs it: any other goes on from its newest
+    // checkpoint, if there is one, and nobody could answer when that is done.
+    let has_state =
+        status.last_checkpoint.is_some() || report.is_some_and(|report| report.last_checkpoint.is_some());
+    let is_led = observed.coordinator_attempt == Some(status.attempt);
+    let is_stopped = phase != "Running" || !has_state || !is_led || observed.worker_attempts.is_empty();
     if job.spec.suspend {
         return match has_attempt && !is_stopped {
             true => Decision::Stop { attempt: status.attempt, why: Why::Suspended },
@@ -108,14 +112,25 @@ mod tests {
         job
     }
 
+    fn without_checkpoint(mut observed: Observed) -> Observed {
+        observed.report.get_or_insert_default().last_checkpoint = None;
+        observed
+    }
+
     fn with_phase(mut job: StreamJob, phase: Phase) -> StreamJob {
         job.status.get_or_insert_default().phase = phase;
         job
     }
 
     fn seen(attempt: u64, phase: &str, workers: &[u64]) -> Observed {
-        let report = Report { attempt, phase: phase.to_owned(), ..Default::default() };
-        Observed { report: Some(report), worker_attempts: workers.to_vec(), ..Default::default() }
+        let last_checkpoint = Some(Default::default());
+        let report = Report { attempt, phase: phase.to_owned(), last_checkpoint, ..Default::default() };
+        Observed {
+            report: Some(report),
+            worker_attempts: workers.to_vec(),
+            coordinator_attempt: Some(attempt),
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -204,6 +219,36 @@ mod tests {
                 with_phase(with_status(old.clone(), 1, &old), Phase::Suspended),
                 Observed::default(),
                 record(2, &old),
+            ),
+            (
+                "another change while the pods are being replaced waits for nobody",
+                with_status(job(false, 4), 2, &old),
+                Observed { worker_attempts: vec![2], ..Default::default() },
+                record(3, &job(false, 4)),
+            ),
+            (
+                "a job that has no coordinator is replaced at once",
+                with_status(job(false, 4), 1, &old),
+                Observed { coordinator_attempt: None, ..seen(1, "Running", &[1]) },
+                record(2, &job(false, 4)),
+            ),
+            (
+                "a job without a checkpoint is replaced at once",
+                with_status(job(false, 4), 1, &old),
+                without_checkpoint(seen(1, "Running", &[1])),
+                record(2, &job(false, 4)),
+            ),
+            (
+                "a job that is recovering is replaced at once",
+                with_status(job(false, 4), 1, &old),
+                seen(1, "Recovering", &[1]),
+                record(2, &job(false, 4)),
+            ),
+            (
+                "a job that does not come up is suspended at once",
+                with_status(job(true, 2), 1, &old),
+                without_checkpoint(seen(1, "Starting", &[1])),
+                Decision::Suspend,
             ),
             (
                 "a failed job is suspended at once",

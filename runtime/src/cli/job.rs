@@ -19,6 +19,9 @@ use crate::fault::{CRASH_AFTER_ROWS, CrashAfterRows};
 use crate::model::{Attempt, JobUid, MaxParallelism};
 use crate::source::files::local_path;
 
+/// Checkpoints are taken no more often than this.
+const CHECKPOINT_INTERVAL_MIN: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// The user's input is wrong; the text says what and how to cure it.
 #[derive(Debug)]
 pub struct UserError(pub String);
@@ -132,6 +135,12 @@ impl Job {
         let spec = &self.manifest.spec;
         let max_parallelism = MaxParallelism::new(spec.max_parallelism)
             .ok_or_else(|| UserError("spec.maxParallelism: a power of two from 1 to 32768".to_owned()))?;
+        if spec.checkpoint.interval.to_std() < CHECKPOINT_INTERVAL_MIN {
+            return Err(UserError(format!(
+                "spec.checkpoint.interval: at least {} ms; every checkpoint makes objects in the store",
+                CHECKPOINT_INTERVAL_MIN.as_millis()
+            )));
+        }
         let restart = match spec.restart.strategy {
             RestartSpec::None => RestartStrategy::None,
             RestartSpec::Exponential => RestartStrategy::Exponential {

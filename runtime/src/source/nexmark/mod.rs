@@ -158,7 +158,9 @@ impl Generator {
         let allowed = (elapsed.as_nanos() * u128::from(rate) / 1_000_000_000) as u64;
         let done = self.position.next - self.first;
         // At high rates some milliseconds' worth is waited for, so that batches are not single rows.
-        let wanted = (rate * BATCH_EVERY.as_millis() as u64 / 1000).min(BATCH_EVENTS * step).min(left * step);
+        let wanted = (rate * BATCH_EVERY.as_millis() as u64 / 1000)
+            .min(BATCH_EVENTS * step)
+            .min(left.saturating_mul(step));
         if left > 0 && done + wanted > allowed {
             let wait = u128::from(done + wanted - allowed) * 1_000_000_000 / u128::from(rate);
             return Err(Duration::from_nanos(wait as u64 + 1));
@@ -268,6 +270,29 @@ mod tests {
         assert_eq!(bids, 92_000);
         assert!((45_000..49_000).contains(&hot), "about half of the bids go to hot auctions: {hot}");
         let _ = Field::default();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endless_generator_keeps_its_rate() {
+        let sql = TABLE.replace("'events' = '100000'", "'rows-per-second' = '1000'");
+        let plan = millrace_sql::compile(&sql).unwrap();
+        let Some(OperatorKind::Source(plan)) = &plan.operators[0].kind else { panic!("a source") };
+        let table: Table = plan.table.clone().unwrap();
+        let mut options = TableOptions::new(&table);
+        options.required("connector").unwrap();
+        let clock = Clock::starting_at(0);
+        let source = Nexmark::new(plan, &mut options, clock).unwrap();
+        let mut reader = source.open(&source.splits(2).await.unwrap()[0]).unwrap();
+
+        let mut rows = 0;
+        while clock.elapsed() < Duration::from_secs(2) {
+            match std::future::poll_fn(|cx| reader.poll_read(cx)).await {
+                Ok(Read::Rows(read)) => rows += read.num_rows(),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        assert!((950..1_050).contains(&rows), "half of 1,000 a second for two seconds: {rows}");
     }
 
     #[tokio::test]

@@ -1,7 +1,25 @@
-//! What controller and runtime agree on: the coordinator's report. Unknown fields are ignored, so that a release talks to the
-//! one before it.
+//! What controller and runtime agree on: the coordinator's report. Unknown fields and phases are accepted, so that a release
+//! talks to the one before it.
 
 use serde::{Deserialize, Serialize};
+
+/// Version of this form.
+pub const VERSION: u32 = 1;
+
+/// Where a job is in its life, as its coordinator sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ReportedPhase {
+    #[default]
+    Starting,
+    Running,
+    Recovering,
+    Suspended,
+    Succeeded,
+    Failed,
+    /// Of a later release.
+    #[serde(other)]
+    Unknown,
+}
 
 /// Answer of `GET /report`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -13,8 +31,7 @@ pub struct Report {
     pub version: u64,
     pub name: String,
     pub attempt: u64,
-    /// Starting, Running, Recovering, Suspended, Succeeded or Failed.
-    pub phase: String,
+    pub phase: ReportedPhase,
     pub generation: u64,
     pub restored_epoch: u64,
     pub restarts: u32,
@@ -32,9 +49,25 @@ pub struct Report {
 #[serde(rename_all = "camelCase", default)]
 pub struct ReportedCheckpoint {
     pub epoch: u64,
+    /// Milliseconds since 1970.
     pub completed_at_ms: u64,
     pub duration_ms: u64,
     pub bytes: u64,
+    /// Rows read by all sources since the job's first start.
     pub rows_in: u64,
+    /// Rows written by all sinks since the job's first start.
     pub rows_out: u64,
+    /// Of sinks that keep some.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checksums: Vec<ColumnChecksum>,
+}
+
+/// What all values that a sink has taken in a column since the job's first start add up to, in any order.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ColumnChecksum {
+    pub sink: String,
+    pub column: String,
+    /// Sixteen hexadecimal digits: numbers of this size do not survive every reader of JSON.
+    pub checksum: String,
 }

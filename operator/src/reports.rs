@@ -178,22 +178,22 @@ impl Reports {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millrace_crds::contract::ReportedCheckpoint;
+    use millrace_crds::contract::{ReportedCheckpoint, ReportedPhase};
 
     #[test]
     fn a_checkpoint_alone_is_news_once_a_minute() {
-        let report = |version, phase: &str, completed_at_ms| Report {
+        let report = |version, phase: ReportedPhase, completed_at_ms| Report {
             version,
-            phase: phase.to_owned(),
+            phase,
             last_checkpoint: Some(ReportedCheckpoint { completed_at_ms, ..Default::default() }),
             ..Default::default()
         };
-        let told = report(1, "Running", 1_000);
+        let told = report(1, ReportedPhase::Running, 1_000);
         let cases = [
             ("the same", Some(told.clone()), false),
-            ("a checkpoint ten seconds later", Some(report(2, "Running", 11_000)), false),
-            ("a checkpoint a minute later", Some(report(9, "Running", 61_000)), true),
-            ("another phase", Some(report(2, "Recovering", 1_000)), true),
+            ("a checkpoint ten seconds later", Some(report(2, ReportedPhase::Running, 11_000)), false),
+            ("a checkpoint a minute later", Some(report(9, ReportedPhase::Running, 61_000)), true),
+            ("another phase", Some(report(2, ReportedPhase::Recovering, 1_000)), true),
             ("silence", None, true),
         ];
         for (case, next, expected) in cases {

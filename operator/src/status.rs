@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use millrace_crds::StreamJob;
+use millrace_crds::contract::ReportedPhase;
 use millrace_crds::v1alpha1::{CheckpointStatus, FailureStatus, Phase, StreamJobStatus};
 
 use crate::decide::{Decision, Why};
@@ -26,7 +27,7 @@ pub fn compute(job: &StreamJob, decision: &Decision, observed: &Observed, now: T
         status.attempt = *attempt;
         status.spec_hash = spec_hash.clone();
     }
-    status.phase = phase(decision, status.attempt > 0, old.phase, report.map(|report| report.phase.as_str()));
+    status.phase = phase(decision, status.attempt > 0, old.phase, report.map(|report| report.phase));
     if let Some(report) = report {
         status.generation = report.generation;
         status.restarts = report.restarts;
@@ -81,7 +82,7 @@ fn seconds(time: Timestamp) -> String {
     Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }
 
-fn phase(decision: &Decision, has_attempt: bool, old: Phase, reported: Option<&str>) -> Phase {
+fn phase(decision: &Decision, has_attempt: bool, old: Phase, reported: Option<ReportedPhase>) -> Phase {
     match decision {
         Decision::RecordAttempt { .. } => Phase::Pending,
         Decision::Stop { .. } => Phase::Suspending,
@@ -90,10 +91,10 @@ fn phase(decision: &Decision, has_attempt: bool, old: Phase, reported: Option<&s
         Decision::Fail { .. } => Phase::Failed,
         Decision::Refuse(_) if !has_attempt => Phase::Failed,
         Decision::Refuse(_) | Decision::Run { .. } => match reported {
-            Some("Running") => Phase::Running,
-            Some("Recovering") => Phase::Recovering,
-            Some("Suspended") => Phase::Suspended,
-            Some("Failed") => Phase::Failed,
+            Some(ReportedPhase::Running) => Phase::Running,
+            Some(ReportedPhase::Recovering) => Phase::Recovering,
+            Some(ReportedPhase::Suspended) => Phase::Suspended,
+            Some(ReportedPhase::Failed) => Phase::Failed,
             // It has run before, so its coordinator is being replaced.
             None if matches!(old, Phase::Running | Phase::Recovering) => Phase::Recovering,
             _ => Phase::Starting,
@@ -192,10 +193,10 @@ mod tests {
         job
     }
 
-    fn seen(phase: &str, epoch: u64, at_ms: u64) -> Observed {
+    fn seen(phase: ReportedPhase, epoch: u64, at_ms: u64) -> Observed {
         let last_checkpoint =
             Some(ReportedCheckpoint { epoch, completed_at_ms: at_ms, ..Default::default() });
-        let report = Report { attempt: 1, phase: phase.to_owned(), last_checkpoint, ..Default::default() };
+        let report = Report { attempt: 1, phase, last_checkpoint, ..Default::default() };
         Observed { report: Some(report), ..Default::default() }
     }
 
@@ -212,10 +213,10 @@ mod tests {
     fn a_healthy_job_writes_its_checkpoint_once_a_minute() {
         let run = Decision::Run { attempt: 1 };
         let mut job = job();
-        job.status = Some(compute(&job, &run, &seen("Running", 1, 1_000), at(1)));
+        job.status = Some(compute(&job, &run, &seen(ReportedPhase::Running, 1, 1_000), at(1)));
 
-        let soon = compute(&job, &run, &seen("Running", 2, 11_000), at(11));
-        let later = compute(&job, &run, &seen("Running", 7, 61_000), at(61));
+        let soon = compute(&job, &run, &seen(ReportedPhase::Running, 2, 11_000), at(11));
+        let later = compute(&job, &run, &seen(ReportedPhase::Running, 7, 61_000), at(61));
 
         assert_eq!(Some(&soon), job.status.as_ref());
         assert_eq!(later.last_checkpoint.unwrap().epoch, 7);
@@ -225,12 +226,14 @@ mod tests {
     fn conditions_say_what_is_and_since_when() {
         let run = Decision::Run { attempt: 1 };
         let mut job = job();
-        let running = compute(&job, &run, &seen("Running", 1, 1_000), at(1));
+        let running = compute(&job, &run, &seen(ReportedPhase::Running, 1, 1_000), at(1));
         assert_eq!(holds(&running, "Ready"), (true, "Running".to_owned()));
         job.status = Some(running.clone());
 
-        let stuck =
-            Observed { obstacle: Some("0/2 nodes are available".to_owned()), ..seen("Recovering", 1, 1_000) };
+        let stuck = Observed {
+            obstacle: Some("0/2 nodes are available".to_owned()),
+            ..seen(ReportedPhase::Recovering, 1, 1_000)
+        };
         let recovering = compute(&job, &run, &stuck, at(5));
 
         assert_eq!(holds(&recovering, "Ready"), (false, "PodsNotRunning".to_owned()));
@@ -241,7 +244,7 @@ mod tests {
         let failed = compute(
             &job,
             &Decision::Fail { kind: "InvalidData".to_owned(), message: "x".to_owned() },
-            &seen("Failed", 1, 1_000),
+            &seen(ReportedPhase::Failed, 1, 1_000),
             at(6),
         );
         assert_eq!(holds(&failed, "Ready"), (false, "InvalidData".to_owned()));

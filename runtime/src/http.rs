@@ -14,6 +14,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use millrace_crds::contract::Report;
 use serde::Deserialize;
 use snafu::{ResultExt, Snafu};
 use tokio::net::TcpListener;
@@ -90,16 +91,16 @@ struct After {
 async fn report(
     State(mut state): State<CoordinatorState>,
     Query(After { after }): Query<After>,
-) -> Json<JobReport> {
+) -> Json<Report> {
     if let Some(after) = after {
-        let newer = state.report.wait_for(|report| report.version > after);
+        let newer = state.report.wait_for(|report| report.public.version > after);
         tokio::select! {
             // The sender lives as long as the process; its end answers with what is known.
             _ = newer => {}
             () = state.clock.sleep(LONG_POLL_MAX) => {}
         }
     }
-    Json(state.report.borrow().clone())
+    Json(state.report.borrow().public.clone())
 }
 
 async fn stop(State(state): State<CoordinatorState>) -> StatusCode {

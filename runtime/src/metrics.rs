@@ -14,21 +14,22 @@ use crate::model::EventTime;
 /// If two metrics have the same name, which a test excludes.
 pub fn job(report: &JobReport, source_chains: &[u32], now_ms: u64) -> Result<String, prometheus::Error> {
     let registry = Registry::new();
+    let public = &report.public;
     let set = |name: &str, help: &str, value: f64| -> Result<(), prometheus::Error> {
-        let gauge = Gauge::with_opts(Opts::new(name, help).const_label("streamjob", &report.name))?;
+        let gauge = Gauge::with_opts(Opts::new(name, help).const_label("streamjob", &public.name))?;
         gauge.set(value);
         registry.register(Box::new(gauge))
     };
     let totals = report.totals(source_chains);
-    let checkpoint = report.last_checkpoint.clone().unwrap_or_default();
-    let is_running = report.phase == Phase::Running;
+    let checkpoint = public.last_checkpoint.clone().unwrap_or_default();
+    let is_running = public.phase == Phase::Running;
     set("millrace_job_running", "1 while all subtasks run", f64::from(u8::from(is_running)))?;
     set(
         "millrace_job_restarts_total",
         "Recoveries led by this coordinator process",
-        f64::from(report.restarts),
+        f64::from(public.restarts),
     )?;
-    set("millrace_job_workers", "Workers that run the job's tasks", f64::from(report.workers))?;
+    set("millrace_job_workers", "Workers that run the job's tasks", f64::from(public.workers))?;
     set(
         "millrace_job_state_bytes",
         "Keyed state held in memory, over all subtasks",
@@ -57,10 +58,10 @@ pub fn job(report: &JobReport, source_chains: &[u32], now_ms: u64) -> Result<Str
     set(
         "millrace_checkpoint_failures_total",
         "Checkpoints that failed or took too long",
-        report.failed_checkpoints as f64,
+        public.failed_checkpoints as f64,
     )?;
     set("millrace_checkpoint_epoch", "Epoch of the newest complete checkpoint", checkpoint.epoch as f64)?;
-    if report.last_checkpoint.is_some() {
+    if public.last_checkpoint.is_some() {
         let age = now_ms.saturating_sub(checkpoint.completed_at_ms) as f64 / 1e3;
         set("millrace_checkpoint_age_seconds", "Time since the newest checkpoint completed", age)?;
         set(
@@ -82,9 +83,9 @@ pub fn job(report: &JobReport, source_chains: &[u32], now_ms: u64) -> Result<Str
     }
     let generation = IntGauge::with_opts(
         Opts::new("millrace_job_generation", "Generation that leads the job")
-            .const_label("streamjob", &report.name),
+            .const_label("streamjob", &public.name),
     )?;
-    generation.set(report.generation as i64);
+    generation.set(public.generation as i64);
     registry.register(Box::new(generation))?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
@@ -94,13 +95,15 @@ pub fn job(report: &JobReport, source_chains: &[u32], now_ms: u64) -> Result<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coordinator::report::CheckpointReport;
+    use crate::model::Attempt;
+    use millrace_crds::contract::ReportedCheckpoint;
 
     #[test]
     fn a_job_has_its_metrics() {
         let last_checkpoint =
-            Some(CheckpointReport { epoch: 7, completed_at_ms: 1_000, rows_out: 5, ..Default::default() });
-        let report = JobReport { name: "totals".to_owned(), last_checkpoint, ..Default::default() };
+            Some(ReportedCheckpoint { epoch: 7, completed_at_ms: 1_000, rows_out: 5, ..Default::default() });
+        let mut report = JobReport::new("totals", Attempt(1));
+        report.public.last_checkpoint = last_checkpoint;
 
         let text = job(&report, &[], 4_000).unwrap();
 

@@ -1,6 +1,7 @@
 //! What to do, from what is wanted and what is seen. Total and deterministic: no client, no clock.
 
 use millrace_crds::StreamJob;
+use millrace_crds::contract::ReportedPhase;
 use millrace_crds::v1alpha1::Phase;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -50,8 +51,8 @@ pub fn is_changed(job: &StreamJob) -> bool {
 pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
     let status = job.status.clone().unwrap_or_default();
     let report = observed.report.as_ref().filter(|report| report.attempt == status.attempt);
-    let phase = report.map_or("", |report| report.phase.as_str());
-    if phase == "Succeeded" || status.phase == Phase::Succeeded {
+    let phase = report.map(|report| report.phase);
+    if phase == Some(ReportedPhase::Succeeded) || status.phase == Phase::Succeeded {
         return Decision::Finish;
     }
     let has_attempt = status.attempt > 0;
@@ -60,7 +61,8 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
     let has_state =
         status.last_checkpoint.is_some() || report.is_some_and(|report| report.last_checkpoint.is_some());
     let is_led = observed.coordinator_attempt == Some(status.attempt);
-    let is_stopped = phase != "Running" || !has_state || !is_led || observed.worker_attempts.is_empty();
+    let is_stopped =
+        phase != Some(ReportedPhase::Running) || !has_state || !is_led || observed.worker_attempts.is_empty();
     if job.spec.suspend {
         return match has_attempt && !is_stopped {
             true => Decision::Stop { attempt: status.attempt, why: Why::Suspended },
@@ -77,11 +79,11 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
         };
     }
     // It was suspended and is to go on: the stopped processes are replaced by a new set.
-    if status.phase == Phase::Suspended || phase == "Suspended" {
+    if status.phase == Phase::Suspended || phase == Some(ReportedPhase::Suspended) {
         return Decision::RecordAttempt { attempt: status.attempt + 1, spec_hash: spec_hash(job) };
     }
     match report {
-        Some(report) if report.phase == "Failed" => {
+        Some(report) if report.phase == ReportedPhase::Failed => {
             let message = report.last_failure.clone().unwrap_or_else(|| "the job has failed".to_owned());
             Decision::Fail {
                 kind: report.last_failure_kind.clone().unwrap_or_else(|| "Failed".to_owned()),
@@ -122,9 +124,9 @@ mod tests {
         job
     }
 
-    fn seen(attempt: u64, phase: &str, workers: &[u64]) -> Observed {
+    fn seen(attempt: u64, phase: ReportedPhase, workers: &[u64]) -> Observed {
         let last_checkpoint = Some(Default::default());
-        let report = Report { attempt, phase: phase.to_owned(), last_checkpoint, ..Default::default() };
+        let report = Report { attempt, phase, last_checkpoint, ..Default::default() };
         Observed {
             report: Some(report),
             worker_attempts: workers.to_vec(),
@@ -151,7 +153,7 @@ mod tests {
             (
                 "a running job runs on",
                 with_status(old.clone(), 1, &old),
-                seen(1, "Running", &[1]),
+                seen(1, ReportedPhase::Running, &[1]),
                 Decision::Run { attempt: 1 },
             ),
             (
@@ -163,19 +165,19 @@ mod tests {
             (
                 "the report of an older attempt changes nothing",
                 with_status(old.clone(), 2, &old),
-                seen(1, "Failed", &[2]),
+                seen(1, ReportedPhase::Failed, &[2]),
                 Decision::Run { attempt: 2 },
             ),
             (
                 "suspend stops the running attempt first",
                 with_status(job(true, 2), 1, &old),
-                seen(1, "Running", &[1]),
+                seen(1, ReportedPhase::Running, &[1]),
                 Decision::Stop { attempt: 1, why: Why::Suspended },
             ),
             (
                 "a stopped job is suspended",
                 with_status(job(true, 2), 1, &old),
-                seen(1, "Suspended", &[1]),
+                seen(1, ReportedPhase::Suspended, &[1]),
                 Decision::Suspend,
             ),
             (
@@ -187,31 +189,31 @@ mod tests {
             (
                 "resuming makes a new attempt",
                 with_status(old.clone(), 1, &old),
-                seen(1, "Suspended", &[1]),
+                seen(1, ReportedPhase::Suspended, &[1]),
                 record(2, &old),
             ),
             (
                 "another parallelism stops the running attempt first",
                 with_status(job(false, 4), 1, &old),
-                seen(1, "Running", &[1]),
+                seen(1, ReportedPhase::Running, &[1]),
                 Decision::Stop { attempt: 1, why: Why::SpecChanged },
             ),
             (
                 "then it gets a new attempt",
                 with_status(job(false, 4), 1, &old),
-                seen(1, "Suspended", &[1]),
+                seen(1, ReportedPhase::Suspended, &[1]),
                 record(2, &job(false, 4)),
             ),
             (
                 "a failed job waits for the user",
                 with_status(old.clone(), 1, &old),
-                seen(1, "Failed", &[1]),
+                seen(1, ReportedPhase::Failed, &[1]),
                 Decision::Fail { kind: "Failed".to_owned(), message: "the job has failed".to_owned() },
             ),
             (
                 "a changed spec restarts a failed job",
                 with_status(job(false, 4), 1, &old),
-                seen(1, "Failed", &[1]),
+                seen(1, ReportedPhase::Failed, &[1]),
                 record(2, &job(false, 4)),
             ),
             (
@@ -229,31 +231,31 @@ mod tests {
             (
                 "a job that has no coordinator is replaced at once",
                 with_status(job(false, 4), 1, &old),
-                Observed { coordinator_attempt: None, ..seen(1, "Running", &[1]) },
+                Observed { coordinator_attempt: None, ..seen(1, ReportedPhase::Running, &[1]) },
                 record(2, &job(false, 4)),
             ),
             (
                 "a job without a checkpoint is replaced at once",
                 with_status(job(false, 4), 1, &old),
-                without_checkpoint(seen(1, "Running", &[1])),
+                without_checkpoint(seen(1, ReportedPhase::Running, &[1])),
                 record(2, &job(false, 4)),
             ),
             (
                 "a job that is recovering is replaced at once",
                 with_status(job(false, 4), 1, &old),
-                seen(1, "Recovering", &[1]),
+                seen(1, ReportedPhase::Recovering, &[1]),
                 record(2, &job(false, 4)),
             ),
             (
                 "a job that does not come up is suspended at once",
                 with_status(job(true, 2), 1, &old),
-                without_checkpoint(seen(1, "Starting", &[1])),
+                without_checkpoint(seen(1, ReportedPhase::Starting, &[1])),
                 Decision::Suspend,
             ),
             (
                 "a failed job is suspended at once",
                 with_status(job(true, 2), 1, &old),
-                seen(1, "Failed", &[1]),
+                seen(1, ReportedPhase::Failed, &[1]),
                 Decision::Suspend,
             ),
             (
@@ -265,13 +267,13 @@ mod tests {
             (
                 "a changed spec that cannot work leaves the running attempt alone",
                 with_status(job(false, 4), 1, &old),
-                Observed { refusal: Some(refusal.clone()), ..seen(1, "Running", &[1]) },
+                Observed { refusal: Some(refusal.clone()), ..seen(1, ReportedPhase::Running, &[1]) },
                 Decision::Refuse(refusal.clone()),
             ),
             (
                 "a bounded job finishes",
                 with_status(old.clone(), 1, &old),
-                seen(1, "Succeeded", &[1]),
+                seen(1, ReportedPhase::Succeeded, &[1]),
                 Decision::Finish,
             ),
         ];

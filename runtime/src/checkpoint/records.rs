@@ -113,6 +113,9 @@ pub struct SubtaskState {
     /// Rows read by a source or written by a sink since the job's first start.
     #[prost(uint64, tag = "9")]
     pub rows: u64,
+    /// What the values of each column that a sink has taken add up to, since the job's first start.
+    #[prost(fixed64, repeated, tag = "10")]
+    pub checksums: Vec<u64>,
 }
 
 /// One part of a table: its runs, oldest first. A later run's row replaces an earlier one's.

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
+use millrace_crds::contract::Report;
 use millrace_sql::plan::{OperatorKind, Plan};
 use tokio::sync::watch;
 use tracing::info;
@@ -28,6 +29,7 @@ pub async fn show(name: String, plan: Plan, report: watch::Receiver<JobReport>, 
         clock.sleep(every).await;
         let report = report.borrow().clone();
         let totals = report.totals(&sources);
+        let report = report.public;
         let seconds = (clock.elapsed() - before_at).as_secs_f64();
         let line = line(&name, &report, &totals, &before, seconds, clock.now_ms());
         (before, before_at) = (totals, clock.elapsed());
@@ -50,7 +52,7 @@ pub fn source_chains(plan: &Plan) -> Vec<u32> {
     chains.filter(|(_, operators)| is_source(operators)).map(|(chain, _)| chain as u32).collect()
 }
 
-fn line(name: &str, report: &JobReport, now: &Totals, before: &Totals, seconds: f64, now_ms: u64) -> String {
+fn line(name: &str, report: &Report, now: &Totals, before: &Totals, seconds: f64, now_ms: u64) -> String {
     let rate = |now: u64, before: u64| human(now.saturating_sub(before) as f64 / seconds.max(0.001));
     let mut line = format!("{name}: {:?}", report.phase);
     if report.phase == Phase::Running {
@@ -91,6 +93,7 @@ pub fn summary(name: &str, end: JobEnd, report: &JobReport, clock: Clock) {
         JobEnd::Finished => "finished",
         JobEnd::Stopped => "stopped; the next run goes on from here",
     };
+    let report = &report.public;
     let checkpoint = report.last_checkpoint.clone().unwrap_or_default();
     if std::io::stderr().is_terminal() {
         eprintln!();
@@ -103,10 +106,14 @@ pub fn summary(name: &str, end: JobEnd, report: &JobReport, clock: Clock) {
         checkpoint.epoch,
         report.restarts
     );
+    for column in &checkpoint.checksums {
+        println!("{name}: checksum of {}.{}: {}", column.sink, column.column, column.checksum);
+    }
 }
 
 /// Logs what a coordinator's run has done.
 pub fn log_summary(end: JobEnd, report: &JobReport) {
+    let report = &report.public;
     let checkpoint = report.last_checkpoint.clone().unwrap_or_default();
     info!(
         ?end,

@@ -107,9 +107,7 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
             crashes_before_commit: crate::fault::crashes_before_commit(),
         };
         let (wish_sender, wish) = watch::channel(Wish::Run);
-        let report =
-            JobReport { contract: 1, name: job.name().to_owned(), attempt: attempt.0, ..Default::default() };
-        let (report_sender, report) = watch::channel(report);
+        let (report_sender, report) = watch::channel(JobReport::new(job.name(), attempt));
         let state = CoordinatorState {
             report: report.clone(),
             wish: Arc::new(wish_sender),
@@ -144,14 +142,10 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
 async fn show_failure(arguments: &CoordinatorArguments, error: UserError) -> Result<Exit, UserError> {
     error!(%error, "the job cannot start");
     let (wish, _) = watch::channel(Wish::Run);
-    let report = JobReport {
-        contract: 1,
-        attempt: arguments.attempt,
-        phase: Phase::Failed,
-        last_failure: Some(error.to_string()),
-        last_failure_kind: Some("InvalidManifest".to_owned()),
-        ..Default::default()
-    };
+    let mut report = JobReport::new("", Attempt(arguments.attempt));
+    report.public.phase = Phase::Failed;
+    report.public.last_failure = Some(error.to_string());
+    report.public.last_failure_kind = Some("InvalidManifest".to_owned());
     let (_sender, report) = watch::channel(report);
     let state =
         CoordinatorState { report, wish: Arc::new(wish), source_chains: [].into(), clock: Clock::system() };

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use millrace_crds::contract::ReportedCheckpoint;
 use millrace_sql::plan::{OperatorKind, Plan};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::checkpointing::{Answered, Pending};
-use super::report::{CheckpointReport, JobReport, Phase};
+use super::report::{self, JobReport, Phase};
 use super::workers::{WorkerEvent, Workers};
 use super::{Committers, CoordinatorContext, Failure, JobSettings, Stop, Wish, assignment, check, commit};
 use crate::checkpoint::TakenOver;
@@ -217,7 +218,7 @@ impl RunningJob<'_> {
             WorkerEvent::Joined(worker, joined) => workers.joined(worker, joined),
             WorkerEvent::Gone(worker, reason) => {
                 workers.gone(worker);
-                JobReport::change(self.report, |report| drop(report.tasks.remove(&worker)));
+                self.report.send_modify(|report| drop(report.tasks.remove(&worker)));
                 if run.slots.contains(&worker) {
                     return Err(lost(worker, &reason));
                 }
@@ -235,7 +236,7 @@ impl RunningJob<'_> {
     fn says<'r>(&'r self, run: &mut Run<'r>, worker: WorkerId, says: WorkerSays) -> Result<(), Stop> {
         match says {
             WorkerSays::Heartbeat(heartbeat) => {
-                JobReport::change(self.report, |report| drop(report.tasks.insert(worker, heartbeat.tasks)));
+                self.report.send_modify(|report| drop(report.tasks.insert(worker, heartbeat.tasks)));
             }
             WorkerSays::Exhausted(exhausted) => {
                 run.sources_left.remove(&(exhausted.chain, exhausted.subtask));
@@ -297,10 +298,10 @@ impl RunningJob<'_> {
     }
 
     fn complete(&self, manifest: &Manifest, started: Duration) {
-        let done = CheckpointReport {
+        let done = ReportedCheckpoint {
             completed_at_ms: self.context.clock.now_ms(),
             duration_ms: self.context.clock.elapsed().saturating_sub(started).as_millis() as u64,
-            ..CheckpointReport::of(manifest, self.plan)
+            ..report::checkpoint(manifest, self.plan)
         };
         info!(
             epoch = done.epoch,

@@ -34,7 +34,6 @@ use crate::sink::{self, SinkCommitter, SinkError, SinkIdentity, Sinks};
 use crate::source::{self, SourceError};
 use failover::{Restart, RestartStrategy};
 use generation::{GenerationEnd, RunningJob};
-use report::CheckpointReport;
 pub use report::{JobReport, Phase};
 pub use workers::Workers;
 
@@ -244,17 +243,17 @@ async fn one_generation(
     context: &CoordinatorContext,
     workers: &mut Workers,
     wish: watch::Receiver<Wish>,
-    report: &watch::Sender<JobReport>,
+    sender: &watch::Sender<JobReport>,
     own: &mut Own,
 ) -> Result<JobEnd, Stop> {
     // Whose state it is comes first: the end of a namesake is not the end of this job.
     protocol::check_owner(context.store.as_ref(), &settings.identity).await?;
     if protocol::finished(context.store.as_ref()).await?.is_some() {
         let last = protocol::newest(context.store.as_ref()).await?;
-        JobReport::change(report, |report| {
+        JobReport::change(sender, |report| {
             report.generation = last.as_ref().map_or(0, |manifest| manifest.generation);
             report.parallelism = last.as_ref().map_or(0, |manifest| manifest.parallelism);
-            report.last_checkpoint = last.map(|manifest| CheckpointReport::of(&manifest, plan));
+            report.last_checkpoint = last.map(|manifest| report::checkpoint(&manifest, plan));
         });
         return Ok(JobEnd::Finished);
     }
@@ -272,7 +271,7 @@ async fn one_generation(
     let plan = &plan_to_run(taken.restored.as_ref(), &settings.sql, plan)?;
     let committers = committers(plan, settings, generation, context)?;
     replay(&taken, &committers, context, generation).await?;
-    let restored_checkpoint = taken.restored.as_ref().map(|manifest| CheckpointReport::of(manifest, plan));
+    let restored_checkpoint = taken.restored.as_ref().map(|manifest| report::checkpoint(manifest, plan));
     info!(
         %generation,
         restored_epoch,
@@ -280,7 +279,7 @@ async fn one_generation(
         attempt = %settings.identity.attempt,
         "leading the job"
     );
-    JobReport::change(report, |report| {
+    JobReport::change(sender, |report| {
         report.generation = generation.0;
         report.restored_epoch = restored_epoch;
         if report.last_checkpoint.is_none() {
@@ -298,7 +297,7 @@ async fn one_generation(
         Some(manifest) => manifest.subtasks.clone(),
         None => first_splits(plan, settings, context.clock).await?,
     };
-    let job = RunningJob { settings, plan, context, taken, committers, state, report };
+    let job = RunningJob { settings, plan, context, taken, committers, state, report: sender };
     let end = job.run(workers, wish).await?;
     if end == GenerationEnd::Stopped {
         // Rows after the last checkpoint are read again later; what sinks have begun with them must not stand in the way.

@@ -1,38 +1,35 @@
-//! Takes every value of every row and throws it away.
-
-use std::hint::black_box;
+//! Takes every value of every row, keeps a checksum of each column, and throws the rows away.
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::checksum::Checksums;
 use super::{Committable, SinkConnector, SinkError, SinkWriter};
 use crate::model::{Batch, Epoch, Subtask};
 
-/// The sink that keeps nothing.
+/// The sink that keeps nothing but checksums.
 pub struct Blackhole;
 
 impl SinkConnector for Blackhole {
     fn writer(&self, _: Subtask) -> Result<Box<dyn SinkWriter>, SinkError> {
-        Ok(Box::new(BlackholeWriter))
+        Ok(Box::new(BlackholeWriter { checksums: Checksums::default() }))
     }
 }
 
-struct BlackholeWriter;
+struct BlackholeWriter {
+    checksums: Checksums,
+}
 
 impl SinkWriter for BlackholeWriter {
     fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
-        for column in batch.records.columns() {
-            // Every buffer is read, so that no column is left uncomputed.
-            for buffer in column.to_data().buffers() {
-                black_box(
-                    buffer.as_slice().iter().step_by(64).fold(0_u8, |sum, byte| sum.wrapping_add(*byte)),
-                );
-            }
-        }
-        Ok(())
+        self.checksums.add(batch).map_err(|error| SinkError::Data { message: error.to_string() })
     }
 
     fn prepare(&mut self, _: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>> {
         async { Ok(Vec::new()) }.boxed()
+    }
+
+    fn checksums(&self) -> &[u64] {
+        self.checksums.columns()
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod blackhole;
 pub mod bucket_files;
+pub mod checksum;
 pub mod files;
 pub mod kafka;
 pub mod print;
@@ -74,6 +75,11 @@ pub trait SinkWriter: Send {
     /// Ends the epoch: what was written since the last call becomes durable but not visible. Rows of the next epoch may
     /// be written while this goes on.
     fn prepare(&mut self, epoch: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>>;
+
+    /// What the values that this writer has taken add up to, a column each; nothing for sinks that keep no checksums.
+    fn checksums(&self) -> &[u64] {
+        &[]
+    }
 }
 
 /// Makes prepared results visible.

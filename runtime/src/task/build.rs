@@ -23,7 +23,7 @@ use crate::operator::calc::Calc;
 use crate::operator::local_aggregate::LocalAggregate;
 use crate::operator::window_aggregate::WindowAggregate;
 use crate::operator::{Operator, OperatorError};
-use crate::sink::{self, SinkError, SinkIdentity, Sinks};
+use crate::sink::{self, SinkError, SinkIdentity, Sinks, checksum};
 use crate::source::{self, SourceError, Split};
 use crate::state::{SegmentError, SegmentReader};
 use crate::topology::Topology;
@@ -147,6 +147,11 @@ impl Restored {
                 .collect(),
             committables: Vec::new(),
             rows: old.iter().filter(|state| mine(state.subtask as usize)).map(|state| state.rows).sum(),
+            checksums: checksum::sum(
+                old.iter()
+                    .filter(|state| mine(state.subtask as usize))
+                    .map(|state| state.checksums.as_slice()),
+            ),
         }
     }
 }
@@ -177,7 +182,12 @@ pub fn build(
             }
             Some(OperatorKind::Sink(plan)) => {
                 let connector = context.sinks.connector(plan, sink_identity(context, operator))?;
-                tail = Tail::Sink { index: *index, writer: connector.writer(subtask)?, rows: state.rows };
+                tail = Tail::Sink {
+                    index: *index,
+                    writer: connector.writer(subtask)?,
+                    rows: state.rows,
+                    restored_checksums: state.checksums.clone(),
+                };
             }
             Some(kind) => {
                 let input =
@@ -335,6 +345,7 @@ mod tests {
             splits: vec![split(subtask * 2), split(subtask * 2 + 1)],
             committables: Vec::new(),
             rows: 10 + u64::from(subtask),
+            checksums: vec![5, u64::MAX - u64::from(subtask)],
         }
     }
 
@@ -353,6 +364,8 @@ mod tests {
             splits.sort_unstable();
             assert_eq!(splits, ["s0", "s1", "s2", "s3"]);
             assert_eq!(states.iter().map(|state| state.rows).sum::<u64>(), 21);
+            let checksums = checksum::sum(states.iter().map(|state| state.checksums.as_slice()));
+            assert_eq!(checksums, [10, u64::MAX - 2]);
             let runs = states.iter().flat_map(|state| &state.tables).flat_map(|table| &table.runs);
             let mut groups: Vec<u32> = runs.flat_map(|run| run.first_group..run.end_group).collect();
             groups.sort_unstable();

@@ -17,7 +17,13 @@ pub struct Step {
 /// Where rows leave the task.
 pub enum Tail {
     Outputs(Vec<Output>),
-    Sink { index: usize, writer: Box<dyn SinkWriter>, rows: u64 },
+    /// `rows` and `restored_checksums` count from the job's first start.
+    Sink {
+        index: usize,
+        writer: Box<dyn SinkWriter>,
+        rows: u64,
+        restored_checksums: Vec<u64>,
+    },
 }
 
 /// Operators in order and the tail.

@@ -11,6 +11,7 @@ use super::{SinkSnapshot, SourceSnapshot, TaskControl, TaskError, TaskEvent, Tas
 use crate::exchange::{Gate, Inbox, Passed};
 use crate::fault::CrashAfterRows;
 use crate::model::{Barrier, Batch, Element, EventTime};
+use crate::sink::checksum;
 
 /// Where a task's rows come from.
 pub enum Head {
@@ -217,9 +218,12 @@ impl Task {
             Head::Gate { .. } => None,
         };
         let sink = match &mut self.chain.tail {
-            Tail::Sink { index, writer, rows } => {
-                Some(SinkSnapshot { operator: *index, prepared: writer.prepare(barrier.epoch), rows: *rows })
-            }
+            Tail::Sink { index, writer, rows, restored_checksums } => Some(SinkSnapshot {
+                operator: *index,
+                prepared: writer.prepare(barrier.epoch),
+                rows: *rows,
+                checksums: checksum::sum([restored_checksums.as_slice(), writer.checksums()].into_iter()),
+            }),
             Tail::Outputs(_) => None,
         };
         TaskSnapshot {

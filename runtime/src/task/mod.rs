@@ -102,6 +102,7 @@ pub struct SinkSnapshot {
     pub operator: usize,
     pub prepared: BoxFuture<'static, Result<Vec<Committable>, SinkError>>,
     pub rows: u64,
+    pub checksums: Vec<u64>,
 }
 
 /// Figures of one task, read while it runs.

@@ -140,6 +140,7 @@ impl Snapshots {
             if let Some(known) = self.states.get_mut(&owner) {
                 known.committables = all.values().flatten().cloned().collect();
                 known.rows = sink.rows;
+                known.checksums = sink.checksums;
             }
         }
         let is_full = |snapshot: &TaskSnapshot| {
@@ -271,7 +272,7 @@ mod tests {
             subtask: 0,
             operators: vec![(0, operator)],
             source: None,
-            sink: Some(SinkSnapshot { operator: 1, prepared, rows: epoch }),
+            sink: Some(SinkSnapshot { operator: 1, prepared, rows: epoch, checksums: Vec::new() }),
         }
     }
 

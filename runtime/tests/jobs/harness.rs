@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 /// A place where a job runs.
 pub struct Place {
@@ -44,18 +44,21 @@ impl Place {
         self.command(arguments).output().unwrap()
     }
 
-    /// Starts the job; its log goes to the file `log`.
-    pub fn start(&self, arguments: &[&str]) -> Child {
-        let log = fs::File::create(self.path().join("log")).unwrap();
-        self.command(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    /// Starts the job; its log goes to the file `log`, its standard output to `out`.
+    pub fn start(&self, arguments: &[&str]) -> Job {
+        self.spawn(self.command(arguments))
     }
 
     /// Starts a job that crashes where a variable says.
-    pub fn start_crashing(&self, variable: &str, value: &str) -> Child {
-        let log = fs::File::create(self.path().join("log")).unwrap();
+    pub fn start_crashing(&self, variable: &str, value: &str) -> Job {
         let mut command = self.command(&[]);
         command.env(variable, value);
-        command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+        self.spawn(command)
+    }
+
+    fn spawn(&self, mut command: Command) -> Job {
+        let [log, out] = ["log", "out"].map(|name| fs::File::create(self.path().join(name)).unwrap());
+        Job(command.stdout(out).stderr(log).spawn().unwrap())
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -81,6 +84,12 @@ impl Place {
         fs::read_to_string(self.path().join("log")).unwrap_or_default()
     }
 
+    /// What a started job has printed so far.
+    #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
+    pub fn out(&self) -> String {
+        fs::read_to_string(self.path().join("out")).unwrap_or_default()
+    }
+
     /// All visible rows of a sink folder, sorted.
     pub fn rows(&self, folder: &str) -> Vec<String> {
         let mut rows: Vec<String> = self
@@ -99,6 +108,32 @@ impl Place {
             .map(|entry| entry.unwrap().path())
             .filter(|path| !path.file_name().unwrap().to_string_lossy().starts_with('.'));
         visible.collect()
+    }
+}
+
+/// A job's process. It ends with the test that started it, and takes its workers with it.
+pub struct Job(Child);
+
+impl Job {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        self.0.wait()
+    }
+
+    #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
+    pub fn kill(&mut self) -> std::io::Result<()> {
+        self.0.kill()
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        // A process that has ended already cannot be killed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

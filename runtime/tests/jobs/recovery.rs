@@ -113,3 +113,44 @@ fn an_interrupted_job_takes_a_last_checkpoint_and_goes_on() {
     assert!(stopped > 0 && stopped < place.rows("picked").len());
     assert_eq!((place.rows("picked"), place.rows("totals")), straight());
 }
+
+/// The checksums that a job has printed, by column.
+fn checksums(printed: &str) -> Vec<(String, String)> {
+    let lines = printed.lines().filter_map(|line| line.split_once("checksum of nothing."));
+    lines.map(|(_, rest)| rest.split_once(": ").unwrap()).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
+}
+
+#[test]
+fn checksums_of_a_blackhole_are_those_of_the_rows_in_files() {
+    let into_both = SQL.replace("'rows-per-second' = '50000'", "'rows-per-second' = '100000'")
+        + "
+CREATE TABLE nothing (auction BIGINT, window_end TIMESTAMP(3), n BIGINT, total BIGINT) WITH ('connector' = 'blackhole');
+INSERT INTO nothing SELECT auction, window_end, COUNT(*), SUM(price)
+  FROM TABLE(HOP(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' SECOND, INTERVAL '3' SECOND))
+  GROUP BY auction, window_start, window_end;";
+    let place = Place::new(3, &into_both);
+    let mut job = place.start(&["--workers", "2"]);
+    wait_until("two checkpoints are complete", || checkpoints(&place.log()) >= 2);
+    kill_9(workers(&place.log()).last().unwrap());
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    let written = checksums(&place.out());
+    assert!(restored_epochs(&place.log())[1] > 0);
+
+    let read_back = Place::new(
+        2,
+        &format!(
+            "CREATE TABLE totals (auction BIGINT, window_end TIMESTAMP(3), n BIGINT, total BIGINT)
+               WITH ('connector' = 'filesystem', 'path' = '{}', 'format' = 'json');
+             CREATE TABLE nothing (auction BIGINT, window_end TIMESTAMP(3), n BIGINT, total BIGINT)
+               WITH ('connector' = 'blackhole');
+             INSERT INTO nothing SELECT * FROM totals;",
+            place.path().join("totals").display()
+        ),
+    );
+    let output = read_back.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    let columns: Vec<&str> = written.iter().map(|(column, _)| column.as_str()).collect();
+    assert_eq!(columns, ["auction", "window_end", "n", "total"], "{}", place.out());
+    assert_eq!(checksums(&text(&output)), written);
+}

@@ -27,7 +27,13 @@ impl std::error::Error for ManifestError {}
 pub fn read(yaml: &str) -> Result<StreamJob, ManifestError> {
     let value: Value = serde_saphyr::from_str(yaml).map_err(|error| refuse(error.to_string()))?;
     check_kind(&value)?;
-    let mut job: StreamJob = serde_saphyr::from_str(yaml).map_err(|error| refuse(error.to_string()))?;
+    let mut job: StreamJob = serde_saphyr::from_str(yaml).map_err(|error| {
+        // The reader of YAML knows line and column, this one knows the field.
+        match serde_path_to_error::deserialize::<_, StreamJob>(&value) {
+            Err(at) if at.path().iter().next().is_some() => refuse(format!("{}: {error}", at.path())),
+            _ => refuse(error.to_string()),
+        }
+    })?;
     if job.metadata.name.is_none() {
         return Err(refuse("metadata.name: is missing; give the job a name".to_owned()));
     }

@@ -45,8 +45,8 @@ fn mistakes_name_the_field_and_the_cure() {
         ("kind: StreamJob", "kind: Deployment", &["kind: is Deployment, write StreamJob"]),
         ("name: totals", "name: Totals", &["metadata.name", "lower-case"]),
         ("name: totals", "labels: {}", &["metadata.name", "missing"]),
-        ("spec:", "spec:\n  paralelism: 4", &["paralelism", "parallelism"]),
-        ("spec:", "spec:\n  parallelism: many", &["many"]),
+        ("spec:", "spec:\n  paralelism: 4", &["spec.paralelism: ", "line 7", "parallelism"]),
+        ("spec:", "spec:\n  parallelism: many", &["spec.parallelism: ", "many"]),
         ("spec:", "spec:\n  parallelism: 0", &["spec.parallelism: 0 is not from 1 to 32768"]),
         ("spec:", "spec:\n  maxParallelism: 1000", &["spec.maxParallelism", "a power of two"]),
         (
@@ -54,11 +54,19 @@ fn mistakes_name_the_field_and_the_cure() {
             "spec:\n  parallelism: 8\n  maxParallelism: 4",
             &["spec.parallelism", "at most spec.maxParallelism"],
         ),
-        ("spec:", "spec:\n  checkpoint: {interval: 10 s}", &["'10 s' is not a duration", "500ms, 10s"]),
-        ("spec:", "spec:\n  restart: {strategy: Sometimes}", &["Sometimes", "Exponential"]),
+        (
+            "spec:",
+            "spec:\n  checkpoint: {interval: 10 s}",
+            &["spec.checkpoint.interval", "'10 s' is not a duration", "500ms, 10s"],
+        ),
+        (
+            "spec:",
+            "spec:\n  restart: {strategy: Sometimes}",
+            &["spec.restart.strategy: ", "Sometimes", "Exponential"],
+        ),
         ("spec:", "spec:\n  workers: {slots: 65}", &["spec.workers.slots: 65 is not from 1 to 64"]),
         ("sql: INSERT INTO a SELECT 1", "sql: ''", &["spec.pipeline.sql: is empty"]),
-        ("sql: INSERT INTO a SELECT 1", "file: a.sql", &["file", "sql"]),
+        ("sql: INSERT INTO a SELECT 1", "file: a.sql", &["spec.pipeline.file: ", "sql"]),
     ];
     for (from, to, expected) in cases {
         let refused = manifest::read(&GOOD.replace(from, to)).expect_err(to).to_string();

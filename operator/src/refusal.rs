@@ -2,7 +2,7 @@
 //! good spec run on.
 
 use millrace_crds::StreamJob;
-use millrace_sql::plan::Plan;
+use millrace_sql::plan::{Plan, succeed};
 
 use crate::model::Refusal;
 
@@ -59,12 +59,17 @@ fn sql(wanted: &str, running: Option<&str>) -> Option<Refusal> {
     };
     let running = running.filter(|running| *running != wanted)?;
     // What runs was compiled once; if this release cannot compile it any more, the texts are all that can be compared.
-    let is_equal = compile(running).is_ok_and(|running| running == plan);
-    (!is_equal).then(|| Refusal {
+    let differences = match compile(running) {
+        Ok(running) => succeed(&running, &plan).err()?,
+        Err(_) => vec!["this release cannot compile the old text any more".to_owned()],
+    };
+    Some(Refusal {
         reason: "PlanChanged",
-        message: "spec.pipeline.sql: it means something else than what the job's state was made by, and the running job goes on \
-                  unchanged; put the text back, or give the new pipeline another name"
-            .to_owned(),
+        message: format!(
+            "spec.pipeline.sql: it means something else than what the job's state was made by: {}. The running job goes on \
+             unchanged; put that back, or give the new pipeline another name",
+            differences.join("; ")
+        ),
     })
 }
 
@@ -109,7 +114,18 @@ mod tests {
             ),
             ("the same text", job("s3://b/j", SQL), running, None),
             ("a comment more", job("s3://b/j", &commented), running, None),
-            ("another filter", job("s3://b/j", &changed), running, Some(("PlanChanged", "another name"))),
+            (
+                "another filter",
+                job("s3://b/j", &changed),
+                running,
+                Some(("PlanChanged", "'b/b/calc' does something else")),
+            ),
+            (
+                "another rate",
+                job("s3://b/j", &SQL.replace("'path'", "'scan.rows-per-second' = '5', 'path'")),
+                running,
+                None,
+            ),
             (
                 "another place",
                 job("s3://b/other", SQL),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
 
+use millrace_sql::connectors::parse_duration;
 use millrace_sql::plan::Table;
 use snafu::Snafu;
 
@@ -72,25 +73,16 @@ impl<'a> TableOptions<'a> {
     }
 }
 
-/// Parses durations as Flink writes them.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    let millis = match text[digits..].trim() {
-        "ms" | "milli" | "millis" | "millisecond" | "milliseconds" | "" => 1,
-        "s" | "sec" | "secs" | "second" | "seconds" => 1_000,
-        "m" | "min" | "mins" | "minute" | "minutes" => 60_000,
-        "h" | "hour" | "hours" => 3_600_000,
-        "d" | "day" | "days" => 86_400_000,
-        _ => return None,
-    };
-    number.checked_mul(millis).map(Duration::from_millis)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use millrace_sql::connectors::{self, Role, Setting};
+    use millrace_sql::plan::Source as SourcePlan;
+
     use super::*;
+    use crate::clock::Clock;
+    use crate::{sink, source};
 
     fn table(options: &[(&str, &str)]) -> Table {
         let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -119,14 +111,62 @@ mod tests {
             "table 't': the option 'typo' is not known here; known are path, rows, wait"
         );
     }
+    /// Opens a table's connector without reaching for anything outside.
+    fn open(role: Role, options: &[(&str, &str)]) -> Result<(), String> {
+        let table = table(options);
+        match role {
+            Role::Source => {
+                let plan = SourcePlan { table: Some(table), ..SourcePlan::default() };
+                source::connector(&plan, Clock::starting_at(0)).map(drop).map_err(|error| error.to_string())
+            }
+            Role::Sink => sink::check(&table).map_err(|error| error.to_string()),
+        }
+    }
 
     #[test]
-    fn durations_are_read_as_flink_reads_them() {
-        let cases = [("10 s", 10_000), ("500ms", 500), ("2 min", 120_000), ("1h", 3_600_000), ("7", 7)];
-        for (text, millis) in cases {
-            assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
+    fn the_compiler_and_the_connectors_know_the_same_options() {
+        let mut opened = 0;
+        for role in [Role::Source, Role::Sink] {
+            for connector in connectors::names(Some(role)) {
+                let settings = connectors::settings(&connector, role).unwrap();
+                let examples = |setting: &Setting| match setting.key {
+                    "path" => vec!["folder".to_owned()],
+                    _ => setting.value.examples(),
+                };
+                let mut least = vec![("connector", connector.clone())];
+                for setting in settings.iter().filter(|setting| setting.is_required) {
+                    least.push((setting.key, examples(setting).swap_remove(0)));
+                }
+                if connector == "kafka" {
+                    least.push(("bootstrap.servers", "localhost:9092".to_owned()));
+                }
+                for setting in &settings {
+                    for value in examples(setting) {
+                        let mut options: BTreeMap<&str, String> = least.iter().cloned().collect();
+                        options.insert(setting.key, value.clone());
+                        if setting.key.starts_with("scan.startup") && !value.ends_with("offset") {
+                            options.insert("scan.startup.mode", "timestamp".to_owned());
+                            options.insert("scan.startup.timestamp-millis", "1".to_owned());
+                        }
+                        let options: Vec<_> =
+                            options.iter().map(|(key, value)| (*key, value.as_str())).collect();
+                        assert_eq!(open(role, &options), Ok(()), "{options:?}");
+                        opened += 1;
+                    }
+                }
+                let mut known: Vec<&str> = settings.iter().map(|setting| setting.key).collect();
+                known.push("connector");
+                known.sort_unstable();
+
+                least.push(("no-such-option", String::new()));
+                let options: Vec<_> = least.iter().map(|(key, value)| (*key, value.as_str())).collect();
+                let refused = open(role, &options).unwrap_err();
+
+                let expected =
+                    format!("the option 'no-such-option' is not known here; known are {}", known.join(", "));
+                assert!(refused.ends_with(&expected), "{connector}, {role:?}: {refused}");
+            }
         }
-        assert_eq!(parse_duration("s"), None);
-        assert_eq!(parse_duration("-1 s"), None);
+        assert!(opened > 20, "{opened}");
     }
 }

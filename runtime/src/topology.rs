@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn chains_are_cut_at_exchanges_and_channels_do_not_overlap() {
         let sql = "
-            CREATE TABLE t (k BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts) WITH ('connector' = 'filesystem');
+            CREATE TABLE t (k BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts) WITH ('connector' = 'filesystem', 'path' = 't', 'format' = 'json');
             CREATE TABLE out (k BIGINT, n BIGINT) WITH ('connector' = 'print');
             INSERT INTO out SELECT k, COUNT(*) FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' SECOND))
               GROUP BY k, window_start, window_end;

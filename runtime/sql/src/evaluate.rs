@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::prep_null_mask_filter;
-use arrow::datatypes::{IntervalMonthDayNano, Schema, SchemaRef};
+use arrow::datatypes::{DataType, IntervalMonthDayNano, Schema, SchemaRef, TimeUnit};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DataFusionError, Result, ScalarValue, internal_err};
 use datafusion_expr::{ColumnarValue, Operator};
@@ -124,6 +124,11 @@ fn lower_call(call: &plan::Call, input: &SchemaRef) -> Result<Arc<dyn PhysicalEx
             expressions::like(name == function::NOT_LIKE, false, arguments.remove(0), pattern, input)
         }
         (name, 2) if operator(name).is_some() => {
+            if matches!(name, function::PLUS | function::MINUS)
+                && let Some(duration) = duration(&call.arguments[1], &arguments[0].data_type(input)?)
+            {
+                arguments[1] = Arc::new(expressions::Literal::new(duration));
+            }
             let right = arguments.remove(1);
             let operator = operator(name).unwrap_or(Operator::Eq);
             expressions::binary(arguments.remove(0), operator, right, input)
@@ -196,6 +201,19 @@ fn scalar(literal: &plan::Literal) -> Result<ScalarValue> {
     })
 }
 
+/// An interval of fixed length that is added to times without a zone: whole units of theirs need no calendar.
+fn duration(expression: &plan::Expr, times: &DataType) -> Option<ScalarValue> {
+    let (Some(Node::Literal(literal)), DataType::Timestamp(TimeUnit::Millisecond, None)) =
+        (&expression.node, times)
+    else {
+        return None;
+    };
+    let Ok(ScalarValue::IntervalMonthDayNano(Some(interval))) = scalar(literal) else { return None };
+    let is_whole = interval.months == 0 && interval.nanoseconds % 1_000_000 == 0;
+    let millis = i64::from(interval.days) * 86_400_000 + interval.nanoseconds / 1_000_000;
+    is_whole.then_some(ScalarValue::DurationMillisecond(Some(millis)))
+}
+
 fn interval(bytes: &[u8]) -> Result<ScalarValue> {
     let Ok(bytes) = <[u8; 16]>::try_from(bytes) else {
         return internal_err!("an interval of {} bytes", bytes.len());
@@ -207,4 +225,53 @@ fn interval(bytes: &[u8]) -> Result<ScalarValue> {
         nanoseconds: bits as i64,
     };
     Ok(ScalarValue::IntervalMonthDayNano(Some(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use arrow::array::{AsArray, TimestampMillisecondArray};
+    use arrow::datatypes::{Field, TimestampMillisecondType};
+
+    use super::*;
+    use crate::plan::OperatorKind;
+
+    fn millis(text: &str) -> i64 {
+        chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f")
+            .unwrap()
+            .and_utc()
+            .timestamp_millis()
+    }
+
+    #[test]
+    fn intervals_are_added_to_times() {
+        let times = ["2024-02-28 23:59:59.5", "2024-01-31 00:00:00"].map(millis);
+        let column: ArrayRef =
+            Arc::new(TimestampMillisecondArray::from(vec![Some(times[0]), Some(times[1]), None]));
+        let schema = Arc::new(Schema::new(vec![Field::new("ts", column.data_type().clone(), true)]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![column]).unwrap();
+        for (sum, expected) in [
+            ("ts - INTERVAL '4' SECOND", ["2024-02-28 23:59:55.5", "2024-01-30 23:59:56"]),
+            ("ts + INTERVAL '1.250' SECOND", ["2024-02-29 00:00:00.75", "2024-01-31 00:00:01.25"]),
+            ("ts + INTERVAL '2' DAY", ["2024-03-01 23:59:59.5", "2024-02-02 00:00:00"]),
+            ("ts + INTERVAL '1' MONTH", ["2024-03-28 23:59:59.5", "2024-02-29 00:00:00"]),
+        ] {
+            let sql = format!(
+                "CREATE TABLE times (ts TIMESTAMP(3)) WITH ('connector' = 'filesystem', 'path' = 't', 'format' = 'json');
+                 CREATE TABLE sums (ts TIMESTAMP(3)) WITH ('connector' = 'print');
+                 INSERT INTO sums SELECT {sum} FROM times;"
+            );
+            let plan = crate::compile(&sql).unwrap();
+            let calc = plan.operators.iter().find_map(|operator| match &operator.kind {
+                Some(OperatorKind::Calc(calc)) => Some(&calc.output[0]),
+                _ => None,
+            });
+
+            let sums = Evaluator::new(calc.unwrap(), &schema).unwrap().evaluate(&batch).unwrap();
+
+            let sums = sums.as_primitive::<TimestampMillisecondType>().iter().collect::<Vec<_>>();
+            assert_eq!(sums, [Some(millis(expected[0])), Some(millis(expected[1])), None], "{sum}");
+        }
+    }
 }

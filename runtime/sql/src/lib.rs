@@ -6,6 +6,7 @@
 //! ```
 //! No type of DataFusion leaves this crate except as an opaque evaluator; none is ever stored or sent.
 
+pub mod connectors;
 pub mod diagnostic;
 pub mod dialect;
 pub mod evaluate;

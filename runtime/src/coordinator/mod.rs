@@ -17,7 +17,7 @@ mod workers;
 
 use std::sync::Arc;
 
-use millrace_sql::plan::{OperatorKind, Plan};
+use millrace_sql::plan::{OperatorKind, Plan, succeed};
 use parking_lot::Mutex;
 use snafu::Snafu;
 use tokio::sync::watch;
@@ -321,15 +321,18 @@ fn plan_to_run(restored: Option<&Manifest>, sql: &str, compiled: &Plan) -> Resul
     else {
         return Ok(compiled.clone());
     };
-    if manifest.sql == sql || stored == compiled {
+    if manifest.sql == sql {
         return Ok(stored.clone());
     }
-    let message = format!(
-        "spec.pipeline.sql: it means something else than what the state of checkpoint {} was made by; put the text back, start \
-         over with --from none, or give the new pipeline another name",
-        manifest.epoch
-    );
-    Err(Stop::Error(JobError::Failed { kind: "PlanChanged".to_owned(), message }))
+    succeed(stored, compiled).map_err(|differences| {
+        let message = format!(
+            "spec.pipeline.sql: it means something else than what the state of checkpoint {} was made by: {}; put that back, start \
+             over with --from none, or give the new pipeline another name",
+            manifest.epoch,
+            differences.join("; ")
+        );
+        Stop::Error(JobError::Failed { kind: "PlanChanged".to_owned(), message })
+    })
 }
 
 /// A committer and the operator that it commits for.

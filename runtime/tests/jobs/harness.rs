@@ -124,6 +124,11 @@ impl Job {
     }
 
     #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
+    pub fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        self.0.try_wait()
+    }
+
+    #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
     pub fn kill(&mut self) -> std::io::Result<()> {
         self.0.kill()
     }

@@ -31,15 +31,21 @@ fn a_mistake_in_sql_is_shown_with_its_place() {
 }
 
 #[test]
-fn a_wrong_option_is_named() {
-    let place = Place::new(1, &SQL.replace("'format' = 'json');\nCREATE", "'format' = 'xml');\nCREATE"));
-    refused(&place, 1, &["table 'numbers': the option 'format' = 'xml' is not supported; use 'json'"]);
+fn wrong_options_are_all_shown_with_their_places() {
+    let sql = SQL.replace("'format' = 'json');\nCREATE", "'format' = 'xml');\nCREATE");
+    let place = Place::new(1, &sql.replace("'path' = 'result',", "'pth' = 'result',"));
 
-    place.set_job(1, &SQL.replace("'path' = 'result',", "'path' = 'result', 'pth' = 'x',"));
     refused(
         &place,
         1,
-        &["table 'result': the option 'pth' is not known here; known are connector, format, path"],
+        &[
+            "line 2, column 87: table 'numbers': the option 'format' = 'xml' is not supported",
+            "hint: use 'json'",
+            "line 3, column 14: table 'result': the option 'path' is missing",
+            "hint: add 'path' = 's3://bucket/folder'",
+            "line 3, column 66: table 'result': the option 'pth' is not known here",
+            "hint: did you mean 'path'?",
+        ],
     );
 }
 

@@ -4,9 +4,11 @@
 //! ever grow: tags are never reused, and no type of a library appears in them.
 
 mod expr;
+mod succession;
 mod types;
 
 pub use expr::{Branch, Call, Case, Cast, Expr, FieldAccess, Literal, Node, Value, function};
+pub use succession::succeed;
 pub use types::{DataType, Field, Schema, TypeKind};
 
 /// A job's dataflow: operators joined by edges, acyclic, in topological order.

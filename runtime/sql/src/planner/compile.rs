@@ -19,9 +19,10 @@ use super::mistakes::{closest, find_name, from_parser, from_planner};
 use super::streams::StreamBuilder;
 use super::unsupported;
 use super::window_node::WindowNode;
+use crate::connectors::{self, Role};
 use crate::diagnostic::Diagnostic;
 use crate::dialect::{self, ColumnKind, CreateTable, CreateView, Insert, Name, Query, Statement, WindowCall};
-use crate::plan::{self, DataType, Plan, Schema, Table, TypeKind};
+use crate::plan::{self, DataType, OperatorKind, Plan, Schema, Table, TypeKind};
 use crate::planner::expressions;
 
 type Compiled<T> = Result<T, Vec<Diagnostic>>;
@@ -45,7 +46,41 @@ pub fn compile(sql: &str) -> Compiled<Plan> {
                 .hint("end it with INSERT INTO sink SELECT …"),
         );
     }
-    if mistakes.is_empty() { Ok(compiler.plan.finish()) } else { Err(mistakes) }
+    let plan = compiler.plan.finish();
+    mistakes.extend(wrong_options(&statements, &plan));
+    mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
+    if mistakes.is_empty() { Ok(plan) } else { Err(mistakes) }
+}
+
+/// Mistakes in the options of all tables, judged by what is done with each.
+fn wrong_options(statements: &[Statement], plan: &Plan) -> Vec<Diagnostic> {
+    let mut mistakes = Vec::new();
+    for statement in statements {
+        let Statement::CreateTable(declaration) = statement else { continue };
+        let name = &declaration.name;
+        let uses = plan.operators.iter().filter_map(|operator| match &operator.kind {
+            Some(OperatorKind::Source(source)) => Some((source.table.as_ref()?, Role::Source)),
+            Some(OperatorKind::Sink(sink)) => Some((sink.table.as_ref()?, Role::Sink)),
+            _ => None,
+        });
+        let uses = uses.filter(|(table, _)| table.name == name.text).map(|(_, role)| Some(role));
+        let mut roles: Vec<Option<Role>> = uses.collect();
+        roles.dedup();
+        if roles.is_empty() {
+            roles.push(None);
+        }
+        let found = roles.into_iter().flat_map(|role| connectors::check(&declaration.options, role));
+        for mistake in found {
+            let span = mistake.key.as_ref().and_then(|key| declaration.option_spans.get(key));
+            let message = format!("table '{}': {}", name.text, mistake.message);
+            let mut diagnostic = at(*span.unwrap_or(&name.span), message);
+            diagnostic.hint = mistake.hint;
+            if !mistakes.contains(&diagnostic) {
+                mistakes.push(diagnostic);
+            }
+        }
+    }
+    mistakes
 }
 
 struct Compiler {
@@ -87,12 +122,6 @@ impl Compiler {
             schema: Some(Schema { fields: physical.collect() }),
             options: declaration.options.clone(),
         };
-        if !declaration.options.contains_key("connector") {
-            return Err(vec![
-                at(declaration.name.span, format!("the table '{}' has no 'connector' option", table.name))
-                    .hint("add 'connector' = 'kafka', 'filesystem', 'nexmark', 'print' or 'blackhole'"),
-            ]);
-        }
         let plan = self.table_plan(declaration, &table)?;
         let event_time = self.event_time(declaration, &table, &plan)?;
         self.catalog.add_table(DeclaredTable { table, event_time }, plan);

@@ -13,3 +13,4 @@ mod unsupported;
 mod window_node;
 
 pub use compile::compile;
+pub(crate) use mistakes::closest;

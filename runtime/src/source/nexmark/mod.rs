@@ -22,7 +22,7 @@ use super::{Read, SourceConnector, SourceError, Split, SplitReader};
 use crate::clock::Clock;
 use crate::format::json::leaf_schema;
 use crate::options::TableOptions;
-use columns::Column;
+use columns::{Column, Events};
 
 /// Events generated at a time.
 const BATCH_EVENTS: u64 = 8192;
@@ -170,11 +170,11 @@ impl Generator {
 
     fn generate(&mut self, count: u64) -> Result<RecordBatch, SourceError> {
         let step = u64::from(self.position.splits);
-        let events: Vec<u64> = (0..count).map(|n| self.position.next + n * step).collect();
+        let events = Events::new((0..count).map(|n| self.position.next + n * step).collect());
         let columns: Vec<ArrayRef> =
             self.columns.iter().map(|column| column.generate(&events, &self.settings)).collect();
         self.position.next += count * step;
-        let options = RecordBatchOptions::new().with_row_count(Some(events.len()));
+        let options = RecordBatchOptions::new().with_row_count(Some(count as usize));
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).map_err(|error| {
             SourceError::Data { message: format!("the table does not fit the generator: {error}") }
         })

@@ -37,17 +37,17 @@ impl Bits {
 
     /// Appends `length` letters between `H` and `n`, eight at a time.
     pub fn letters(&mut self, length: usize, out: &mut Vec<u8>) {
-        let mut left = length;
-        while left > 0 {
+        let end = out.len() + length;
+        out.reserve(length + 8);
+        while out.len() < end {
             let bits = self.next();
             // Per byte: five bits and three other ones, on top of 'H'.
             let word = (bits & 0x1f1f_1f1f_1f1f_1f1f)
                 + ((bits >> 5) & 0x0707_0707_0707_0707)
                 + 0x4848_4848_4848_4848;
-            let taken = left.min(8);
-            out.extend_from_slice(&word.to_le_bytes()[..taken]);
-            left -= taken;
+            out.extend_from_slice(&word.to_le_bytes());
         }
+        out.truncate(end);
     }
 
     /// Appends words: letters with a blank among 13, as the benchmark's names have them.

@@ -1,0 +1,353 @@
+//! The connectors and their options: what may stand in WITH, what it may say, and what may be edited while a job has state.
+
+use std::collections::BTreeMap;
+
+use crate::planner::closest;
+
+/// What is done with a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Source,
+    Sink,
+}
+
+/// An option of a connector.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    pub key: &'static str,
+    pub value: ValueKind,
+    pub is_required: bool,
+    /// It says how the outside is reached, not what is read or written: it may be edited while the job has state.
+    pub is_connection: bool,
+}
+
+/// What an option may say.
+#[derive(Debug, Clone, Copy)]
+pub enum ValueKind {
+    /// Anything; with an example.
+    Text(&'static str),
+    /// A whole number from here on.
+    Number(u64),
+    /// Such as `10 s`.
+    Duration,
+    OneOf(&'static [&'static str]),
+}
+
+impl ValueKind {
+    /// Values that are right: every choice, or one of many.
+    pub fn examples(self) -> Vec<String> {
+        match self {
+            Text(example) => vec![example.to_owned()],
+            Number(least) => vec![least.max(1).to_string()],
+            Duration => vec!["10 s".to_owned()],
+            OneOf(choices) => choices.iter().map(|choice| (*choice).to_owned()).collect(),
+        }
+    }
+}
+
+/// A mistake in a table's options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The option it is about, unless that is missing.
+    pub key: Option<String>,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+use ValueKind::{Duration, Number, OneOf, Text};
+
+const fn meaning(key: &'static str, value: ValueKind) -> Setting {
+    Setting { key, value, is_required: false, is_connection: false }
+}
+
+const fn required(key: &'static str, value: ValueKind) -> Setting {
+    Setting { is_required: true, ..meaning(key, value) }
+}
+
+const fn connection(key: &'static str, value: ValueKind) -> Setting {
+    Setting { is_connection: true, ..meaning(key, value) }
+}
+
+const FORMAT: Setting = required("format", OneOf(&["json"]));
+const SERVERS: Setting = connection("properties.bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
+const SERVERS_SHORT: Setting = connection("bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
+
+/// Options of every source.
+const SOURCE: &[Setting] =
+    &[connection("scan.watermark.idle-timeout", Duration), connection("scan.rows-per-second", Number(1))];
+
+const KAFKA_SOURCE: &[Setting] = &[
+    required("topic", Text("orders")),
+    SERVERS,
+    SERVERS_SHORT,
+    FORMAT,
+    meaning("scan.startup.mode", OneOf(&["earliest-offset", "latest-offset", "timestamp"])),
+    meaning("scan.startup.timestamp-millis", Number(0)),
+    meaning("scan.bounded.mode", OneOf(&["unbounded", "latest-offset"])),
+    meaning("properties.isolation.level", OneOf(&["read_committed", "read_uncommitted"])),
+];
+
+const KAFKA_SINK: &[Setting] = &[
+    required("topic", Text("totals")),
+    SERVERS,
+    SERVERS_SHORT,
+    FORMAT,
+    connection("sink.partitioner", OneOf(&["default", "fixed", "round-robin"])),
+    meaning("sink.delivery-guarantee", OneOf(&["exactly-once"])),
+    connection("properties.transaction.timeout.ms", Number(1)),
+];
+
+const FILES: &[Setting] = &[required("path", Text("s3://bucket/folder")), FORMAT];
+
+const NEXMARK: &[Setting] = &[
+    meaning("events", Number(0)),
+    meaning("event-rate", Number(1)),
+    meaning("start-time", Text("2024-02-29 00:00:00")),
+    meaning("splits", Number(1)),
+    meaning("seed", Number(0)),
+    connection("rows-per-second", Number(1)),
+];
+
+const PRINT: &[Setting] = &[connection("print-identifier", Text("totals"))];
+
+/// What a connector takes in one role; `None` if it cannot have that role.
+type Settings = Option<&'static [Setting]>;
+
+/// The connectors, each as a source and as a sink.
+const CONNECTORS: &[(&str, Settings, Settings)] = &[
+    ("kafka", Some(KAFKA_SOURCE), Some(KAFKA_SINK)),
+    ("filesystem", Some(FILES), Some(FILES)),
+    ("nexmark", Some(NEXMARK), None),
+    ("print", None, Some(PRINT)),
+    ("blackhole", None, Some(&[])),
+];
+
+/// Names of the connectors that can have a role, or any.
+pub fn names(role: Option<Role>) -> Vec<String> {
+    let has = |source: bool, sink: bool| match role {
+        Some(Role::Source) => source,
+        Some(Role::Sink) => sink,
+        None => true,
+    };
+    let able = CONNECTORS.iter().filter(|(_, source, sink)| has(source.is_some(), sink.is_some()));
+    able.map(|(name, ..)| (*name).to_owned()).collect()
+}
+
+/// The options of a connector in a role; `None` if there is no such connector, or it cannot.
+pub fn settings(connector: &str, role: Role) -> Option<Vec<Setting>> {
+    let (_, source, sink) = CONNECTORS.iter().find(|(name, ..)| *name == connector)?;
+    match role {
+        Role::Source => Some([(*source)?, SOURCE].concat()),
+        Role::Sink => Some((*sink)?.to_vec()),
+    }
+}
+
+/// True if the option may be edited while a job has state.
+pub fn is_connection(connector: &str, role: Role, key: &str) -> bool {
+    settings(connector, role)
+        .is_some_and(|settings| settings.iter().any(|setting| setting.key == key && setting.is_connection))
+}
+
+/// All mistakes in the options of a table. A table that nothing reads or writes has no role.
+pub fn check(options: &BTreeMap<String, String>, role: Option<Role>) -> Vec<Mistake> {
+    let Some(connector) = options.get("connector") else {
+        return vec![Mistake {
+            key: None,
+            message: "the option 'connector' is missing".to_owned(),
+            hint: Some(format!("use {}", listed(&names(role)))),
+        }];
+    };
+    if let Some(mistake) = check_connector(connector, role) {
+        return vec![mistake];
+    }
+    let Some(settings) = role.and_then(|role| settings(connector, role)) else { return Vec::new() };
+    let known: Vec<String> = settings.iter().map(|setting| setting.key.to_owned()).collect();
+    let missing = settings.iter().filter(|setting| setting.is_required && !options.contains_key(setting.key));
+    let mut mistakes: Vec<Mistake> = missing.map(|setting| is_missing(setting.key, setting.value)).collect();
+    if known.iter().any(|key| key == SERVERS.key)
+        && !options.contains_key(SERVERS.key)
+        && !options.contains_key(SERVERS_SHORT.key)
+    {
+        mistakes.push(is_missing(SERVERS.key, SERVERS.value));
+    }
+    for (key, value) in options {
+        if key == "connector" {
+            continue;
+        }
+        match settings.iter().find(|setting| setting.key == key) {
+            Some(setting) => mistakes.extend(check_value(key, value, setting.value)),
+            None => mistakes.push(Mistake {
+                key: Some(key.clone()),
+                message: format!("the option '{key}' is not known here"),
+                hint: Some(match closest(key, &known) {
+                    Some(similar) => format!("did you mean '{similar}'?"),
+                    None if known.is_empty() => format!("take it out: '{connector}' has no options"),
+                    None => format!("known are {}", known.join(", ")),
+                }),
+            }),
+        }
+    }
+    mistakes
+}
+
+fn check_connector(connector: &str, role: Option<Role>) -> Option<Mistake> {
+    let able = names(role);
+    if able.iter().any(|name| name == connector) {
+        return None;
+    }
+    let why = match (names(None).iter().any(|name| name == connector), role) {
+        (true, Some(Role::Source)) => "can only be written to",
+        (true, _) => "can only be read from",
+        (false, _) => "is not known",
+    };
+    Some(Mistake {
+        key: Some("connector".to_owned()),
+        message: format!("the option 'connector' = '{connector}' {why}"),
+        hint: Some(format!("use {}", listed(&able))),
+    })
+}
+
+fn is_missing(key: &str, value: ValueKind) -> Mistake {
+    let example = value.examples().into_iter().next().unwrap_or_default();
+    Mistake {
+        key: None,
+        message: format!("the option '{key}' is missing"),
+        hint: Some(format!("add '{key}' = '{example}'")),
+    }
+}
+
+fn check_value(key: &str, value: &str, kind: ValueKind) -> Option<Mistake> {
+    // A value that is put in later cannot be judged now.
+    if value.contains("${") {
+        return None;
+    }
+    let wrong = |why: String, hint: String| {
+        let message = format!("the option '{key}' = '{value}' {why}");
+        Some(Mistake { key: Some(key.to_owned()), message, hint: Some(hint) })
+    };
+    match kind {
+        Text(example) if value.trim().is_empty() => {
+            wrong("is empty".to_owned(), format!("write a value such as '{example}'"))
+        }
+        Text(_) => None,
+        Number(least) => match value.trim().parse::<u64>() {
+            Ok(number) if number >= least => None,
+            _ => wrong(
+                "is not a number that can be used".to_owned(),
+                format!("write a whole number from {least}"),
+            ),
+        },
+        Duration => match parse_duration(value) {
+            Some(_) => None,
+            None => wrong("is not a duration".to_owned(), "write one such as '10 s' or '500 ms'".to_owned()),
+        },
+        OneOf(choices) if choices.contains(&value) => None,
+        OneOf(choices) => {
+            let choices: Vec<String> = choices.iter().map(|choice| (*choice).to_owned()).collect();
+            wrong("is not supported".to_owned(), format!("use {}", listed(&choices)))
+        }
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, before)) => format!("{} or {last}", before.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// Parses durations as Flink writes them: `10 s`, `500ms`; a bare number is milliseconds.
+pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let millis = match text[digits..].trim() {
+        "ms" | "milli" | "millis" | "millisecond" | "milliseconds" | "" => 1,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1_000,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60_000,
+        "h" | "hour" | "hours" => 3_600_000,
+        "d" | "day" | "days" => 86_400_000,
+        _ => return None,
+    };
+    number.checked_mul(millis).map(std::time::Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mistake_is_named_with_its_cure() {
+        type Case = (&'static str, Option<Role>, &'static [(&'static str, &'static str)]);
+        let cases: &[Case] = &[
+            ("connector=nexmark events=5", Some(Role::Source), &[]),
+            ("connector=kafka topic=a bootstrap.servers=b format=json", Some(Role::Sink), &[]),
+            (
+                "path=a",
+                None,
+                &[("'connector' is missing", "'kafka', 'filesystem', 'nexmark', 'print' or 'blackhole'")],
+            ),
+            ("connector=kafak", None, &[("'kafak' is not known", "use 'kafka'")]),
+            (
+                "connector=print",
+                Some(Role::Source),
+                &[("can only be written to", "'filesystem' or 'nexmark'")],
+            ),
+            ("connector=nexmark", Some(Role::Sink), &[("can only be read from", "'print' or 'blackhole'")]),
+            (
+                "connector=filesystem format=xml pth=a",
+                Some(Role::Sink),
+                &[
+                    ("'path' is missing", "add 'path' = 's3://bucket/folder'"),
+                    ("'format' = 'xml' is not supported", "use 'json'"),
+                    ("'pth' is not known here", "did you mean 'path'?"),
+                ],
+            ),
+            (
+                "connector=kafka topic=a format=json",
+                Some(Role::Source),
+                &[("'properties.bootstrap.servers' is missing", "add")],
+            ),
+            ("connector=nexmark events=many", Some(Role::Source), &[("'many' is not a number", "from 0")]),
+            ("connector=nexmark rows-per-second=0", Some(Role::Source), &[("'0' is not a number", "from 1")]),
+            (
+                "connector=nexmark scan.watermark.idle-timeout=soon",
+                Some(Role::Source),
+                &[("'soon' is not a duration", "'10 s' or '500 ms'")],
+            ),
+            ("connector=nexmark events=${secret:n}", Some(Role::Source), &[]),
+            (
+                "connector=blackhole colour=dark",
+                Some(Role::Sink),
+                &[("'colour' is not known here", "has no options")],
+            ),
+        ];
+        for (options, role, expected) in cases {
+            let options = options.split(' ').filter_map(|option| option.split_once('='));
+            let options = options.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+
+            let found = check(&options, *role);
+
+            assert_eq!(found.len(), expected.len(), "{options:?}: {found:?}");
+            for (mistake, (message, hint)) in found.iter().zip(*expected) {
+                assert!(mistake.message.contains(message), "{options:?}: {mistake:?}");
+                assert!(
+                    mistake.hint.as_ref().is_some_and(|found| found.contains(hint)),
+                    "{options:?}: {mistake:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_flink_reads_them() {
+        let cases = [("10 s", 10_000), ("500ms", 500), ("2 min", 120_000), ("1h", 3_600_000), ("7", 7)];
+        for (text, millis) in cases {
+            assert_eq!(parse_duration(text), Some(std::time::Duration::from_millis(millis)), "{text}");
+        }
+        assert_eq!(parse_duration("s"), None);
+        assert_eq!(parse_duration("-1 s"), None);
+    }
+}

@@ -33,6 +33,7 @@ deny: ## check licences, sources and banned crates
 bench: ## build for speed and time benchmark queries (docs/performance.md)
 	$(CARGO) build --release --package millrace
 	bench/run
+	bench/recovery
 
 generate: ## write the generated files anew
 	MILLRACE_REGENERATE=1 $(CARGO) test --workspace --quiet --test manifests

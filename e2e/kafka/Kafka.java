@@ -37,6 +37,7 @@ public class Kafka {
             case "create" -> create(brokers, topic, Integer.parseInt(arguments[3]));
             case "load" -> load(brokers, topic, Long.parseLong(arguments[3]), Long.parseLong(arguments[4]));
             case "close" -> close(brokers, topic);
+            case "poison" -> poison(brokers, topic);
             case "read" -> read(brokers, topic);
             default -> throw new IllegalArgumentException(arguments[0]);
         }
@@ -45,6 +46,13 @@ public class Kafka {
     static void create(String brokers, String topic, int partitions) throws Exception {
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", brokers))) {
             admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1))).all().get();
+        }
+    }
+
+    /** Writes a record that is no row. */
+    static void poison(String brokers, String topic) throws Exception {
+        try (var producer = producer(brokers)) {
+            producer.send(new ProducerRecord<>(topic, 0, null, "{\"id\": oops}".getBytes(StandardCharsets.UTF_8))).get();
         }
     }
 

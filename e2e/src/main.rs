@@ -4,12 +4,14 @@
 
 mod compare;
 mod events;
+mod life;
 mod outside;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use life::Life;
 use outside::{Kafka, Outcome, Process, Watched, kubectl, records, run, wait};
 use serde_json::Value;
 use snafu::{OptionExt, ResultExt, Whatever, whatever};
@@ -25,6 +27,9 @@ struct Arguments {
     /// Fewer faults and rows: a worker, the coordinator, and everything while the controller is away.
     #[arg(long)]
     short: bool,
+    /// Only what users do to jobs, and do wrong; no faults.
+    #[arg(long)]
+    life: bool,
     /// Keeps the namespace.
     #[arg(long)]
     keep: bool,
@@ -92,6 +97,18 @@ impl Test {
     }
 
     fn pass(&self) -> Outcome<()> {
+        self.make_namespace()?;
+        if !self.arguments.life {
+            self.faults()?;
+        }
+        if self.arguments.short && !self.arguments.life {
+            return Ok(());
+        }
+        let say = |what: &str| self.say(what);
+        Life { folder: &self.arguments.folder, namespace: &self.name, kafka: &self.kafka, say: &say }.all()
+    }
+
+    fn faults(&self) -> Outcome<()> {
         let seconds = if self.arguments.short { 75 } else { 240 };
         let rows = seconds * events::RATE;
         let (events, totals) = (self.topic("events"), self.topic("totals"));
@@ -126,7 +143,7 @@ impl Test {
         Ok(())
     }
 
-    fn apply_job(&self, parallelism: u32) -> Outcome<()> {
+    fn make_namespace(&self) -> Outcome<()> {
         let name = &self.name;
         let around = format!(
             "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels:\n    \
@@ -135,7 +152,11 @@ impl Test {
             std::env::var("AWS_ACCESS_KEY_ID").whatever_context("AWS_ACCESS_KEY_ID is not set")?,
             std::env::var("AWS_SECRET_ACCESS_KEY").whatever_context("AWS_SECRET_ACCESS_KEY is not set")?,
         );
-        outside::apply(&self.arguments.folder, "namespace.yaml", &around)?;
+        outside::apply(&self.arguments.folder, "namespace.yaml", &around)
+    }
+
+    fn apply_job(&self, parallelism: u32) -> Outcome<()> {
+        let name = &self.name;
         let job = include_str!("../job.yaml").replace("NAMESPACE", name).replace("RUN", name);
         let job = job.replace("PARALLELISM", &parallelism.to_string());
         outside::apply(&self.arguments.folder, "job.yaml", &job)

@@ -1,16 +1,16 @@
 //! What a reconcile works with.
 
 use kube::Client;
-use kube::runtime::events::Recorder;
+use kube::runtime::events::Reporter;
 
 use crate::metrics::Metrics;
 use crate::model::Settings;
 use crate::reports::Reports;
 
-/// Client, recorder, reports, settings.
+/// Client, name of events, reports, settings.
 pub struct Context {
     pub client: Client,
-    pub recorder: Recorder,
+    pub reporter: Reporter,
     pub reports: Reports,
     pub metrics: Metrics,
     pub settings: Settings,

@@ -11,7 +11,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::Client;
 use kube::api::Api;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::runtime::{Controller, watcher};
 use millrace_crds::StreamJob;
 use millrace_operator::context::Context;
@@ -51,10 +51,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (changed, changes) = mpsc::channel(CHANGES_QUEUED_MAX);
     let context = Context {
         client: client.clone(),
-        recorder: Recorder::new(
-            client.clone(),
-            Reporter { controller: "millrace-operator".into(), instance: None },
-        ),
+        reporter: Reporter { controller: "millrace-operator".into(), instance: None },
         reports: Reports::new(changed),
         metrics: metrics.clone(),
         settings: Settings { image: arguments.image, image_pull_policy: arguments.image_pull_policy },

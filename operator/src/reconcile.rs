@@ -6,10 +6,10 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Event, EventType};
+use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Resource, ResourceExt};
 use millrace_crds::StreamJob;
-use millrace_crds::v1alpha1::{Phase, StreamJobStatus};
+use millrace_crds::v1alpha1::{Phase, RestartStrategy, StreamJobStatus};
 use snafu::{ResultExt, Snafu};
 use tracing::{info, warn};
 
@@ -70,7 +70,11 @@ pub async fn reconcile(job: Arc<StreamJob>, context: Arc<Context>) -> Result<Act
                 warn!(%namespace, job = %name, %error, "failed to tell the coordinator to go on");
             }
             let desired = objects(&job, &decision, &context);
-            apply(&job, &desired, &context.client).await.context(ApplySnafu)?;
+            match apply(&job, &desired, &context.client).await {
+                // Nothing can be made there any more, and the job goes with it.
+                Err(error) if is_terminating(&error) => return Ok(Action::await_change()),
+                applied => applied.context(ApplySnafu)?,
+            }
         }
     }
     let is_settled =
@@ -82,6 +86,10 @@ fn objects(job: &StreamJob, decision: &Decision, context: &Context) -> Desired {
     let attempt = job.status.as_ref().map_or(0, |status| status.attempt);
     match decision {
         Decision::Run { attempt } => desired::running(job, *attempt, &context.settings),
+        // Its coordinator looks again and again whether the cause was mended, and needs workers then.
+        Decision::Fail { .. } if job.spec.restart.strategy == RestartStrategy::Exponential => {
+            desired::running(job, attempt, &context.settings)
+        }
         Decision::Finish | Decision::Fail { .. } => desired::ended(job, attempt, &context.settings),
         Decision::Suspend => Desired { keeps_config: true, ..Default::default() },
         Decision::RecordAttempt { .. } | Decision::Stop { .. } | Decision::Refuse(_) => Desired::default(),
@@ -113,26 +121,55 @@ async fn write_status(
     Ok(())
 }
 
-/// Publishes an event on a transition.
+/// True if the API server has refused an object because its namespace is being deleted.
+fn is_terminating(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+/// What is told on a transition: reason, note, and whether it is a warning. Pure.
+fn news(old: &StreamJobStatus, new: &StreamJobStatus) -> Vec<(String, String, bool)> {
+    let find = |status: &StreamJobStatus, kind: &str| {
+        status.conditions.iter().find(|condition| condition.type_ == kind).cloned()
+    };
+    let mut news = Vec::new();
+    if old.phase != new.phase || old.attempt != new.attempt {
+        let message = find(new, "Ready").map_or(String::new(), |ready| ready.message);
+        let is_bad = matches!(new.phase, Phase::Failed | Phase::Recovering);
+        news.push((format!("{:?}", new.phase), format!("attempt {}: {message}", new.attempt), is_bad));
+    }
+    // An edit that is refused while the job runs on changes no phase.
+    if let Some(stalled) = find(new, "Stalled").filter(|stalled| stalled.status == "True")
+        && new.phase != Phase::Failed
+        && find(old, "Stalled").is_none_or(|before| before.message != stalled.message)
+    {
+        news.push((stalled.reason, stalled.message, true));
+    }
+    news
+}
+
+/// Publishes events on transitions.
 async fn tell(job: &StreamJob, new: &StreamJobStatus, context: &Context) {
     let old = job.status.clone().unwrap_or_default();
-    if old.phase == new.phase && old.attempt == new.attempt {
-        return;
+    for (reason, mut note, is_warning) in news(&old, new) {
+        note.truncate(note.floor_char_boundary(NOTE_MAX));
+        info!(namespace = names::namespace(job), job = names::job(job), phase = ?new.phase, reason, "{note}");
+        let event = Event {
+            type_: if is_warning { EventType::Warning } else { EventType::Normal },
+            reason,
+            note: Some(note),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        publish(job, event, context).await;
     }
-    let ready = new.conditions.iter().find(|condition| condition.type_ == "Ready");
-    let message = ready.map_or("", |condition| condition.message.as_str());
-    let is_bad = matches!(new.phase, Phase::Failed | Phase::Recovering);
-    let mut note = format!("attempt {}: {message}", new.attempt);
-    note.truncate(note.floor_char_boundary(NOTE_MAX));
-    let event = Event {
-        type_: if is_bad { EventType::Warning } else { EventType::Normal },
-        reason: format!("{:?}", new.phase),
-        note: Some(note),
-        action: "Reconcile".to_owned(),
-        secondary: None,
-    };
-    info!(namespace = names::namespace(job), job = names::job(job), phase = ?new.phase, attempt = new.attempt, "{message}");
-    if let Err(error) = context.recorder.publish(&event, &job.object_ref(&())).await {
+}
+
+async fn publish(job: &StreamJob, event: Event, context: &Context) {
+    // One recorder an event: it would count events of one reason under the text of the first.
+    let recorder = Recorder::new(context.client.clone(), context.reporter.clone());
+    if let Err(error) = recorder.publish(&event, &job.object_ref(&())).await {
         warn!(%error, "failed to publish an event");
     }
 }
@@ -143,4 +180,44 @@ pub fn on_error(job: Arc<StreamJob>, error: &ReconcileError, context: Arc<Contex
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     warn!(namespace = names::namespace(&job), job = names::job(&job), %error, %cause, "reconcile failed");
     Action::requeue(SOON)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+    fn status(phase: Phase, stalled: Option<&str>) -> StreamJobStatus {
+        let condition = |kind: &str, status: &str, reason: &str, message: &str| Condition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            observed_generation: None,
+            last_transition_time: Time(Timestamp::default()),
+        };
+        let stalled = stalled.map_or_else(
+            || condition("Stalled", "False", "NotStalled", "nothing waits for you"),
+            |message| condition("Stalled", "True", "PlanChanged", message),
+        );
+        let conditions = vec![condition("Ready", "True", "Running", "all subtasks run"), stalled];
+        StreamJobStatus { phase, attempt: 1, conditions, ..Default::default() }
+    }
+
+    #[test]
+    fn transitions_and_refused_edits_are_told_once() {
+        let cases = [
+            ("nothing new", status(Phase::Running, None), vec![]),
+            ("a phase", status(Phase::Recovering, None), vec![("Recovering", true)]),
+            ("a refused edit", status(Phase::Running, Some("a")), vec![("PlanChanged", true)]),
+        ];
+        let old = status(Phase::Running, None);
+        for (case, new, expected) in cases {
+            let told = news(&old, &new);
+            let told: Vec<(&str, bool)> =
+                told.iter().map(|(reason, _, bad)| (reason.as_str(), *bad)).collect();
+            assert_eq!(told, expected, "{case}");
+            assert!(news(&new, &new).is_empty(), "{case}, again");
+        }
+    }
 }

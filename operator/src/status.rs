@@ -90,6 +90,7 @@ fn phase(decision: &Decision, has_attempt: bool, old: Phase, reported: Option<Re
         Decision::Finish => Phase::Succeeded,
         Decision::Fail { .. } => Phase::Failed,
         Decision::Refuse(_) if !has_attempt => Phase::Failed,
+        Decision::Refuse(_) if old == Phase::Succeeded => Phase::Succeeded,
         Decision::Refuse(_) | Decision::Run { .. } => match reported {
             Some(ReportedPhase::Running) => Phase::Running,
             Some(ReportedPhase::Recovering) => Phase::Recovering,

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::coordinator::{JobReport, Wish};
 use crate::metrics;
+use crate::worker::WorkerFigures;
 
 /// How long a report is waited for; below the idle time-outs of proxies.
 const LONG_POLL_MAX: Duration = Duration::from_secs(30);
@@ -57,17 +58,36 @@ pub async fn serve_coordinator(address: SocketAddr, state: CoordinatorState) -> 
     serve(address, routes).await
 }
 
-/// Serves a worker until dropped. `follows` says whether it has a coordinator.
-pub async fn serve_worker(address: SocketAddr, follows: Arc<AtomicBool>) -> Result<(), HttpError> {
-    let ready = move || async move {
-        if follows.load(Ordering::Relaxed) {
-            (StatusCode::OK, "ok")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "no coordinator")
-        }
-    };
-    let routes = Router::new().route("/livez", get(|| async { "ok" })).route("/readyz", get(ready));
+/// What a worker's answers come from.
+#[derive(Clone)]
+pub struct WorkerState {
+    /// The job's name.
+    pub name: String,
+    /// True while it has a coordinator.
+    pub follows: Arc<AtomicBool>,
+    pub figures: watch::Receiver<WorkerFigures>,
+}
+
+/// Serves a worker until dropped.
+pub async fn serve_worker(address: SocketAddr, state: WorkerState) -> Result<(), HttpError> {
+    let routes = Router::new()
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(worker_ready))
+        .route("/metrics", get(worker_metrics))
+        .with_state(state);
     serve(address, routes).await
+}
+
+async fn worker_ready(State(state): State<WorkerState>) -> impl IntoResponse {
+    match state.follows.load(Ordering::Relaxed) {
+        true => (StatusCode::OK, "ok"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "no coordinator"),
+    }
+}
+
+async fn worker_metrics(State(state): State<WorkerState>) -> impl IntoResponse {
+    let figures = state.figures.borrow().clone();
+    answer(metrics::worker(&state.name, &figures))
 }
 
 async fn serve(address: SocketAddr, routes: Router) -> Result<(), HttpError> {
@@ -77,7 +97,11 @@ async fn serve(address: SocketAddr, routes: Router) -> Result<(), HttpError> {
 
 async fn coordinator_metrics(State(state): State<CoordinatorState>) -> impl IntoResponse {
     let report = state.report.borrow().clone();
-    match metrics::job(&report, &state.source_chains, state.clock.now_ms()) {
+    answer(metrics::job(&report, &state.source_chains, state.clock.now_ms()))
+}
+
+fn answer(metrics: Result<String, prometheus::Error>) -> (StatusCode, String) {
+    match metrics {
         Ok(text) => (StatusCode::OK, text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }

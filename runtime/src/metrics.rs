@@ -2,11 +2,21 @@
 //!
 //! Own labels are `streamjob`, `operator`, `subtask`; those of Prometheus (`job`, `namespace`, `pod`, `instance`) are never used.
 
-use prometheus::{Encoder, Gauge, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{Counter, CounterVec, Encoder, Gauge, GaugeVec, Opts, Registry, TextEncoder};
 
 use crate::coordinator::JobReport;
 use crate::coordinator::report::Phase;
 use crate::model::EventTime;
+use crate::worker::WorkerFigures;
+
+/// Whether a metric only ever grows while its process lives.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+use Kind::{Counter as COUNTER, Gauge as GAUGE};
 
 /// The metrics of a job, in Prometheus' text form.
 ///
@@ -15,78 +25,109 @@ use crate::model::EventTime;
 pub fn job(report: &JobReport, source_chains: &[u32], now_ms: u64) -> Result<String, prometheus::Error> {
     let registry = Registry::new();
     let public = &report.public;
-    let set = |name: &str, help: &str, value: f64| -> Result<(), prometheus::Error> {
-        let gauge = Gauge::with_opts(Opts::new(name, help).const_label("streamjob", &public.name))?;
-        gauge.set(value);
-        registry.register(Box::new(gauge))
+    let set = |kind: Kind, name: &str, help: &str, value: f64| -> Result<(), prometheus::Error> {
+        let options = Opts::new(name, help).const_label("streamjob", &public.name);
+        match kind {
+            COUNTER => {
+                let counter = Counter::with_opts(options)?;
+                counter.inc_by(value);
+                registry.register(Box::new(counter))
+            }
+            GAUGE => {
+                let gauge = Gauge::with_opts(options)?;
+                gauge.set(value);
+                registry.register(Box::new(gauge))
+            }
+        }
     };
     let totals = report.totals(source_chains);
-    let checkpoint = public.last_checkpoint.clone().unwrap_or_default();
-    let is_running = public.phase == Phase::Running;
-    set("millrace_job_running", "1 while all subtasks run", f64::from(u8::from(is_running)))?;
-    set(
-        "millrace_job_restarts_total",
-        "Recoveries led by this coordinator process",
-        f64::from(public.restarts),
-    )?;
-    set("millrace_job_workers", "Workers that run the job's tasks", f64::from(public.workers))?;
-    set(
-        "millrace_job_state_bytes",
-        "Keyed state held in memory, over all subtasks",
-        totals.state_bytes as f64,
-    )?;
-    set(
-        "millrace_job_late_rows_total",
-        "Rows dropped because their windows had fired",
-        totals.late_rows as f64,
-    )?;
-    set("millrace_source_rows_total", "Rows read by all sources in this generation", totals.rows_in as f64)?;
-    set(
-        "millrace_sink_rows_total",
-        "Rows written by all sinks since the job's first start",
-        totals.rows_out as f64,
-    )?;
-    if let Some(watermark) =
-        totals.watermark_ms.filter(|time| *time > EventTime::MIN.0 && *time < EventTime::MAX.0)
-    {
-        set(
-            "millrace_job_watermark_seconds",
-            "Lowest watermark of all subtasks, in Unix time",
-            watermark as f64 / 1e3,
-        )?;
+    let is_running = f64::from(u8::from(public.phase == Phase::Running));
+    let restarts = f64::from(public.restarts);
+    let (late, failures) = (totals.late_rows as f64, public.failed_checkpoints as f64);
+    let generation = public.generation as f64;
+    let state = totals.state_bytes as f64;
+    set(GAUGE, "millrace_job_running", "1 while all subtasks run", is_running)?;
+    set(GAUGE, "millrace_job_generation", "Generation that leads the job", generation)?;
+    set(GAUGE, "millrace_job_workers", "Workers that run the job's tasks", f64::from(public.workers))?;
+    set(COUNTER, "millrace_job_restarts_total", "Recoveries led by this coordinator process", restarts)?;
+    set(GAUGE, "millrace_job_state_bytes", "Keyed state held in memory, over all subtasks", state)?;
+    set(COUNTER, "millrace_job_late_rows_total", "Rows dropped because their windows had fired", late)?;
+    let (skipped, help) =
+        (totals.skipped_records as f64, "Records that are no rows and were left out in this generation");
+    set(COUNTER, "millrace_source_skipped_records_total", help, skipped)?;
+    let rows_in = totals.rows_in as f64;
+    set(COUNTER, "millrace_source_rows_total", "Rows read by all sources in this generation", rows_in)?;
+    let (rows_out, help) = (totals.rows_out as f64, "Rows written by all sinks since the job's first start");
+    set(COUNTER, "millrace_sink_rows_total", help, rows_out)?;
+    if let Some(watermark) = totals.watermark_ms.filter(is_set) {
+        let help = "Lowest watermark of all subtasks, in Unix time";
+        set(GAUGE, "millrace_job_watermark_seconds", help, watermark as f64 / 1e3)?;
     }
-    set(
-        "millrace_checkpoint_failures_total",
-        "Checkpoints that failed or took too long",
-        public.failed_checkpoints as f64,
-    )?;
-    set("millrace_checkpoint_epoch", "Epoch of the newest complete checkpoint", checkpoint.epoch as f64)?;
-    if public.last_checkpoint.is_some() {
+    let help = "Checkpoints that failed or took too long";
+    set(COUNTER, "millrace_checkpoint_failures_total", help, failures)?;
+    let epoch = public.last_checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.epoch);
+    set(GAUGE, "millrace_checkpoint_epoch", "Epoch of the newest complete checkpoint", epoch as f64)?;
+    if let Some(checkpoint) = &public.last_checkpoint {
         let age = now_ms.saturating_sub(checkpoint.completed_at_ms) as f64 / 1e3;
-        set("millrace_checkpoint_age_seconds", "Time since the newest checkpoint completed", age)?;
-        set(
-            "millrace_checkpoint_duration_seconds",
-            "From trigger to completion",
-            checkpoint.duration_ms as f64 / 1e3,
-        )?;
-        set("millrace_checkpoint_bytes", "Bytes written for the newest checkpoint", checkpoint.bytes as f64)?;
-        set(
-            "millrace_checkpoint_rows_in",
-            "Rows read by all sources up to the newest checkpoint, since the first start",
-            checkpoint.rows_in as f64,
-        )?;
-        set(
-            "millrace_checkpoint_rows_out",
-            "Rows written by all sinks up to the newest checkpoint, since the first start",
-            checkpoint.rows_out as f64,
-        )?;
+        let duration = checkpoint.duration_ms as f64 / 1e3;
+        let bytes = checkpoint.bytes as f64;
+        set(GAUGE, "millrace_checkpoint_age_seconds", "Time since the newest checkpoint completed", age)?;
+        set(GAUGE, "millrace_checkpoint_duration_seconds", "From trigger to completion", duration)?;
+        set(GAUGE, "millrace_checkpoint_bytes", "Bytes written for the newest checkpoint", bytes)?;
+        let help = "Rows read by all sources up to the newest checkpoint, since the first start";
+        set(GAUGE, "millrace_checkpoint_rows_in", help, checkpoint.rows_in as f64)?;
+        let help = "Rows written by all sinks up to the newest checkpoint, since the first start";
+        set(GAUGE, "millrace_checkpoint_rows_out", help, checkpoint.rows_out as f64)?;
     }
-    let generation = IntGauge::with_opts(
-        Opts::new("millrace_job_generation", "Generation that leads the job")
-            .const_label("streamjob", &public.name),
-    )?;
-    generation.set(public.generation as i64);
+    text(&registry)
+}
+
+/// The metrics of a worker's tasks, in Prometheus' text form. A chain is known by its first operator.
+///
+/// # Errors
+/// If two metrics have the same name, which a test excludes.
+pub fn worker(job: &str, figures: &WorkerFigures) -> Result<String, prometheus::Error> {
+    let registry = Registry::new();
+    let options = |name: &str, help: &str| Opts::new(name, help).const_label("streamjob", job);
+    let labels = ["operator", "subtask"];
+    let generation =
+        Gauge::with_opts(options("millrace_worker_generation", "Generation that this worker runs; 0: none"))?;
+    generation.set(figures.generation as f64);
     registry.register(Box::new(generation))?;
+    let counter = |name: &str, help: &str| -> Result<CounterVec, prometheus::Error> {
+        let counter = CounterVec::new(options(name, help), &labels)?;
+        registry.register(Box::new(counter.clone()))?;
+        Ok(counter)
+    };
+    let gauge = |name: &str, help: &str| -> Result<GaugeVec, prometheus::Error> {
+        let gauge = GaugeVec::new(options(name, help), &labels)?;
+        registry.register(Box::new(gauge.clone()))?;
+        Ok(gauge)
+    };
+    let rows = counter("millrace_task_rows_total", "Rows that came into the chain in this generation")?;
+    let late = counter("millrace_task_late_rows_total", "Rows dropped because their windows had fired")?;
+    let state = gauge("millrace_task_state_bytes", "Keyed state held in memory")?;
+    let watermark = gauge("millrace_task_watermark_seconds", "Watermark of the subtask, in Unix time")?;
+    for task in &figures.tasks {
+        let operator = figures.operators.get(task.chain as usize).map_or("", String::as_str);
+        let subtask = task.subtask.to_string();
+        let values = [operator, subtask.as_str()];
+        rows.with_label_values(&values).inc_by(task.rows_in as f64);
+        late.with_label_values(&values).inc_by(task.late_rows as f64);
+        state.with_label_values(&values).set(task.state_bytes as f64);
+        if is_set(&task.watermark_ms) {
+            watermark.with_label_values(&values).set(task.watermark_ms as f64 / 1e3);
+        }
+    }
+    text(&registry)
+}
+
+/// False for the watermarks before the first row and after the last.
+fn is_set(watermark_ms: &i64) -> bool {
+    *watermark_ms > EventTime::MIN.0 && *watermark_ms < EventTime::MAX.0
+}
+
+fn text(registry: &Registry) -> Result<String, prometheus::Error> {
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
@@ -96,7 +137,14 @@ pub fn job(report: &JobReport, source_chains: &[u32], now_ms: u64) -> Result<Str
 mod tests {
     use super::*;
     use crate::model::Attempt;
+    use crate::rpc::TaskReport;
     use millrace_crds::contract::ReportedCheckpoint;
+
+    fn assert_lines(text: &str, lines: &[&str]) {
+        for line in lines {
+            assert!(text.lines().any(|found| found == *line), "{line} is not in\n{text}");
+        }
+    }
 
     #[test]
     fn a_job_has_its_metrics() {
@@ -104,16 +152,55 @@ mod tests {
             Some(ReportedCheckpoint { epoch: 7, completed_at_ms: 1_000, rows_out: 5, ..Default::default() });
         let mut report = JobReport::new("totals", Attempt(1));
         report.public.last_checkpoint = last_checkpoint;
+        report.public.restarts = 2;
 
         let text = job(&report, &[], 4_000).unwrap();
 
-        for line in [
-            "millrace_checkpoint_age_seconds{streamjob=\"totals\"} 3",
-            "millrace_checkpoint_epoch{streamjob=\"totals\"} 7",
-            "millrace_checkpoint_rows_out{streamjob=\"totals\"} 5",
-            "millrace_job_running{streamjob=\"totals\"} 0",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
-        }
+        assert_lines(
+            &text,
+            &[
+                "millrace_checkpoint_age_seconds{streamjob=\"totals\"} 3",
+                "millrace_checkpoint_epoch{streamjob=\"totals\"} 7",
+                "millrace_checkpoint_rows_out{streamjob=\"totals\"} 5",
+                "millrace_job_running{streamjob=\"totals\"} 0",
+                "# TYPE millrace_job_restarts_total counter",
+                "millrace_job_restarts_total{streamjob=\"totals\"} 2",
+            ],
+        );
+        let counters = text.lines().filter(|line| line.ends_with(" counter"));
+        assert!(counters.clone().all(|line| line.contains("_total ")), "{text}");
+        assert_eq!(counters.count(), text.matches("_total{").count(), "{text}");
+    }
+
+    #[test]
+    fn a_worker_has_the_metrics_of_its_tasks() {
+        let task = |chain, subtask, rows_in, watermark_ms| TaskReport {
+            chain,
+            subtask,
+            rows_in,
+            watermark_ms,
+            state_bytes: 64,
+            ..Default::default()
+        };
+        let figures = WorkerFigures {
+            generation: 3,
+            operators: ["a/source".to_owned(), "b/window".to_owned()].into(),
+            tasks: vec![task(0, 1, 9, 2_500), task(1, 1, 4, EventTime::MIN.0)],
+        };
+
+        let text = worker("totals", &figures).unwrap();
+
+        assert_lines(
+            &text,
+            &[
+                "millrace_worker_generation{streamjob=\"totals\"} 3",
+                "# TYPE millrace_task_rows_total counter",
+                "millrace_task_rows_total{operator=\"a/source\",streamjob=\"totals\",subtask=\"1\"} 9",
+                "millrace_task_rows_total{operator=\"b/window\",streamjob=\"totals\",subtask=\"1\"} 4",
+                "millrace_task_state_bytes{operator=\"b/window\",streamjob=\"totals\",subtask=\"1\"} 64",
+                "millrace_task_watermark_seconds{operator=\"a/source\",streamjob=\"totals\",subtask=\"1\"} 2.5",
+            ],
+        );
+        assert!(!text.contains("millrace_task_watermark_seconds{operator=\"b"), "{text}");
     }
 }

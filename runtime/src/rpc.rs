@@ -113,6 +113,9 @@ pub struct TaskReport {
     pub state_bytes: u64,
     #[prost(uint64, tag = "8")]
     pub progress_ppm: u64,
+    /// Records that are no rows and were left out, as the table's options want.
+    #[prost(uint64, tag = "9")]
+    pub skipped_records: u64,
 }
 
 /// A worker's part of a checkpoint is durable.

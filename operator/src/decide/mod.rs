@@ -52,6 +52,14 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
     let status = job.status.clone().unwrap_or_default();
     let report = observed.report.as_ref().filter(|report| report.attempt == status.attempt);
     let phase = report.map(|report| report.phase);
+    if status.phase == Phase::Succeeded && is_changed(job) {
+        return Decision::Refuse(Refusal {
+            reason: "JobFinished",
+            message: "spec: the job has processed its bounded input, and an edit changes nothing; give the new spec another name \
+                      and an empty checkpoint.location to process it again"
+                .to_owned(),
+        });
+    }
     if phase == Some(ReportedPhase::Succeeded) || status.phase == Phase::Succeeded {
         return Decision::Finish;
     }
@@ -284,6 +292,9 @@ mod tests {
         let mut finished = with_status(old.clone(), 1, &old);
         finished.status.as_mut().unwrap().phase = Phase::Succeeded;
         assert_eq!(decide(&finished, &Observed::default()), Decision::Finish, "it stays finished");
+        finished.spec.parallelism = 7;
+        let edited = decide(&finished, &Observed::default());
+        assert!(matches!(edited, Decision::Refuse(Refusal { reason: "JobFinished", .. })), "{edited:?}");
         assert_eq!(spec_hash(&job(true, 2)), hash, "suspending is no change of the work");
         assert_ne!(spec_hash(&job(false, 3)), hash);
     }

@@ -217,7 +217,15 @@ mod tests {
             );
             assert_eq!(own.capabilities.as_ref().unwrap().drop.as_deref(), Some(&["ALL".to_owned()][..]));
             assert_eq!(pod.automount_service_account_token, Some(false));
-            assert_eq!(container.env_from.as_ref().unwrap()[0].secret_ref.as_ref().unwrap().name, "s3");
+            assert!(container.env_from.is_none(), "variables would not see a corrected Secret");
+            let mount =
+                container.volume_mounts.as_ref().unwrap().iter().find(|mount| mount.name == "credentials");
+            let folder =
+                container.env.iter().flatten().find(|env| env.name == "MILLRACE_CREDENTIALS").unwrap();
+            assert_eq!(Some(&mount.unwrap().mount_path), folder.value.as_ref());
+            let volumes = pod.volumes.as_ref().unwrap();
+            let secret = volumes.iter().find_map(|volume| volume.secret.as_ref()).unwrap();
+            assert_eq!((secret.secret_name.as_deref(), secret.optional), (Some("s3"), Some(true)));
         }
     }
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource,
-    HTTPGetAction, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-    ResourceRequirements, SeccompProfile, SecretEnvSource, SecurityContext, Toleration,
-    TopologySpreadConstraint, Volume, VolumeMount,
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+    ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+    SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, TopologySpreadConstraint, Volume,
+    VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -26,6 +26,10 @@ const USER: i64 = 65532;
 
 /// Where the manifest is mounted.
 const CONFIG_FOLDER: &str = "/etc/millrace";
+
+/// Where the Secret `spec.storage.credentials` is mounted: files, and not variables, so that running pods see it corrected or
+/// rotated.
+const CREDENTIALS_FOLDER: &str = "/etc/millrace-credentials";
 
 /// The pods of a component.
 pub fn template(
@@ -55,6 +59,16 @@ pub fn template(
         }),
         ..Default::default()
     };
+    let credentials_volume = job.spec.storage.credentials.as_ref().map(|credentials| Volume {
+        name: "credentials".to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(credentials.secret_ref.name.clone()),
+            // The pods start without it and say what is missing; it appears in them once it is made.
+            optional: Some(true),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
     let config_volume = Volume {
         name: "config".to_owned(),
         config_map: Some(ConfigMapVolumeSource { name: config.to_owned(), ..Default::default() }),
@@ -76,7 +90,7 @@ pub fn template(
                 tolerate("node.kubernetes.io/unreachable"),
             ]),
             topology_spread_constraints: Some(vec![spread]),
-            volumes: Some(vec![config_volume]),
+            volumes: Some([Some(config_volume), credentials_volume].into_iter().flatten().collect()),
             ..Default::default()
         }),
     }
@@ -95,10 +109,17 @@ fn container(
         variable("MILLRACE_UID", job.metadata.uid.clone().unwrap_or_default()),
         variable("MILLRACE_ATTEMPT", attempt.to_string()),
     ]);
-    let credentials = job.spec.storage.credentials.as_ref().map(|credentials| EnvFromSource {
-        secret_ref: Some(SecretEnvSource { name: credentials.secret_ref.name.clone(), ..Default::default() }),
+    let mount = |name: &str, folder: &str| VolumeMount {
+        name: name.to_owned(),
+        mount_path: folder.to_owned(),
+        read_only: Some(true),
         ..Default::default()
-    });
+    };
+    let mut mounts = vec![mount("config", CONFIG_FOLDER)];
+    if job.spec.storage.credentials.is_some() {
+        env.push(variable("MILLRACE_CREDENTIALS", CREDENTIALS_FOLDER.to_owned()));
+        mounts.push(mount("credentials", CREDENTIALS_FOLDER));
+    }
     let port = |(name, port): &(&str, i32)| ContainerPort {
         name: Some((*name).to_owned()),
         container_port: *port,
@@ -114,7 +135,6 @@ fn container(
         image_pull_policy: Some(settings.image_pull_policy.clone()),
         args: Some(vec![component.as_str().to_owned(), "--log-format".to_owned(), "json".to_owned()]),
         env: Some(env),
-        env_from: credentials.map(|credentials| vec![credentials]),
         ports: Some(ports.iter().map(port).collect()),
         startup_probe: Some(Probe {
             failure_threshold: Some(60),
@@ -131,12 +151,7 @@ fn container(
         security_context: Some(container_security()),
         // What a process that ends with an error said last is read in `kubectl describe`.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(vec![VolumeMount {
-            name: "config".to_owned(),
-            mount_path: CONFIG_FOLDER.to_owned(),
-            read_only: Some(true),
-            ..Default::default()
-        }]),
+        volume_mounts: Some(mounts),
         ..Default::default()
     }
 }

@@ -17,7 +17,8 @@ pub struct Setting {
     pub key: &'static str,
     pub value: ValueKind,
     pub is_required: bool,
-    /// It says how the outside is reached, not what is read or written: it may be edited while the job has state.
+    /// It says how the outside is reached, or what becomes of bad records, and not what is read or written: it may be edited while
+    /// the job has state.
     pub is_connection: bool,
 }
 
@@ -69,6 +70,7 @@ const fn connection(key: &'static str, value: ValueKind) -> Setting {
 }
 
 const FORMAT: Setting = required("format", OneOf(&["json"]));
+const BAD_RECORDS: Setting = connection("json.ignore-parse-errors", OneOf(&["true", "false"]));
 const SERVERS: Setting = connection("properties.bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
 const SERVERS_SHORT: Setting = connection("bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
 
@@ -85,6 +87,7 @@ const KAFKA_SOURCE: &[Setting] = &[
     meaning("scan.startup.timestamp-millis", Number(0)),
     meaning("scan.bounded.mode", OneOf(&["unbounded", "latest-offset"])),
     meaning("properties.isolation.level", OneOf(&["read_committed", "read_uncommitted"])),
+    BAD_RECORDS,
 ];
 
 const KAFKA_SINK: &[Setting] = &[
@@ -97,7 +100,9 @@ const KAFKA_SINK: &[Setting] = &[
     connection("properties.transaction.timeout.ms", Number(1)),
 ];
 
-const FILES: &[Setting] = &[required("path", Text("s3://bucket/folder")), FORMAT];
+const FILES_SOURCE: &[Setting] = &[required("path", Text("folder")), FORMAT, BAD_RECORDS];
+
+const FILES_SINK: &[Setting] = &[required("path", Text("s3://bucket/folder")), FORMAT];
 
 const NEXMARK: &[Setting] = &[
     meaning("events", Number(0)),
@@ -116,7 +121,7 @@ type Settings = Option<&'static [Setting]>;
 /// The connectors, each as a source and as a sink.
 const CONNECTORS: &[(&str, Settings, Settings)] = &[
     ("kafka", Some(KAFKA_SOURCE), Some(KAFKA_SINK)),
-    ("filesystem", Some(FILES), Some(FILES)),
+    ("filesystem", Some(FILES_SOURCE), Some(FILES_SINK)),
     ("nexmark", Some(NEXMARK), None),
     ("print", None, Some(PRINT)),
     ("blackhole", None, Some(&[])),

@@ -1,13 +1,16 @@
 //! A bucket of an object store as checkpoint store.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
-use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential, S3ConditionalPut};
 use object_store::path::Path;
-use object_store::{BackoffConfig, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
+use object_store::{
+    BackoffConfig, CredentialProvider, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
+};
 
 use super::store::{Created, Store, StoreError};
 
@@ -17,7 +20,8 @@ const RETRIES_MAX: usize = 3;
 /// How long one request is retried.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How a bucket is reached; credentials come from the environment (`AWS_ACCESS_KEY_ID` and its kin, or the pod's identity).
+/// How a bucket is reached. Without mounted credentials they come from the environment (`AWS_ACCESS_KEY_ID` and its kin, or the
+/// pod's identity).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BucketSettings {
     /// Address of the service; `None`: the cloud's own.
@@ -27,6 +31,76 @@ pub struct BucketSettings {
     pub is_path_style: bool,
     /// Allows an endpoint without TLS.
     pub allows_http: bool,
+    pub credentials: Option<MountedCredentials>,
+}
+
+/// The keys of a Secret, mounted as files. They are read for every request: a Secret that is made, corrected or rotated later is
+/// seen by running processes as soon as the kubelet has written it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedCredentials {
+    /// The Secret's name, for messages.
+    pub secret: String,
+    pub folder: PathBuf,
+}
+
+impl MountedCredentials {
+    /// The value of a key, which may be absent.
+    fn value(&self, key: &str) -> Option<String> {
+        let text = std::fs::read_to_string(self.folder.join(key)).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    fn required(&self, key: &str) -> object_store::Result<String> {
+        self.value(key).ok_or_else(|| Error::Generic {
+            store: "S3",
+            source: format!(
+                "spec.storage.credentials: the Secret '{}' does not exist or has no key {key}; add it, and the job goes on",
+                self.secret
+            )
+            .into(),
+        })
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for MountedCredentials {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        Ok(Arc::new(AwsCredential {
+            key_id: self.required(KEY_ID)?,
+            secret_key: self.required(SECRET_KEY)?,
+            token: self.value(TOKEN),
+        }))
+    }
+}
+
+const KEY_ID: &str = "AWS_ACCESS_KEY_ID";
+const SECRET_KEY: &str = "AWS_SECRET_ACCESS_KEY";
+const TOKEN: &str = "AWS_SESSION_TOKEN";
+
+/// An error of a store with all its causes, and what to do about those that a user causes.
+pub fn explain(error: &Error, settings: &BucketSettings) -> String {
+    let text = crate::error::chain(error);
+    let is_refused = matches!(error, Error::Unauthenticated { .. } | Error::PermissionDenied { .. })
+        || ["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"]
+            .iter()
+            .any(|code| text.contains(code));
+    if text.contains("NoSuchBucket") {
+        format!("{text}; make the bucket, or name one that exists")
+    } else if is_refused {
+        match &settings.credentials {
+            Some(mounted) => format!(
+                "{text}; spec.storage.credentials: correct {KEY_ID} and {SECRET_KEY} in the Secret '{}', or what they may do",
+                mounted.secret
+            ),
+            None => format!("{text}; check {KEY_ID} and {SECRET_KEY}, or what they may do"),
+        }
+    } else if text.contains("error sending request") {
+        format!("{text}; is spec.storage.endpoint right, and does it answer?")
+    } else {
+        text
+    }
 }
 
 /// Opens a bucket; nothing is asked of it yet.
@@ -48,6 +122,12 @@ pub fn open_bucket(bucket: &str, settings: &BucketSettings) -> Result<AmazonS3, 
     if let Some(region) = &settings.region {
         builder = builder.with_region(region);
     }
+    if let Some(mounted) = &settings.credentials {
+        if let Some(region) = mounted.value("AWS_REGION").filter(|_| settings.region.is_none()) {
+            builder = builder.with_region(region);
+        }
+        builder = builder.with_credentials(Arc::new(mounted.clone()));
+    }
     builder.build().map_err(|error| StoreError {
         action: format!("open the bucket '{bucket}'"),
         reason: error.to_string(),
@@ -59,6 +139,7 @@ pub struct BucketStore {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     location: String,
+    settings: BucketSettings,
 }
 
 impl BucketStore {
@@ -66,7 +147,12 @@ impl BucketStore {
     pub fn s3(bucket: &str, prefix: &str, settings: &BucketSettings) -> Result<Self, StoreError> {
         let location = format!("s3://{bucket}/{prefix}");
         let store = open_bucket(bucket, settings)?;
-        Ok(BucketStore { store: Arc::new(store), prefix: Path::from(prefix), location })
+        Ok(BucketStore {
+            store: Arc::new(store),
+            prefix: Path::from(prefix),
+            location,
+            settings: settings.clone(),
+        })
     }
 
     fn path(&self, key: &str) -> Path {
@@ -76,7 +162,7 @@ impl BucketStore {
     fn failed(&self, action: &str, key: &str, error: &Error) -> StoreError {
         StoreError {
             action: format!("{action} '{key}' in '{}'", self.location),
-            reason: crate::error::chain(error),
+            reason: explain(error, &self.settings),
         }
     }
 }

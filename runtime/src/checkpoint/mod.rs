@@ -16,6 +16,6 @@ pub mod records;
 pub mod resolve;
 pub mod store;
 
-pub use bucket::{BucketSettings, BucketStore};
+pub use bucket::{BucketSettings, BucketStore, MountedCredentials};
 pub use protocol::{CheckpointError, Checkpoints, TakenOver};
 pub use store::{FolderStore, Store, StoreError};

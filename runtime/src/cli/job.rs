@@ -10,7 +10,7 @@ use millrace_crds::v1alpha1::RestartStrategy as RestartSpec;
 use millrace_sql::plan::{OperatorKind, Plan};
 
 use crate::checkpoint::protocol::JobIdentity;
-use crate::checkpoint::{BucketSettings, BucketStore, FolderStore, Store};
+use crate::checkpoint::{BucketSettings, BucketStore, FolderStore, MountedCredentials, Store};
 use crate::clock::Clock;
 use crate::coordinator::JobSettings;
 use crate::coordinator::failover::RestartStrategy;
@@ -62,6 +62,9 @@ pub fn read_manifest(file: &Path) -> Result<StreamJob, UserError> {
     })
 }
 
+/// Names the folder where the keys of the Secret `spec.storage.credentials` are mounted; the controller sets it.
+const CREDENTIALS_FOLDER: &str = "MILLRACE_CREDENTIALS";
+
 /// Refuses what a manifest asks of a cluster and cannot have here.
 pub fn check_embedded(manifest: &StreamJob) -> Result<(), UserError> {
     if manifest.spec.suspend {
@@ -69,6 +72,7 @@ pub fn check_embedded(manifest: &StreamJob) -> Result<(), UserError> {
     }
     if let Some(credentials) = &manifest.spec.storage.credentials
         && std::env::var_os("AWS_ACCESS_KEY_ID").is_none()
+        && std::env::var_os(CREDENTIALS_FOLDER).is_none()
     {
         return Err(UserError(format!(
             "spec.storage.credentials: the Secret '{}' can only be read on a cluster; here set AWS_ACCESS_KEY_ID and \
@@ -162,6 +166,7 @@ impl Job {
             checkpoint_interval: spec.checkpoint.interval.to_std(),
             checkpoint_timeout: spec.checkpoint.timeout.to_std(),
             restart,
+            is_patient: false,
         })
     }
 }
@@ -209,6 +214,10 @@ pub fn buckets(manifest: &StreamJob) -> BucketSettings {
         region: storage.region.clone(),
         is_path_style: storage.path_style,
         allows_http: storage.allow_http,
+        credentials: storage.credentials.as_ref().and_then(|credentials| {
+            let folder = std::env::var_os(CREDENTIALS_FOLDER)?.into();
+            Some(MountedCredentials { secret: credentials.secret_ref.name.clone(), folder })
+        }),
     }
 }
 

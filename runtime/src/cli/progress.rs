@@ -71,6 +71,9 @@ fn line(name: &str, report: &Report, now: &Totals, before: &Totals, seconds: f64
         if now.late_rows > 0 {
             line.push_str(&format!("  late {}", now.late_rows));
         }
+        if now.skipped_records > 0 {
+            line.push_str(&format!("  bad records left out {}", now.skipped_records));
+        }
     }
     if let Some(checkpoint) = &report.last_checkpoint {
         let age = now_ms.saturating_sub(checkpoint.completed_at_ms) / 1000;

@@ -14,10 +14,11 @@ use super::embedded::{machine_random, runtime};
 use super::job::{self, UserError};
 use super::{Exit, progress};
 use crate::clock::Clock;
+use crate::coordinator::failover::RestartStrategy;
 use crate::coordinator::{self, CoordinatorContext, JobError, JobReport, Phase, Wish, Workers};
 use crate::error::chain;
 use crate::fault::Safeguards;
-use crate::http::{self, CoordinatorState};
+use crate::http::{self, CoordinatorState, WorkerState};
 use crate::model::{Attempt, JobUid};
 use crate::sink::StandardSinks;
 use crate::transport::{Tcp, Transport};
@@ -73,7 +74,7 @@ pub struct WorkerArguments {
     /// The host that other workers reach this one at.
     #[arg(long, env = "MILLRACE_HOST")]
     host: String,
-    /// Where probes are served; without it they are not.
+    /// Where probes and metrics are served; without it they are not.
     #[arg(long, env = "MILLRACE_HTTP")]
     http: Option<SocketAddr>,
     /// End when standard input closes.
@@ -92,7 +93,8 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
     services.block_on(async move {
         let clock = Clock::system();
         let (uid, attempt) = (JobUid(arguments.uid), Attempt(arguments.attempt));
-        let settings = job.settings(uid.clone(), attempt)?;
+        let mut settings = job.settings(uid.clone(), attempt)?;
+        settings.is_patient = settings.restart != RestartStrategy::None;
         let listener = Tcp.listen(&arguments.listen).await;
         let listener = listener
             .map_err(|error| UserError(format!("failed to listen at {}: {error}", arguments.listen)))?;
@@ -197,9 +199,14 @@ pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
         };
         let worker = Worker::new(settings, context).await.map_err(|error| UserError(chain(&error)))?;
         let follows = Arc::new(AtomicBool::new(false));
+        let state = WorkerState {
+            name: manifest.metadata.name.clone().unwrap_or_default(),
+            follows: Arc::clone(&follows),
+            figures: worker.figures(),
+        };
         tokio::select! {
             exit = follow(worker, &arguments, clock, &follows) => Ok(exit),
-            served = serve_probes(arguments.http, Arc::clone(&follows)) => served.map(|()| Exit::Done),
+            served = serve_worker(arguments.http, state) => served.map(|()| Exit::Done),
             () = parent_gone(arguments.end_with_parent) => Ok(Exit::Done),
             () = terminated() => Ok(Exit::Done),
         }
@@ -210,9 +217,9 @@ pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
     ended
 }
 
-async fn serve_probes(address: Option<SocketAddr>, follows: Arc<AtomicBool>) -> Result<(), UserError> {
+async fn serve_worker(address: Option<SocketAddr>, state: WorkerState) -> Result<(), UserError> {
     match address {
-        Some(address) => http::serve_worker(address, follows).await.map_err(|error| UserError(chain(&error))),
+        Some(address) => http::serve_worker(address, state).await.map_err(|error| UserError(chain(&error))),
         None => std::future::pending().await,
     }
 }

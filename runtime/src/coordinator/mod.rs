@@ -46,6 +46,9 @@ pub struct JobSettings {
     pub checkpoint_interval: std::time::Duration,
     pub checkpoint_timeout: std::time::Duration,
     pub restart: RestartStrategy,
+    /// A failure that would come again is tried again all the same, with the delays of `restart`: on a cluster the cure (an object
+    /// put back, a topic mended) comes from outside, and nobody is there to start the job anew.
+    pub is_patient: bool,
 }
 
 /// What a coordinator works with; injected.
@@ -138,6 +141,9 @@ pub async fn run(
                 JobReport::change(&report, |report| report.phase = phase);
                 return Ok(end);
             }
+            Err(Stop::Error(JobError::Failed { kind, message })) if settings.is_patient => {
+                Failure { message, kind, is_permanent: true }
+            }
             Err(Stop::Error(error)) => {
                 workers.dismiss("the job has failed").await;
                 JobReport::change(&report, |report| {
@@ -157,12 +163,12 @@ pub async fn run(
         };
         workers.cancel().await;
         JobReport::change(&report, |report| {
-            report.phase = Phase::Recovering;
+            report.phase = if failure.is_permanent { Phase::Failed } else { Phase::Recovering };
             report.restarts += 1;
             report.last_failure = Some(failure.message.clone());
             report.last_failure_kind = Some(failure.kind.clone());
         });
-        if failure.is_permanent {
+        if failure.is_permanent && !settings.is_patient {
             error!(error = %failure.message, "the job has failed");
             workers.dismiss("the job has failed").await;
             JobReport::change(&report, |report| report.phase = Phase::Failed);
@@ -285,7 +291,12 @@ async fn one_generation(
         if report.last_checkpoint.is_none() {
             report.last_checkpoint = restored_checkpoint;
         }
-        report.phase = if report.restarts > 0 { Phase::Recovering } else { Phase::Starting };
+        report.phase = match report.phase {
+            // It has failed until it runs.
+            Phase::Failed => Phase::Failed,
+            _ if report.restarts > 0 => Phase::Recovering,
+            _ => Phase::Starting,
+        };
     });
     if let Some(manifest) = &taken.restored
         && manifest.is_final

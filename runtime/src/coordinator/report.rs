@@ -69,6 +69,8 @@ pub struct Totals {
     /// Lowest watermark of the last chain's tasks.
     pub watermark_ms: Option<i64>,
     pub late_rows: u64,
+    /// Records that are no rows and were left out in this generation.
+    pub skipped_records: u64,
     pub state_bytes: u64,
     /// Of a bounded input, from 0 to 1.
     pub progress: f64,
@@ -103,6 +105,7 @@ impl JobReport {
             }
             totals.rows_out += task.rows_out;
             totals.late_rows += task.late_rows;
+            totals.skipped_records += task.skipped_records;
             totals.state_bytes += task.state_bytes;
             let lowest =
                 totals.watermark_ms.map_or(task.watermark_ms, |lowest| lowest.min(task.watermark_ms));

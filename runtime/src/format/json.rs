@@ -66,6 +66,23 @@ impl JsonDecoder {
         decoded.context(DecodeSnafu)
     }
 
+    /// Decodes lines, each of which must be one row, and leaves out those that are not; returns how many.
+    ///
+    /// # Errors
+    /// If rows cannot be put together, which no line causes.
+    pub fn decode_good(&mut self, lines: &[&[u8]]) -> Result<(RecordBatch, u64), JsonError> {
+        let mut rows = Vec::new();
+        for line in lines {
+            if let Ok(row) = self.decode(line)
+                && row.num_rows() == 1
+            {
+                rows.push(row);
+            }
+        }
+        let skipped = (lines.len() - rows.len()) as u64;
+        Ok((concat_batches(&self.output, &rows).context(DecodeSnafu)?, skipped))
+    }
+
     fn decode_all(&mut self, mut lines: &[u8]) -> Result<RecordBatch, ArrowError> {
         let mut parts = Vec::new();
         while !lines.is_empty() {

@@ -22,7 +22,8 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::{Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter, file_prefix};
-use crate::checkpoint::bucket::open_bucket;
+use crate::checkpoint::BucketSettings;
+use crate::checkpoint::bucket::{explain, open_bucket};
 use crate::format::json::JsonEncoder;
 use crate::model::{Batch, Epoch, Subtask};
 
@@ -79,6 +80,7 @@ impl SinkConnector for BucketFiles {
             bucket: self.bucket.clone(),
             prefix: format!("{}/{}-{subtask}", self.folder, file_prefix(&self.identity)),
             store: Arc::clone(&self.store),
+            settings: self.identity.buckets.clone(),
             runtime: Handle::current(),
             epoch: self.identity.first_epoch,
             files: 0,
@@ -90,7 +92,8 @@ impl SinkConnector for BucketFiles {
     }
 
     fn committer(&self) -> Option<Box<dyn SinkCommitter>> {
-        Some(Box::new(BucketCommitter { store: Arc::clone(&self.store) }))
+        let settings = self.identity.buckets.clone();
+        Some(Box::new(BucketCommitter { store: Arc::clone(&self.store), settings }))
     }
 }
 
@@ -99,6 +102,7 @@ struct BucketWriter {
     /// What the keys of this writer begin with.
     prefix: String,
     store: Arc<AmazonS3>,
+    settings: BucketSettings,
     /// Where uploads run: not on the threads of tasks.
     runtime: Handle,
     /// The epoch that the rows at hand belong to.
@@ -177,7 +181,7 @@ impl SinkWriter for BucketWriter {
         {
             self.upload = None;
             let error = match ended {
-                Ok(Err(error)) => std::io::Error::other(error),
+                Ok(Err(error)) => explained(&error, &self.settings),
                 Ok(Ok(_)) => std::io::Error::other("the upload has ended before its last part"),
                 Err(panic) => std::io::Error::other(panic),
             };
@@ -198,12 +202,12 @@ impl SinkWriter for BucketWriter {
         }
         self.send(true);
         self.epoch = epoch.next();
-        let action = self.action();
+        let (action, settings) = (self.action(), self.settings.clone());
         let Some(upload) = self.upload.take() else { return async { Ok(Vec::new()) }.boxed() };
         async move {
             let staged = match upload.done.await {
                 Ok(Ok(staged)) => staged,
-                Ok(Err(error)) => return Err(SinkError::Io { action, source: std::io::Error::other(error) }),
+                Ok(Err(error)) => return Err(SinkError::Io { action, source: explained(&error, &settings) }),
                 Err(panic) => return Err(SinkError::Io { action, source: std::io::Error::other(panic) }),
             };
             Ok(vec![staged.encode_to_vec()])
@@ -258,6 +262,7 @@ async fn upload(
 
 struct BucketCommitter {
     store: Arc<AmazonS3>,
+    settings: BucketSettings,
 }
 
 #[async_trait]
@@ -283,8 +288,13 @@ impl BucketCommitter {
         match self.store.complete_multipart(&key, &staged.upload, parts).await {
             Ok(_) => Ok(()),
             Err(error @ Error::NotFound { .. }) => self.check(staged, &key, &error).await,
-            Err(error) => Err(failed(staged, error)),
+            Err(error) => Err(self.failed(staged, &error)),
         }
+    }
+
+    fn failed(&self, staged: &StagedUpload, error: &Error) -> SinkError {
+        let action = format!("complete the upload of 's3://{}/{}'", staged.bucket, staged.key);
+        SinkError::Io { action, source: explained(error, &self.settings) }
     }
 
     /// Reads back what an upload that is gone has left.
@@ -312,12 +322,11 @@ impl BucketCommitter {
                     staged.bytes
                 ),
             }),
-            Err(error) => Err(failed(staged, error)),
+            Err(error) => Err(self.failed(staged, &error)),
         }
     }
 }
 
-fn failed(staged: &StagedUpload, error: Error) -> SinkError {
-    let action = format!("complete the upload of 's3://{}/{}'", staged.bucket, staged.key);
-    SinkError::Io { action, source: std::io::Error::other(error) }
+fn explained(error: &Error, settings: &BucketSettings) -> std::io::Error {
+    std::io::Error::other(explain(error, settings))
 }

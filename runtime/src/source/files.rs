@@ -10,7 +10,9 @@ use millrace_sql::plan::{Leaf, Source as SourcePlan};
 use prost::Message;
 use snafu::ResultExt;
 
-use super::{IoSnafu, Read, SourceConnector, SourceError, Split, SplitReader};
+use super::{
+    BAD_RECORD_CURE, BadRecords, IoSnafu, Read, SourceConnector, SourceError, Split, SplitReader, excerpt,
+};
 use crate::format::json::JsonDecoder;
 use crate::options::TableOptions;
 
@@ -34,6 +36,7 @@ pub struct Files {
     path: PathBuf,
     leaves: Vec<Leaf>,
     read_bytes: usize,
+    bad_records: BadRecords,
 }
 
 /// Where reading of a split goes on.
@@ -67,7 +70,8 @@ impl Files {
         };
         let is_slow = options.optional("scan.rows-per-second").is_some();
         let read_bytes = if is_slow { READ_BYTES_SLOW } else { READ_BYTES };
-        Ok(Files { path, leaves: plan.leaves.clone(), read_bytes })
+        let bad_records = BadRecords::new(options)?;
+        Ok(Files { path, leaves: plan.leaves.clone(), read_bytes, bad_records })
     }
 
     fn files(&self) -> Result<Vec<(String, u64)>, SourceError> {
@@ -143,6 +147,7 @@ impl SourceConnector for Files {
         Ok(Box::new(LineReader {
             file,
             decoder,
+            bad_records: self.bad_records.clone(),
             read_bytes: self.read_bytes,
             next: from,
             skips_partial_line,
@@ -151,11 +156,16 @@ impl SourceConnector for Files {
             position,
         }))
     }
+
+    fn skipped(&self) -> u64 {
+        self.bad_records.skipped()
+    }
 }
 
 struct LineReader {
     file: File,
     decoder: JsonDecoder,
+    bad_records: BadRecords,
     read_bytes: usize,
     position: Position,
     /// Place in the file of the buffer's first byte.
@@ -247,10 +257,10 @@ impl LineReader {
         let mut offset = start;
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             if let Err(error) = self.decoder.decode(line) {
-                let shown: String = String::from_utf8_lossy(line).trim_end().chars().take(200).collect();
                 let message = format!(
-                    "'{}' has a line at byte {offset} that is not a row of the table: {error}; the line: {shown}",
-                    self.position.path
+                    "'{}' has a line at byte {offset} that is not a row of the table: {error}; the line: {}; {BAD_RECORD_CURE}",
+                    self.position.path,
+                    excerpt(line)
                 );
                 return SourceError::Data { message };
             }
@@ -267,7 +277,14 @@ impl SplitReader for LineReader {
             let start = self.next - lines.len() as u64;
             match self.decoder.decode(&lines) {
                 Ok(records) => Ok(Read::Rows(records)),
-                Err(_) => Err(self.poison(&lines, start)),
+                Err(_) => {
+                    let place = format!("'{}' from byte {start}", self.position.path);
+                    let each: Vec<&[u8]> = lines.split_inclusive(|byte| *byte == b'\n').collect();
+                    match self.bad_records.decode(&mut self.decoder, &each, &place) {
+                        Some(rows) => Ok(Read::Rows(rows)),
+                        None => Err(self.poison(&lines, start)),
+                    }
+                }
             }
         })())
     }
@@ -296,7 +313,12 @@ mod tests {
             data_type: Some(DataType::simple(TypeKind::BigInt)),
             nullable: true,
         };
-        Files { path: path.to_owned(), leaves: vec![leaf], read_bytes: READ_BYTES }
+        Files {
+            path: path.to_owned(),
+            leaves: vec![leaf],
+            read_bytes: READ_BYTES,
+            bad_records: BadRecords::default(),
+        }
     }
 
     fn read_all(source: &Files, mut split: Split, restart_every: usize) -> Vec<i64> {

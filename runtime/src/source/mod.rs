@@ -8,6 +8,8 @@ pub mod kafka;
 pub mod nexmark;
 pub mod watermark;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,8 +17,10 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use millrace_sql::plan::Source as SourcePlan;
 use snafu::Snafu;
+use tracing::warn;
 
 use crate::clock::Clock;
+use crate::format::json::JsonDecoder;
 use crate::options::OptionError;
 
 /// A source cannot be opened or read.
@@ -95,7 +99,57 @@ pub trait SourceConnector: Send + Sync {
 
     /// Opens a split at its position.
     fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError>;
+
+    /// How many records that are no rows its readers have left out, as `json.ignore-parse-errors` wants.
+    fn skipped(&self) -> u64 {
+        0
+    }
 }
+
+/// What becomes of records that are no rows.
+#[derive(Debug, Clone, Default)]
+pub struct BadRecords {
+    /// They are left out instead of failing the job.
+    are_skipped: bool,
+    skipped: Arc<AtomicU64>,
+}
+
+/// What to do about a record that is no row, for messages.
+pub const BAD_RECORD_CURE: &str =
+    "correct it, or leave such records out with 'json.ignore-parse-errors' = 'true'";
+
+impl BadRecords {
+    /// Reads the option 'json.ignore-parse-errors'.
+    pub fn new(options: &mut crate::options::TableOptions<'_>) -> Result<Self, OptionError> {
+        let are_skipped = options.parsed("json.ignore-parse-errors", "'true' or 'false'")?.unwrap_or(false);
+        Ok(BadRecords { are_skipped, skipped: Arc::default() })
+    }
+
+    /// How many were left out.
+    pub fn skipped(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
+    }
+
+    /// Lines of which one is no row: the good ones, or `None` if they fail the job. The first bad one is logged.
+    pub fn decode(&self, decoder: &mut JsonDecoder, lines: &[&[u8]], place: &str) -> Option<RecordBatch> {
+        if !self.are_skipped {
+            return None;
+        }
+        let (rows, skipped) = decoder.decode_good(lines).ok()?;
+        if self.skipped.fetch_add(skipped, Ordering::Relaxed) == 0 {
+            warn!(place, "records that are no rows are left out and counted; this is logged once");
+        }
+        Some(rows)
+    }
+}
+
+/// The beginning of a record, for messages.
+pub fn excerpt(record: &[u8]) -> String {
+    String::from_utf8_lossy(record).trim_end().chars().take(EXCERPT_CHARS).collect()
+}
+
+/// Longest excerpt of a record in a message.
+const EXCERPT_CHARS: usize = 200;
 
 /// Opens the connector of a source table.
 pub fn connector(plan: &SourcePlan, clock: Clock) -> Result<Box<dyn SourceConnector>, SourceError> {

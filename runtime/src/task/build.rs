@@ -274,7 +274,7 @@ fn source_head(
     let throttle = source::rows_per_second_of(plan)?;
     let throttle =
         throttle.map(|rate| Throttle::new(rate as f64 / f64::from(context.parallelism), context.clock));
-    Ok(SourceHead::new(index, splits, watermark, state.rows, idleness, throttle))
+    Ok(SourceHead::new(index, connector, splits, watermark, state.rows, idleness, throttle))
 }
 
 fn make_operator(

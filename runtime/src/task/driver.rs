@@ -133,6 +133,7 @@ impl Task {
     async fn source_watermark(&mut self) -> Result<(), TaskError> {
         let Head::Source(source) = &mut self.head else { return Ok(()) };
         let time = source.advanced_watermark();
+        self.figures.skipped_records.store(source.skipped(), Ordering::Relaxed);
         if let Some(progress) = source.progress_ppm() {
             self.figures.progress_ppm.store(progress, Ordering::Relaxed);
         }

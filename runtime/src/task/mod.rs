@@ -112,6 +112,8 @@ pub struct TaskFigures {
     pub rows_out: AtomicU64,
     pub watermark_ms: AtomicI64,
     pub late_rows: AtomicU64,
+    /// Records that are no rows and were left out.
+    pub skipped_records: AtomicU64,
     pub state_bytes: AtomicU64,
     /// Progress of a bounded source in millionths.
     pub progress_ppm: AtomicU64,

@@ -15,7 +15,7 @@ use crate::checkpoint::records::SplitState;
 use crate::clock::Clock;
 use crate::model::EventTime;
 use crate::source::watermark::SplitWatermarks;
-use crate::source::{Read, Split, SplitReader};
+use crate::source::{Read, SourceConnector, Split, SplitReader};
 
 /// Least time between two looks at whether splits are idle.
 const LOOK_MIN: Duration = Duration::from_millis(10);
@@ -79,6 +79,7 @@ impl Throttle {
 /// A source subtask.
 pub struct SourceHead {
     pub index: usize,
+    connector: Box<dyn SourceConnector>,
     splits: Vec<OpenSplit>,
     done: Vec<SplitState>,
     watermarks: SplitWatermarks,
@@ -101,9 +102,10 @@ struct OpenSplit {
 }
 
 impl SourceHead {
-    /// A source over these splits and their readers; `rows` were read before.
+    /// A source over these splits and their readers, which the connector has opened; `rows` were read before.
     pub fn new(
         index: usize,
+        connector: Box<dyn SourceConnector>,
         splits: Vec<(SplitState, Option<Box<dyn SplitReader>>)>,
         watermark: Option<Evaluator>,
         rows: u64,
@@ -112,6 +114,7 @@ impl SourceHead {
     ) -> Self {
         let mut head = SourceHead {
             index,
+            connector,
             splits: Vec::new(),
             done: Vec::new(),
             watermarks: SplitWatermarks::default(),
@@ -278,6 +281,11 @@ impl SourceHead {
             is_done: false,
         });
         open.chain(self.done.iter().cloned()).collect()
+    }
+
+    /// How many records that are no rows were left out.
+    pub fn skipped(&self) -> u64 {
+        self.connector.skipped()
     }
 
     /// How much of a bounded input has been read, in millionths.

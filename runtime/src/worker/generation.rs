@@ -32,6 +32,8 @@ const UPLOADS_QUEUED_MAX: usize = 4;
 /// The running generation.
 pub struct GenerationRun {
     generation: Generation,
+    /// The first operator of each chain, which the chain is known by outside.
+    operators: Arc<[String]>,
     waiting: Option<Waiting>,
     handles: Vec<TaskHandle>,
     tasks: JoinSet<Result<(), TaskError>>,
@@ -75,6 +77,11 @@ impl GenerationRun {
         self.generation
     }
 
+    /// The first operator of each chain.
+    pub fn operators(&self) -> Arc<[String]> {
+        Arc::clone(&self.operators)
+    }
+
     /// Makes the tasks of this worker's slots, ready to receive.
     pub async fn deploy(
         generation: Generation,
@@ -88,10 +95,12 @@ impl GenerationRun {
         else {
             return Err(failed("the deployment is malformed", "Internal", true));
         };
+        let topology = Topology::of(&plan, deploy.parallelism);
+        let operators = topology.chains.iter().map(|chain| plan.operators[chain[0]].id.clone()).collect();
         let (events_sender, events) = mpsc::channel(EVENTS_QUEUED_MAX);
         let (completed, completed_seen) = watch::channel(Epoch(0));
         let task_context = TaskContext {
-            topology: Arc::new(Topology::of(&plan, deploy.parallelism)),
+            topology: Arc::new(topology),
             plan: Arc::new(plan),
             parallelism: deploy.parallelism,
             max_parallelism: groups,
@@ -141,6 +150,7 @@ impl GenerationRun {
         info!(%generation, slots = ?mine, tasks = tasks.len(), "deployed");
         Ok(GenerationRun {
             generation,
+            operators,
             waiting: Some(Waiting { tasks, outgoing }),
             handles,
             tasks: JoinSet::new(),
@@ -249,6 +259,7 @@ impl GenerationRun {
                 late_rows: figures.late_rows.load(Ordering::Relaxed),
                 state_bytes: figures.state_bytes.load(Ordering::Relaxed),
                 progress_ppm: figures.progress_ppm.load(Ordering::Relaxed),
+                skipped_records: figures.skipped_records.load(Ordering::Relaxed),
             }
         });
         Heartbeat { tasks: tasks.collect() }

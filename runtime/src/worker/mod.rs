@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use snafu::{ResultExt, Snafu};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::checkpoint::{BucketSettings, Store};
 use crate::clock::Clock;
@@ -19,7 +20,7 @@ use crate::fault::{CrashAfterRows, Safeguards};
 use crate::model::{Attempt, Epoch, Generation, JobUid, WorkerId};
 use crate::rpc::{
     CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, Heartbeat, MessageReceiver,
-    MessageSender, PROTOCOL_VERSION, Register, RpcError, SILENCE_MAX, WorkerSays, messages,
+    MessageSender, PROTOCOL_VERSION, Register, RpcError, SILENCE_MAX, TaskReport, WorkerSays, messages,
 };
 use crate::sink::Sinks;
 use crate::transport::{Stream, Transport};
@@ -67,11 +68,22 @@ pub enum WorkerError {
     Dismissed { reason: String },
 }
 
+/// What a worker's tasks have done, as of its newest sign of life.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerFigures {
+    /// The generation that runs; 0: none.
+    pub generation: u64,
+    /// The first operator of each chain.
+    pub operators: Arc<[String]>,
+    pub tasks: Vec<TaskReport>,
+}
+
 /// A worker that listens for other workers.
 pub struct Worker {
     settings: WorkerSettings,
     context: WorkerContext,
     data_plane: DataPlane,
+    figures: watch::Sender<WorkerFigures>,
 }
 
 impl Worker {
@@ -80,7 +92,12 @@ impl Worker {
         let listener = context.transport.listen(&settings.listen).await;
         let listener = listener.context(ListenSnafu { address: settings.listen.clone() })?;
         let data_plane = DataPlane::new(listener, settings.job.clone());
-        Ok(Worker { settings, context, data_plane })
+        Ok(Worker { settings, context, data_plane, figures: watch::Sender::default() })
+    }
+
+    /// What its tasks do, renewed with every sign of life.
+    pub fn figures(&self) -> watch::Receiver<WorkerFigures> {
+        self.figures.subscribe()
     }
 
     /// Follows a coordinator over one connection until either ends it. All tasks end with it.
@@ -104,6 +121,7 @@ impl Worker {
                     .run(&mut sender, &mut receiver);
                 let ended = ended.await;
                 self.data_plane.clear();
+                self.figures.send_replace(WorkerFigures::default());
                 ended
             }
             Some(CoordinatorSays::Leave(reason)) => DismissedSnafu { reason }.fail(),
@@ -233,6 +251,11 @@ impl Session<'_> {
     fn heartbeat(&self) -> FromWorker {
         let generation = self.run.as_ref().map_or(0, |run| run.generation().0);
         let heartbeat = self.run.as_ref().map(GenerationRun::report).unwrap_or_default();
+        self.worker.figures.send_replace(WorkerFigures {
+            generation,
+            operators: self.run.as_ref().map(GenerationRun::operators).unwrap_or_default(),
+            tasks: heartbeat.tasks.clone(),
+        });
         FromWorker { generation, says: Some(WorkerSays::Heartbeat(heartbeat)) }
     }
 }

@@ -65,13 +65,31 @@ fn a_missing_file_is_named_and_the_job_runs_once_it_is_there() {
 }
 
 #[test]
+fn poison_records_are_left_out_if_the_table_says_so() {
+    let place = Place::new(
+        1,
+        &SQL.replace("numbers', 'format'", "numbers', 'json.ignore-parse-errors' = 'true', 'format'"),
+    );
+    write_numbers(&place, "{\"n\":3}\n{\"n\":oops}\n\nnothing\n{\"n\":4}{\"n\":5}\n{\"n\":6}\n");
+
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(place.rows("result"), ["{\"n\":3}", "{\"n\":6}"]);
+}
+
+#[test]
 fn a_poison_record_is_named_and_the_job_runs_once_it_is_mended() {
     let place = Place::new(1, SQL);
     write_numbers(&place, "{\"n\":3}\n{\"n\":oops}\n");
     refused(
         &place,
         3,
-        &["numbers/a.jsonl' has a line at byte 8 that is not a row of the table", "{\"n\":oops}"],
+        &[
+            "numbers/a.jsonl' has a line at byte 8 that is not a row of the table",
+            "{\"n\":oops}",
+            "'json.ignore-parse-errors' = 'true'",
+        ],
     );
     assert!(place.rows("result").is_empty());
 

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
 
-use super::{Read, SourceConnector, SourceError, Split, SplitReader};
+use super::{BAD_RECORD_CURE, BadRecords, Read, SourceConnector, SourceError, Split, SplitReader, excerpt};
 use crate::clock::Clock;
 use crate::format::json::JsonDecoder;
 use crate::kafka::{Client, KafkaError, LEADER_NOT_AVAILABLE, checked, name, servers, topic};
@@ -37,6 +37,7 @@ const EARLIEST: i64 = -2;
 pub struct Kafka {
     settings: Settings,
     leaves: Vec<Leaf>,
+    bad_records: BadRecords,
     clock: Clock,
     /// Shared by all readers of a subtask; made when the first is opened.
     fetcher: Mutex<Option<Arc<Fetcher>>>,
@@ -96,7 +97,8 @@ impl Kafka {
         if options.required("format")? != "json" {
             return Err(options.wrong("format", "is not supported; use 'json'").into());
         }
-        Ok(Kafka { settings, leaves: plan.leaves.clone(), clock, fetcher: Mutex::new(None) })
+        let bad_records = BadRecords::new(options)?;
+        Ok(Kafka { settings, leaves: plan.leaves.clone(), bad_records, clock, fetcher: Mutex::new(None) })
     }
 
     async fn offsets(&self, client: &mut Client, timestamp: i64) -> Result<Vec<(i32, i64)>, KafkaError> {
@@ -202,6 +204,7 @@ impl SourceConnector for Kafka {
             first: position.next,
             position,
             decoder,
+            bad_records: self.bad_records.clone(),
             fetcher: Arc::clone(fetcher),
             queue,
             queued,
@@ -209,6 +212,10 @@ impl SourceConnector for Kafka {
             clock: self.clock,
             current: None,
         }))
+    }
+
+    fn skipped(&self) -> u64 {
+        self.bad_records.skipped()
     }
 }
 
@@ -218,6 +225,7 @@ struct PartitionReader {
     first: i64,
     position: Position,
     decoder: JsonDecoder,
+    bad_records: BadRecords,
     fetcher: Arc<Fetcher>,
     queue: mpsc::UnboundedReceiver<Result<Fetched, SourceError>>,
     /// Bytes in the queue.
@@ -249,7 +257,16 @@ impl PartitionReader {
         }
         match self.decoder.decode(&lines) {
             Ok(rows) if rows.num_rows() == ends.len() => Ok(Some(rows)),
-            _ => Err(self.poison(&lines, &ends)),
+            _ => {
+                let starts = std::iter::once(0).chain(ends.iter().map(|(_, end)| *end));
+                let records: Vec<&[u8]> =
+                    starts.zip(&ends).map(|(start, (_, end))| &lines[start..*end]).collect();
+                let place = format!("'{}', partition {}", self.topic, self.position.partition);
+                match self.bad_records.decode(&mut self.decoder, &records, &place) {
+                    Some(rows) => Ok(Some(rows).filter(|rows| rows.num_rows() > 0)),
+                    None => Err(self.poison(&lines, &ends)),
+                }
+            }
         }
     }
 
@@ -257,15 +274,15 @@ impl PartitionReader {
     fn poison(&mut self, lines: &[u8], ends: &[(i64, usize)]) -> SourceError {
         let mut start = 0;
         for (offset, end) in ends {
-            match self.decoder.decode(&lines[start..*end]) {
-                Ok(rows) if rows.num_rows() == 1 => {}
-                Ok(rows) => {
-                    return self.wrong(
-                        *offset,
-                        &format!("it holds {} JSON objects instead of one", rows.num_rows()),
-                    );
-                }
-                Err(error) => return self.wrong(*offset, &error.to_string()),
+            let record = &lines[start..*end];
+            let why = match self.decoder.decode(record) {
+                Ok(rows) if rows.num_rows() == 1 => None,
+                Ok(rows) => Some(format!("it holds {} JSON objects instead of one", rows.num_rows())),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(why) = why {
+                let message = format!("{why}; the record: {}; {BAD_RECORD_CURE}", excerpt(record));
+                return self.wrong(*offset, &message);
             }
             start = *end;
         }

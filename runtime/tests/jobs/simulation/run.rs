@@ -267,6 +267,7 @@ impl Run {
             let listener = endpoint.listen(COORDINATOR).await.unwrap();
             let workers = Workers::accept(listener, uid.clone(), Attempt(1), clock);
             let settings = JobSettings {
+                is_patient: false,
                 identity: JobIdentity {
                     uid,
                     name: "default/simulated".to_owned(),

@@ -66,6 +66,9 @@ fn line(name: &str, report: &Report, now: &Totals, before: &Totals, seconds: f64
         }
         if let Some(watermark) = now.watermark_ms.filter(|time| *time > EventTime::MIN.0) {
             line.push_str(&format!("  watermark {}", EventTime(watermark)));
+            if watermark < EventTime::MAX.0 {
+                line.push_str(&format!(" ({})", lag(watermark, now_ms)));
+            }
         }
         line.push_str(&format!("  state {}B", human(now.state_bytes as f64)));
         if now.late_rows > 0 {
@@ -88,6 +91,17 @@ fn line(name: &str, report: &Report, now: &Totals, before: &Totals, seconds: f64
         line.push_str(&format!("  restarts {}", report.restarts));
     }
     line
+}
+
+/// How far a watermark is from the clock.
+fn lag(watermark_ms: i64, now_ms: u64) -> String {
+    let seconds = (now_ms as i64).saturating_sub(watermark_ms).div_euclid(1000);
+    let (unsigned, side) = (seconds.unsigned_abs(), if seconds < 0 { "ahead" } else { "behind" });
+    let units = [(86_400, "d"), (3_600, "h"), (60, "min")];
+    match units.into_iter().find(|(length, _)| unsigned >= 2 * length) {
+        Some((length, unit)) => format!("{} {unit} {side}", unsigned / length),
+        None => format!("{unsigned} s {side}"),
+    }
 }
 
 /// Prints what a run has done.
@@ -134,5 +148,20 @@ fn human(number: f64) -> String {
     match units.into_iter().find(|(unit, _)| number >= *unit) {
         Some((unit, name)) => format!("{:.2} {name}", number / unit),
         None => format!("{number:.0} "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watermarks_lag_is_said_in_a_fitting_unit() {
+        let now = 1_000_000_000_000;
+        let cases = [(0, "0 s behind"), (119, "119 s behind"), (7_300, "2 h behind"), (-200, "3 min ahead")];
+        for (seconds, expected) in cases {
+            assert_eq!(lag(now - seconds * 1000, now as u64), expected);
+        }
+        assert_eq!(lag(now - 86_400_000 * 400, now as u64), "400 d behind");
     }
 }

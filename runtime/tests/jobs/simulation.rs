@@ -14,33 +14,38 @@ use run::{Outcome, simulate};
 /// Schedules that must all give the right rows; `MILLRACE_TEST_SEEDS` asks for more.
 const SEEDS: u64 = 200;
 
+/// The schedules are shared among this many tests, which run side by side.
+const SHARDS: u64 = 2;
+
 /// Within this many schedules a missing safeguard must show.
 const SEEDS_TO_SHOW: u64 = 300;
 
-#[test]
-fn every_schedule_gives_each_row_once() {
+/// Runs every `SHARDS`th schedule twice: the rows must be right, and the trace the same again.
+fn every_schedule_is_right_twice(shard: u64) {
     let expected = simulate(None, Safeguards::default());
     assert!(expected.rows.len() > 100 && expected.stuck.is_none());
     let mut faults = 0;
     let seeds = std::env::var("MILLRACE_TEST_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap());
-    for seed in 0..seeds {
-        let outcome = simulate(Some(seed), Safeguards::default());
-        assert!(outcome.is_right(&expected), "seed {seed}: {}", outcome.describe(&expected));
-        faults += outcome.faults;
-    }
-    assert!(faults > SEEDS, "faults happen");
-}
-
-#[test]
-fn a_seed_gives_the_same_trace_again() {
-    for seed in 0..20 {
+    for seed in (shard..seeds).step_by(SHARDS as usize) {
         let (first, second) =
             (simulate(Some(seed), Safeguards::default()), simulate(Some(seed), Safeguards::default()));
-
+        assert!(first.is_right(&expected), "seed {seed}: {}", first.describe(&expected));
         let differs = first.trace.iter().zip(&second.trace).position(|(a, b)| a != b);
         assert_eq!(differs.map(|at| (&first.trace[at], &second.trace[at])), None, "seed {seed}");
         assert_eq!(first.trace.len(), second.trace.len(), "seed {seed}");
+        faults += first.faults;
     }
+    assert!(faults > SEEDS / SHARDS, "faults happen");
+}
+
+#[test]
+fn every_schedule_gives_each_row_once_and_the_same_trace_again_0() {
+    every_schedule_is_right_twice(0);
+}
+
+#[test]
+fn every_schedule_gives_each_row_once_and_the_same_trace_again_1() {
+    every_schedule_is_right_twice(1);
 }
 
 #[test]

@@ -61,6 +61,11 @@ fn mistakes_name_the_field_and_the_cure() {
         ),
         (
             "spec:",
+            "spec:\n  checkpoint: {interval: 9ms}",
+            &["spec.checkpoint.interval: at least 10ms", "objects"],
+        ),
+        (
+            "spec:",
             "spec:\n  restart: {strategy: Sometimes}",
             &["spec.restart.strategy: ", "Sometimes", "Exponential"],
         ),

@@ -73,7 +73,7 @@ impl JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[0-9]{1,9}(ms|s|m|h)$" })
+        json_schema!({ "type": "string", "maxLength": 11, "pattern": "^[0-9]{1,9}(ms|s|m|h)$" })
     }
 }
 

@@ -31,6 +31,7 @@ use super::{CheckpointSpec, PipelineSpec, RestartSpec, StorageSpec, StreamJobSta
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("self.parallelism <= self.maxParallelism").message("spec.parallelism: at most spec.maxParallelism; key groups cannot be divided"),
+    validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.interval) || duration(self.checkpoint.interval) >= duration('10ms')").message("spec.checkpoint.interval: at least 10ms; every checkpoint makes objects in the store"),
     validation = Rule::new("self.maxParallelism == oldSelf.maxParallelism").message("spec.maxParallelism: cannot be changed after the job was made; state is divided by it")
 )]
 pub struct StreamJobSpec {

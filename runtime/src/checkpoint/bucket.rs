@@ -81,7 +81,7 @@ const TOKEN: &str = "AWS_SESSION_TOKEN";
 
 /// An error of a store with all its causes, and what to do about those that a user causes.
 pub fn explain(error: &Error, settings: &BucketSettings) -> String {
-    let text = crate::error::chain(error);
+    let text = without_document(&crate::error::chain(error));
     let is_refused = matches!(error, Error::Unauthenticated { .. } | Error::PermissionDenied { .. })
         || ["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"]
             .iter()
@@ -101,6 +101,17 @@ pub fn explain(error: &Error, settings: &BucketSettings) -> String {
     } else {
         text
     }
+}
+
+/// A message with an S3 error document cut down to its code and message: the whole names keys and signatures.
+fn without_document(text: &str) -> String {
+    let Some(start) = text.find("<?xml").or_else(|| text.find("<Error>")) else { return text.to_owned() };
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once(&format!("</{name}>"))?.0.trim())
+    };
+    let parts: Vec<&str> = [element("Code"), element("Message")].into_iter().flatten().collect();
+    format!("{}{}", &text[..start], parts.join(": "))
 }
 
 /// Opens a bucket; nothing is asked of it yet.
@@ -209,5 +220,57 @@ impl Store for BucketStore {
 
     fn location(&self) -> String {
         self.location.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_a_store_are_short_and_name_the_cure() {
+        let document = "403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>SignatureDoesNotMatch</Code>\
+                        <Message>Check your key.</Message><StringToSign>secret</StringToSign></Error>";
+        let error = |text: &str| Error::Generic { store: "S3", source: text.to_owned().into() };
+        let credentials = MountedCredentials { secret: "s3".to_owned(), folder: PathBuf::new() };
+        let on_cluster = BucketSettings { credentials: Some(credentials), ..Default::default() };
+        let here = BucketSettings::default();
+        let cases = [
+            (
+                document,
+                &on_cluster,
+                "403 Forbidden: SignatureDoesNotMatch: Check your key.; spec.storage.credentials: correct",
+            ),
+            (document, &on_cluster, "in the Secret 's3'"),
+            (document, &here, "; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+            ("<Error><Code>NoSuchBucket</Code></Error>", &here, "NoSuchBucket; make the bucket"),
+            ("error sending request", &here, "is spec.storage.endpoint right"),
+        ];
+        for (text, settings, expected) in cases {
+            let said = explain(&error(text), settings);
+            assert!(said.contains(expected) && !said.contains("secret\n") && !said.contains('<'), "{said}");
+        }
+        assert!(
+            explain(&error("slow down"), &here).ends_with("slow down"),
+            "what has no cure is left as it is"
+        );
+    }
+
+    #[tokio::test]
+    async fn mounted_credentials_are_read_anew_and_what_is_missing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = MountedCredentials { secret: "s3".to_owned(), folder: folder.path().to_owned() };
+
+        let missing = mounted.get_credential().await.unwrap_err().to_string();
+        assert!(
+            missing.contains("the Secret 's3' does not exist or has no key AWS_ACCESS_KEY_ID"),
+            "{missing}"
+        );
+
+        for key in ["first", "second"] {
+            std::fs::write(folder.path().join(KEY_ID), format!("{key}\n")).unwrap();
+            std::fs::write(folder.path().join(SECRET_KEY), "x").unwrap();
+            assert_eq!(mounted.get_credential().await.unwrap().key_id, key);
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use snafu::Snafu;
 
-use crate::sink::files::sync_folder;
+use crate::folders::sync_folder;
 
 /// A store could not do what was asked.
 #[derive(Debug, Snafu, Clone)]

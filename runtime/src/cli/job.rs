@@ -16,8 +16,8 @@ use crate::coordinator::JobSettings;
 use crate::coordinator::failover::RestartStrategy;
 use crate::error::chain;
 use crate::fault::{CRASH_AFTER_ROWS, CrashAfterRows};
+use crate::folders::local_path;
 use crate::model::{Attempt, JobUid, MaxParallelism};
-use crate::source::files::local_path;
 
 /// Checkpoints are taken no more often than this.
 const CHECKPOINT_INTERVAL_MIN: std::time::Duration = std::time::Duration::from_millis(10);

@@ -17,10 +17,10 @@ use super::{
     Committable, IoSnafu, LostSnafu, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter,
     file_prefix,
 };
+use crate::folders::{local_path, sync_folder};
 use crate::format::json::JsonEncoder;
 use crate::model::{Batch, Epoch, Generation, Subtask};
 use crate::options::TableOptions;
-use crate::source::files::local_path;
 
 /// Bytes collected before they are written to the file.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -249,11 +249,6 @@ fn show(file: &StagedFile) -> Result<(), SinkError> {
         }
         Err(source) => Err(SinkError::Io { action: format!("read '{}'", to.display()), source }),
     }
-}
-
-/// Makes renames in a folder durable.
-pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 async fn blocking(run: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> std::io::Result<()> {

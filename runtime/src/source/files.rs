@@ -13,6 +13,7 @@ use snafu::ResultExt;
 use super::{
     BAD_RECORD_CURE, BadRecords, IoSnafu, Read, SourceConnector, SourceError, Split, SplitReader, excerpt,
 };
+use crate::folders::local_path;
 use crate::format::json::JsonDecoder;
 use crate::options::TableOptions;
 
@@ -85,15 +86,6 @@ impl Files {
             .context(IoSnafu { action: format!("list the folder '{}'", self.path.display()) })?;
         files.sort();
         Ok(files)
-    }
-}
-
-/// The local path of an address; `None` for other schemes.
-pub fn local_path(address: &str) -> Option<PathBuf> {
-    match address.split_once("://") {
-        Some(("file", path)) => Some(PathBuf::from(path)),
-        Some(_) => None,
-        None => Some(PathBuf::from(address.strip_prefix("file:").unwrap_or(address))),
     }
 }
 

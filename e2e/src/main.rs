@@ -101,11 +101,21 @@ impl Test {
         if !self.arguments.life {
             self.faults()?;
         }
-        if self.arguments.short && !self.arguments.life {
-            return Ok(());
-        }
+        self.are_restricted()?;
         let say = |what: &str| self.say(what);
         Life { folder: &self.arguments.folder, namespace: &self.name, kafka: &self.kafka, say: &say }.all()
+    }
+
+    /// The namespace admits only restricted pods; this shows that it is what refuses others.
+    fn are_restricted(&self) -> Outcome<()> {
+        let pod = serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "unrestricted", "namespace": self.name},
+            "spec": {"containers": [{"name": "a", "image": "a", "securityContext": {"privileged": true}}]},
+        });
+        match outside::apply(&self.arguments.folder, "pod.json", &pod.to_string()) {
+            Err(error) if error.to_string().contains("violates PodSecurity \"restricted") => Ok(()),
+            other => whatever!("a privileged pod was to be refused: {other:?}"),
+        }
     }
 
     fn faults(&self) -> Outcome<()> {
@@ -372,9 +382,7 @@ impl Test {
                 whatever!("kubectl describe does not say '{word}':\n{described}");
             }
         }
-        let pod = self.pod("coordinator")?;
-        let path = format!("/api/v1/namespaces/{}/pods/{pod}:6123/proxy/metrics", self.name);
-        let metrics = kubectl(&["get", "--raw", &path])?;
+        let metrics = scrape(&self.name, &self.pod("coordinator")?)?;
         let metric = |name: &str| -> Outcome<u64> {
             let line = metrics.lines().find(|line| line.starts_with(&format!("{name}{{")));
             let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
@@ -387,6 +395,16 @@ impl Test {
         }
         if metric("millrace_job_late_rows_total")? != 0 {
             whatever!("rows were late");
+        }
+        let of_worker = scrape(&self.name, &self.pod("worker")?)?;
+        let rows = of_worker.lines().filter(|line| line.starts_with("millrace_task_rows_total{"));
+        if !rows.clone().any(|line| line.contains("operator=") && !line.ends_with("} 0")) {
+            whatever!("a worker's metrics count no rows:\n{of_worker}");
+        }
+        let operators = ["get", "pods", "-n", SYSTEM, "-o", "jsonpath={.items[0].metadata.name}"];
+        let of_controller = scrape(SYSTEM, kubectl(&operators)?.trim())?;
+        if !of_controller.contains("millrace_operator_reconciles_total ") {
+            whatever!("the controller's metrics count no reconciles:\n{of_controller}");
         }
         self.say(&format!("metrics: {rows_in} rows in, {rows_out} rows out at epoch {}", led.epoch));
         Ok(())
@@ -420,6 +438,11 @@ impl Test {
         }
         println!("objects, events and logs are in {}", folder.display());
     }
+}
+
+/// A pod's metrics.
+fn scrape(namespace: &str, pod: &str) -> Outcome<String> {
+    kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{namespace}/pods/{pod}:6123/proxy/metrics")])
 }
 
 fn save(folder: &Path, file: &str, text: Outcome<String>) {

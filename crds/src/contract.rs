@@ -30,6 +30,8 @@ pub struct Report {
     /// Grows with every change; `GET /report?after=VERSION` waits for a newer one.
     pub version: u64,
     pub name: String,
+    /// The job's uid, which tells it from a namesake that was deleted; empty in reports of releases that did not say it.
+    pub uid: String,
     pub attempt: u64,
     pub phase: ReportedPhase,
     pub generation: u64,

@@ -4,6 +4,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Api, ListParams};
 use millrace_crds::StreamJob;
+use millrace_crds::contract::Report;
 
 use crate::context::Context;
 use crate::decide::is_changed;
@@ -47,12 +48,17 @@ pub async fn observe(job: &StreamJob, context: &Context) -> Result<Observed, kub
         false => None,
     };
     Ok(Observed {
-        report: context.reports.latest(namespace, names::job(job)),
+        report: context.reports.latest(namespace, names::job(job)).filter(|report| is_of(report, job)),
         worker_attempts: workers.filter_map(attempt).collect(),
         coordinator_attempt: coordinator.and_then(attempt),
         obstacle: refused.or_else(|| pods.items.iter().find_map(obstacle)),
         refusal,
     })
+}
+
+/// False for the report of a namesake that was deleted and whose coordinator still answers.
+fn is_of(report: &Report, job: &StreamJob) -> bool {
+    report.uid.is_empty() || Some(&report.uid) == job.metadata.uid.as_ref()
 }
 
 /// SQL and place of the state that the pods run with: of the ConfigMap that the coordinator mounts, or of the one that a suspended job has left.
@@ -102,4 +108,21 @@ fn obstacle(pod: &Pod) -> Option<String> {
         let last = container.last_state.as_ref().and_then(|last| last.terminated.as_ref()?.message.clone());
         Some(format!("pod {name}: {reason}: {}", last.or(waiting.message.clone()).unwrap_or_default()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_of_a_deleted_namesake_is_not_this_jobs() {
+        let mut job = millrace_crds::manifest::read(
+            "{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {name: a}, spec: {pipeline: {sql: x}}}",
+        )
+        .unwrap();
+        job.metadata.uid = Some("new".to_owned());
+        for (uid, expected) in [("new", true), ("old", false), ("", true)] {
+            assert_eq!(is_of(&Report { uid: uid.to_owned(), ..Default::default() }, &job), expected, "{uid}");
+        }
+    }
 }

@@ -150,7 +150,7 @@ mod tests {
     fn a_job_has_its_metrics() {
         let last_checkpoint =
             Some(ReportedCheckpoint { epoch: 7, completed_at_ms: 1_000, rows_out: 5, ..Default::default() });
-        let mut report = JobReport::new("totals", Attempt(1));
+        let mut report = JobReport::new("totals", "", Attempt(1));
         report.public.last_checkpoint = last_checkpoint;
         report.public.restarts = 2;
 

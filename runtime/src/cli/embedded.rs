@@ -89,7 +89,7 @@ async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
         crashes_before_commit: crate::fault::crashes_before_commit(),
     };
     let (wish_sender, wish) = watch::channel(Wish::Run);
-    let (report_sender, report) = watch::channel(JobReport::new(job.name(), Attempt(1)));
+    let (report_sender, report) = watch::channel(JobReport::new(job.name(), &uid.0, Attempt(1)));
 
     let slots = job.manifest.spec.parallelism;
     let helpers = match arguments.workers {

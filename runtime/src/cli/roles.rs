@@ -98,7 +98,7 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
         let listener = Tcp.listen(&arguments.listen).await;
         let listener = listener
             .map_err(|error| UserError(format!("failed to listen at {}: {error}", arguments.listen)))?;
-        let workers = Workers::accept(listener, uid, attempt, clock);
+        let workers = Workers::accept(listener, uid.clone(), attempt, clock);
         let context = CoordinatorContext {
             clock,
             store: job.store()?,
@@ -109,7 +109,7 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
             crashes_before_commit: crate::fault::crashes_before_commit(),
         };
         let (wish_sender, wish) = watch::channel(Wish::Run);
-        let (report_sender, report) = watch::channel(JobReport::new(job.name(), attempt));
+        let (report_sender, report) = watch::channel(JobReport::new(job.name(), &uid.0, attempt));
         let state = CoordinatorState {
             report: report.clone(),
             wish: Arc::new(wish_sender),
@@ -144,7 +144,7 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
 async fn show_failure(arguments: &CoordinatorArguments, error: UserError) -> Result<Exit, UserError> {
     error!(%error, "the job cannot start");
     let (wish, _) = watch::channel(Wish::Run);
-    let mut report = JobReport::new("", Attempt(arguments.attempt));
+    let mut report = JobReport::new("", &arguments.uid, Attempt(arguments.attempt));
     report.public.phase = Phase::Failed;
     report.public.last_failure = Some(error.to_string());
     report.public.last_failure_kind = Some("InvalidManifest".to_owned());

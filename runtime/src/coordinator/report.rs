@@ -78,9 +78,14 @@ pub struct Totals {
 
 impl JobReport {
     /// The report of a job that has not begun.
-    pub fn new(name: &str, attempt: Attempt) -> Self {
-        let public =
-            Report { contract: VERSION, name: name.to_owned(), attempt: attempt.0, ..Default::default() };
+    pub fn new(name: &str, uid: &str, attempt: Attempt) -> Self {
+        let public = Report {
+            contract: VERSION,
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            attempt: attempt.0,
+            ..Default::default()
+        };
         JobReport { public, tasks: BTreeMap::new() }
     }
 

@@ -12,7 +12,7 @@ use millrace::fault::Safeguards;
 use run::{Outcome, simulate};
 
 /// Schedules that must all give the right rows; `MILLRACE_TEST_SEEDS` asks for more.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 300;
 
 /// The schedules are shared among this many tests, which run side by side.
 const SHARDS: u64 = 2;

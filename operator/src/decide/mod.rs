@@ -56,7 +56,7 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
         return Decision::Refuse(Refusal {
             reason: "JobFinished",
             message: "spec: the job has processed its bounded input, and an edit changes nothing; give the new spec another name \
-                      and an empty checkpoint.location to process it again"
+                      to process it again"
                 .to_owned(),
         });
     }

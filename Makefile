@@ -18,14 +18,15 @@ demo: build ## run the main job here, kill one of its workers half-way, compare 
 test: ## run the tests that need nothing but cargo: loopback and folders
 	$(CARGO) test --workspace
 
-test-real: ## run the tests on a real S3 server and Kafka broker, which are built once (Go, Java, Maven, and what `make cluster-check` names)
+test-real: ## run the tests on a real S3 server and Kafka broker, which are built once (root, Go, Java 17, Maven)
+	$(CLUSTER)/check servers
 	$(CLUSTER)/build versitygw kafka
 	MILLRACE_TEST_S3=$$($(CLUSTER)/which versitygw)/versitygw MILLRACE_TEST_KAFKA=$$($(CLUSTER)/which kafka)/jars \
 	  $(CARGO) test --workspace --test real
 
 lint: ## check format and lints
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --test real -- -D warnings
 
 deny: ## check licences, sources and banned crates
 	scripts/deny

@@ -40,6 +40,8 @@ pub struct Report {
     pub parallelism: u32,
     pub last_checkpoint: Option<ReportedCheckpoint>,
     pub failed_checkpoints: u64,
+    /// Why the newest checkpoint was not complete, unless one was complete since.
+    pub last_checkpoint_failure: Option<String>,
     pub last_failure: Option<String>,
     /// Its kind, in PascalCase, such as `WorkerLost`: the reason of conditions.
     pub last_failure_kind: Option<String>,

@@ -27,6 +27,10 @@ impl std::error::Error for ManifestError {}
 pub fn read(yaml: &str) -> Result<StreamJob, ManifestError> {
     let value: Value = serde_saphyr::from_str(yaml).map_err(|error| refuse(error.to_string()))?;
     check_kind(&value)?;
+    let unknown = unknown_fields(&value);
+    if !unknown.is_empty() {
+        return Err(ManifestError { mistakes: unknown });
+    }
     let mut job: StreamJob = serde_saphyr::from_str(yaml).map_err(|error| {
         // The reader of YAML knows line and column, this one knows the field.
         match serde_path_to_error::deserialize::<_, StreamJob>(&value) {
@@ -47,6 +51,44 @@ pub fn read(yaml: &str) -> Result<StreamJob, ManifestError> {
     if mistakes.is_empty() { Ok(job) } else { Err(ManifestError { mistakes }) }
 }
 
+/// Fields of every object of Kubernetes; others are refused by `kubectl apply`, too.
+const TOP: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
+const METADATA: &[&str] = &[
+    "annotations",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "name",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+/// What stands beside and inside of `metadata` and does not belong there. Below `spec` the types know.
+fn unknown_fields(value: &Value) -> Vec<String> {
+    let at = |prefix: &str, value: Option<&Value>, known: &[&str]| -> Vec<String> {
+        let fields = value.and_then(Value::as_object).into_iter().flat_map(|object| object.keys());
+        let unknown = fields.filter(|field| !known.contains(&field.as_str()));
+        unknown
+            .map(|field| format!("{prefix}{field}: is not known; known are {}", known.join(", ")))
+            .collect()
+    };
+    [at("", Some(value), TOP), at("metadata.", value.get("metadata"), METADATA)].concat()
+}
+
+/// Longest SQL, as in the schema: what is stored in a cluster has its bounds.
+const SQL_CHARS_MAX: usize = 262_144;
+
+/// Longest name of an object of Kubernetes.
+const NAME_CHARS_MAX: usize = 253;
+
 /// The schema's ranges, which the API server checks without CEL.
 fn ranges(job: &StreamJob) -> Vec<String> {
     let spec = &job.spec;
@@ -59,6 +101,16 @@ fn ranges(job: &StreamJob) -> Vec<String> {
     check("spec.parallelism", spec.parallelism, 32_768);
     check("spec.maxParallelism", spec.max_parallelism, 32_768);
     check("spec.workers.slots", spec.workers.slots, 64);
+    if let Some(credentials) = &spec.storage.credentials
+        && !(1..=NAME_CHARS_MAX).contains(&credentials.secret_ref.name.chars().count())
+    {
+        mistakes.push(format!(
+            "spec.storage.credentials.secretRef.name: has not 1 to {NAME_CHARS_MAX} characters"
+        ));
+    }
+    if spec.pipeline.sql.chars().count() > SQL_CHARS_MAX {
+        mistakes.push(format!("spec.pipeline.sql: is longer than {SQL_CHARS_MAX} characters; divide the pipeline into several jobs"));
+    }
     if spec.pipeline.sql.trim().is_empty() {
         mistakes
             .push("spec.pipeline.sql: is empty; write CREATE TABLE … and INSERT INTO … SELECT …".to_owned());

@@ -71,6 +71,18 @@ fn mistakes_name_the_field_and_the_cure() {
         ),
         ("spec:", "spec:\n  workers: {slots: 65}", &["spec.workers.slots: 65 is not from 1 to 64"]),
         ("sql: INSERT INTO a SELECT 1", "sql: ''", &["spec.pipeline.sql: is empty"]),
+        ("spec:", "sepc: {}\nspec:", &["sepc: is not known", "spec, status"]),
+        ("name: totals", "name: totals\n  lables: {}", &["metadata.lables: is not known", "labels"]),
+        (
+            "spec:",
+            "spec:\n  storage: {credentials: {secretRef: {name: ''}}}",
+            &["spec.storage.credentials.secretRef.name: has not 1 to 253 characters"],
+        ),
+        (
+            "spec:",
+            "spec:\n  restart: {maxDelay: 1000000000ms}",
+            &["spec.restart.maxDelay", "'1000000000ms' is not a duration"],
+        ),
         ("sql: INSERT INTO a SELECT 1", "file: a.sql", &["spec.pipeline.file: ", "sql"]),
     ];
     for (from, to, expected) in cases {
@@ -80,6 +92,15 @@ fn mistakes_name_the_field_and_the_cure() {
             assert!(refused.contains(part), "{to}: '{part}' is not in: {refused}");
         }
     }
+}
+
+#[test]
+fn a_pipeline_too_long_to_be_stored_is_refused() {
+    let sql = "x".repeat(262_145);
+
+    let refused = manifest::read(&GOOD.replace("INSERT INTO a SELECT 1", &sql)).expect_err("too long");
+
+    assert!(refused.to_string().starts_with("spec.pipeline.sql: is longer than 262144"), "{refused}");
 }
 
 #[test]

@@ -47,6 +47,7 @@ impl Life<'_> {
         self.secret("s3", None)?;
         // The kubelet takes a minute or more to write a changed Secret; other cases go on meanwhile.
         self.missing_secret()?;
+        self.broken_manifests()?;
         self.life()?;
         self.broken_sql_and_foreign_state()?;
         self.damaged_state()?;
@@ -57,9 +58,44 @@ impl Life<'_> {
         self.right_secret()
     }
 
+    /// The API server refuses what the schema and its rules do not allow, in words that name the field.
+    fn broken_manifests(&self) -> Outcome<()> {
+        let good = self.manifest(&self.job("manifest", &self.sql("manifest", FAST)));
+        let cases: [(&str, Value, &[&str]); 6] = [
+            ("/spec/paralelism", 4.into(), &["unknown field \"spec.paralelism\""]),
+            ("/spec/parallelism", "many".into(), &["spec.parallelism", "integer"]),
+            ("/spec/parallelism", 2048.into(), &["spec.parallelism: at most spec.maxParallelism"]),
+            ("/spec/maxParallelism", 1000.into(), &["spec.maxParallelism: a power of two"]),
+            ("/spec/checkpoint/interval", "9ms".into(), &["spec.checkpoint.interval: at least 10ms"]),
+            ("/metadata/name", "Totals".into(), &["metadata.name", "lower"]),
+        ];
+        for (field, value, parts) in cases {
+            let mut broken = good.clone();
+            let (parent, name) = field.rsplit_once('/').unwrap_or_default();
+            broken.pointer_mut(parent).whatever_context("no such field")?[name] = value;
+            let refused = match apply(self.folder, "broken.json", &broken.to_string()) {
+                Ok(()) => whatever!("{field} was accepted"),
+                Err(error) => error.to_string(),
+            };
+            if let Some(part) = parts.iter().find(|part| !refused.contains(**part)) {
+                whatever!("'{part}' is not in the refusal of {field}: {refused}");
+            }
+        }
+        let job = self.job("manifest", &self.sql("manifest", FAST));
+        self.apply(&job)?;
+        self.finish(&job)?;
+        (self.say)("broken manifests: refused by kubectl apply with field and cure; ran once corrected");
+        Ok(())
+    }
+
     /// From suspended to finished, through every kind of edit.
     fn life(&self) -> Outcome<()> {
         let mut job = self.job("life", &self.sql("life", SLOW));
+        // State at a place of its own, which can be taken away without its results.
+        let bucket = bucket_folder()?.with_file_name(format!("{}-life", self.namespace));
+        let aside = bucket.with_extension("aside");
+        std::fs::create_dir(&bucket).whatever_context("failed to make a bucket")?;
+        job.location = format!("s3://{}-life/state", self.namespace);
         job.suspend = true;
         self.apply(&job)?;
         self.phase("life", "Suspended")?;
@@ -70,8 +106,23 @@ impl Life<'_> {
         self.phase("life", "Running")?;
         self.checkpoint("life", 2)?;
 
+        // The bucket is away: a last checkpoint cannot be taken, which is said, and the job runs on until it can.
+        std::fs::rename(&bucket, &aside).whatever_context("failed to take the bucket away")?;
         job.suspend = true;
         self.apply(&job)?;
+        let said = self.condition(
+            "life",
+            "Ready",
+            "False",
+            "CheckpointFailed",
+            &["The job runs on", "NoSuchBucket"],
+        );
+        let runs = self.pods("life").map(|pods| !pods.is_empty());
+        std::fs::rename(&aside, &bucket).whatever_context("failed to put the bucket back")?;
+        said?;
+        if !runs? {
+            whatever!("the job has lost its pods without a last checkpoint");
+        }
         self.phase("life", "Suspended")?;
         self.no_pods("life")?;
         let suspended = self.number("life", "/status/lastCheckpoint/epoch")?;
@@ -100,12 +151,6 @@ impl Life<'_> {
             self.apply(&job)?;
             self.condition("life", "Stalled", "True", reason, &[part])?;
             self.phase("life", "Running")?;
-            let events = ["get", "events", "-n", self.namespace, "--field-selector"];
-            let of_reason = format!("involvedObject.name=life,type=Warning,reason={reason}");
-            wait("the refusal is an event", SECONDS, || {
-                let events = kubectl(&[&events[..], &[&of_reason, "-o", "name"]].concat())?;
-                Ok((!events.trim().is_empty()).then_some(()))
-            })?;
         }
         job.sql = good;
         self.apply(&job)?;
@@ -186,7 +231,7 @@ impl Life<'_> {
         let bucket = format!("{}-late", self.namespace);
         job.location = format!("s3://{bucket}/state");
         self.apply(&job)?;
-        self.condition("bucket", "Degraded", "True", "Recovering", &[&bucket, "make the bucket"])?;
+        self.condition("bucket", "Degraded", "True", "StoreUnavailable", &[&bucket, "make the bucket"])?;
         let folder = bucket_folder()?.with_file_name(&bucket);
         std::fs::create_dir(folder).whatever_context("failed to make a bucket")?;
         self.finish(&job)?;
@@ -201,13 +246,13 @@ impl Life<'_> {
     fn missing_secret(&self) -> Outcome<()> {
         self.apply(&self.job_with_secret())?;
         let missing = ["the Secret 'late' does not exist or has no key AWS_ACCESS_KEY_ID"];
-        self.condition("secrets", "Degraded", "True", "Recovering", &missing)?;
+        self.condition("secrets", "Degraded", "True", "StoreUnavailable", &missing)?;
         self.secret("late", Some("wrong"))
     }
 
     fn wrong_secret(&self) -> Outcome<()> {
         let wrong = ["correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the Secret 'late'"];
-        self.condition("secrets", "Degraded", "True", "Recovering", &wrong)?;
+        self.condition("secrets", "Degraded", "True", "StoreUnavailable", &wrong)?;
         self.secret("late", None)
     }
 
@@ -224,7 +269,7 @@ impl Life<'_> {
         );
         let job = self.job("topic", &self.sql("topic", FAST).replace(&self.files("topic"), &sink));
         self.apply(&job)?;
-        self.condition("topic", "Degraded", "True", "Recovering", &[&topic])?;
+        self.condition("topic", "Degraded", "True", "SinkUnavailable", &[&topic])?;
         self.kafka.run("create", &topic, &["3"])?;
         self.phase("topic", "Succeeded")?;
         let expected = self.expected()?;
@@ -290,7 +335,11 @@ impl Life<'_> {
     }
 
     fn apply(&self, job: &Job) -> Outcome<()> {
-        let text = serde_json::json!({
+        apply(self.folder, &format!("{}.json", job.name), &self.manifest(job).to_string())
+    }
+
+    fn manifest(&self, job: &Job) -> Value {
+        serde_json::json!({
             "apiVersion": "millrace.dev/v1alpha1",
             "kind": "StreamJob",
             "metadata": {"name": job.name, "namespace": self.namespace},
@@ -305,8 +354,7 @@ impl Life<'_> {
                 },
                 "pipeline": {"sql": job.sql},
             },
-        });
-        apply(self.folder, &format!("{}.json", job.name), &text.to_string())
+        })
     }
 
     /// Makes or corrects a Secret of the right keys, or with another secret key.
@@ -348,8 +396,30 @@ impl Life<'_> {
         self.wait_for(job, &format!("its phase is {phase}"), |status| status["phase"] == phase).map(|_| ())
     }
 
-    /// Waits until a condition says what it should.
+    /// Waits until a condition says what it should, and, if something is wrong, an event says so as well.
     fn condition(&self, job: &str, kind: &str, is: &str, reason: &str, parts: &[&str]) -> Outcome<()> {
+        self.is_said(job, kind, is, reason, parts)?;
+        let is_wrong = matches!((kind, is), ("Ready", "False") | ("Degraded" | "Stalled", "True"));
+        if !is_wrong {
+            return Ok(());
+        }
+        let of_reason = format!("involvedObject.name={job},type=Warning,reason={reason}");
+        wait(&format!("{job}: {reason} is an event"), SECONDS, || {
+            let events = kubectl(&[
+                "get",
+                "events",
+                "-n",
+                self.namespace,
+                "--field-selector",
+                &of_reason,
+                "-o",
+                "name",
+            ])?;
+            Ok((!events.trim().is_empty()).then_some(()))
+        })
+    }
+
+    fn is_said(&self, job: &str, kind: &str, is: &str, reason: &str, parts: &[&str]) -> Outcome<()> {
         self.wait_for(job, &format!("{kind} is {is} as {reason}, with {parts:?}"), |status| {
             let conditions = status["conditions"].as_array();
             conditions.into_iter().flatten().any(|condition| {

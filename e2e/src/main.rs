@@ -33,6 +33,9 @@ struct Arguments {
     /// Keeps the namespace.
     #[arg(long)]
     keep: bool,
+    /// Fails once it has run for this long; 8 with --short, 60 without.
+    #[arg(long)]
+    minutes: Option<u64>,
     /// Where manifests, outputs and, after a failure, logs go.
     #[arg(long)]
     folder: PathBuf,
@@ -73,6 +76,8 @@ impl Test {
         std::fs::create_dir_all(&arguments.folder).whatever_context("failed to make the folder")?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let started = std::time::Instant::now();
+        let minutes = arguments.minutes.unwrap_or(if arguments.short { 8 } else { 60 });
+        outside::end_after(std::time::Duration::from_secs(minutes * 60));
         Ok(Test { arguments, name: format!("e2e-{}", now.as_secs()), kafka: Kafka::new()?, started })
     }
 
@@ -90,6 +95,11 @@ impl Test {
             kubectl(&["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"])?;
         }
         passed
+    }
+
+    /// Where the records are that a reader has seen as they came.
+    fn reader(&self) -> PathBuf {
+        self.arguments.folder.join("totals.tsv")
     }
 
     fn topic(&self, table: &str) -> String {
@@ -124,7 +134,7 @@ impl Test {
         let (events, totals) = (self.topic("events"), self.topic("totals"));
         self.kafka.run("create", &events, &["5"])?;
         self.kafka.run("create", &totals, &["3"])?;
-        let reader = self.arguments.folder.join("totals.tsv");
+        let reader = self.reader();
         let _reader = self.kafka.start("read", &totals, &[], &reader)?;
         let watched = Watched::start(&format!("{}/picked", self.name))?;
         self.apply_job(4)?;
@@ -238,16 +248,17 @@ impl Test {
         if after.restored_epoch == 0 || after.restored_rows == 0 {
             whatever!("after the {what} the job began from nothing: {after:?}");
         }
-        if after.restored_rows < before.restored_rows {
+        if after.restored_epoch < before.epoch || after.restored_rows < before.rows_in {
             whatever!(
-                "after the {what} the job has gone back behind an earlier restore: {before:?} {after:?}"
+                "after the {what} the job has gone back behind a checkpoint that was complete: {before:?} {after:?}"
             );
         }
         self.say(&format!(
             "  restored epoch {} with {} rows as generation {}; the next checkpoint was complete after {took:.1} s",
             after.restored_epoch, after.restored_rows, after.generation
         ));
-        Ok(())
+        // What a reader has seen before the fault must still be there, the same, after it.
+        self.read_again()
     }
 
     fn signal(&self, pod: &str) -> Outcome<()> {
@@ -256,6 +267,9 @@ impl Test {
 
     fn kill_all(&self) -> Outcome<()> {
         let operator = ["deployment/millrace-operator", "-n", SYSTEM];
+        let pod = kubectl(&["get", "pods", "-n", SYSTEM, "-o", "jsonpath={.items[0].metadata.name}"])?;
+        run(&script("container-signal"), &["KILL", SYSTEM, pod.trim()])?;
+        // The kubelet would start it again.
         kubectl(&[&["scale"], &operator[..], &["--replicas=0"]].concat())?;
         wait("the controller is gone", RECOVERY_SECONDS, || {
             let pods = kubectl(&["get", "pods", "-n", SYSTEM, "-o", "name"])?;
@@ -339,7 +353,11 @@ impl Test {
         let found = outside::rows(&folder)?;
         let difference = compare::compare(found.iter().map(String::as_str), &picked);
         self.verdict("files", found.len(), &difference)?;
-        self.read_again(reader)?;
+        self.read_again()?;
+        // Each of the two inserts reads every row that was loaded, and one row in each of four partitions that closes the windows.
+        if led.rows_in != 2 * (rows + 4) {
+            whatever!("the checkpoint counts {} rows in, and twice {rows} and 4 were loaded", led.rows_in);
+        }
         if led.rows_out != results {
             whatever!("the checkpoint counts {} rows out, and {results} are there", led.rows_out);
         }
@@ -355,16 +373,34 @@ impl Test {
     }
 
     /// A new reader must see the very records that the first one saw as they came.
-    fn read_again(&self, reader: &Path) -> Outcome<()> {
-        let first = records(reader)?;
+    fn read_again(&self) -> Outcome<()> {
+        let first = records(&self.reader())?;
         let again = self.arguments.folder.join("totals-again.tsv");
         let _reader = self.kafka.start("read", &self.topic("totals"), &[], &again)?;
         let second = wait("a second reader has them all", RECOVERY_SECONDS, || {
             Ok(Some(records(&again)?).filter(|second| second.len() >= first.len()))
         })?;
-        match first == second {
+        let changed = first.iter().find(|(place, row)| second.get(*place) != Some(*row));
+        match changed {
+            None => Ok(()),
+            Some(changed) => whatever!("{changed:?} was read before, and is not there any more"),
+        }
+    }
+
+    /// What `kubectl get sj` says of the job: one line that tells whether it runs, and when its last checkpoint was.
+    fn is_shown(&self, shown: &str) -> Outcome<()> {
+        let mut lines = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let (titles, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        let expected = ["NAME", "PHASE", "READY", "PARALLELISM", "ATTEMPT", "RESTARTS", "CHECKPOINT", "AGE"];
+        let (parallelism, attempt) = if self.arguments.short { ("4", "1") } else { ("7", "2") };
+        let ages = values.iter().skip(6).filter(|age| age.starts_with(|c: char| c.is_ascii_digit()));
+        let is_right = titles == expected
+            && values.len() == expected.len()
+            && values[..5] == ["totals", "Running", "True", parallelism, attempt]
+            && ages.count() == 2;
+        match is_right {
             true => Ok(()),
-            false => whatever!("records have changed since they were read first"),
+            false => whatever!("kubectl get sj shows something else:\n{shown}"),
         }
     }
 
@@ -376,8 +412,9 @@ impl Test {
         }
         let shown = kubectl(&["get", "sj", "-n", &self.name])?;
         println!("{}", shown.trim_end());
+        self.is_shown(&shown)?;
         let described = kubectl(&["describe", "sj", "totals", "-n", &self.name])?;
-        for word in ["Running", "Recovering", "Last Checkpoint"] {
+        for word in ["Running", "WorkerLost", "Last Checkpoint", "Last Failure"] {
             if !described.contains(word) {
                 whatever!("kubectl describe does not say '{word}':\n{described}");
             }

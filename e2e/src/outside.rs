@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
@@ -27,11 +27,29 @@ pub fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }
 
+/// When the whole run must be over.
+static END: OnceLock<Instant> = OnceLock::new();
+
+/// Makes every later wait fail once this much time is over.
+#[expect(clippy::disallowed_methods, reason = "the edge: limits a run in real time")]
+pub fn end_after(limit: Duration) {
+    // Only the first one counts.
+    END.get_or_init(|| Instant::now() + limit);
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge: limits a run in real time")]
+fn is_over() -> bool {
+    END.get().is_some_and(|end| Instant::now() > *end)
+}
+
 /// Waits until something is there.
 pub fn wait<T>(what: &str, seconds: u64, mut look: impl FnMut() -> Outcome<Option<T>>) -> Outcome<T> {
     let looks = seconds * 1000 / LOOK.as_millis() as u64;
     let mut last = None;
     for _ in 0..looks {
+        if is_over() {
+            whatever!("the time for the whole run is over; it was waited until {what}");
+        }
         match look() {
             Ok(Some(found)) => return Ok(found),
             Ok(None) => {}

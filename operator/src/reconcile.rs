@@ -134,10 +134,20 @@ fn news(old: &StreamJobStatus, new: &StreamJobStatus) -> Vec<(String, String, bo
         status.conditions.iter().find(|condition| condition.type_ == kind).cloned()
     };
     let mut news = Vec::new();
-    if old.phase != new.phase || old.attempt != new.attempt {
+    let is_transition = old.phase != new.phase || old.attempt != new.attempt;
+    let is_bad = matches!(new.phase, Phase::Failed | Phase::Recovering);
+    if is_transition {
         let message = find(new, "Ready").map_or(String::new(), |ready| ready.message);
-        let is_bad = matches!(new.phase, Phase::Failed | Phase::Recovering);
-        news.push((format!("{:?}", new.phase), format!("attempt {}: {message}", new.attempt), is_bad));
+        let reason =
+            find(new, "Ready").filter(|_| is_bad).map_or(format!("{:?}", new.phase), |ready| ready.reason);
+        news.push((reason, format!("attempt {}: {message}", new.attempt), is_bad));
+    }
+    // What is wrong may become something else while the phase stays, and something may be wrong in any phase.
+    if let Some(degraded) = find(new, "Degraded").filter(|degraded| degraded.status == "True")
+        && !(is_transition && is_bad)
+        && find(old, "Degraded").is_none_or(|before| before.reason != degraded.reason)
+    {
+        news.push((degraded.reason, degraded.message, true));
     }
     // An edit that is refused while the job runs on changes no phase.
     if let Some(stalled) = find(new, "Stalled").filter(|stalled| stalled.status == "True")
@@ -200,7 +210,11 @@ mod tests {
             || condition("Stalled", "False", "NotStalled", "nothing waits for you"),
             |message| condition("Stalled", "True", "PlanChanged", message),
         );
-        let conditions = vec![condition("Ready", "True", "Running", "all subtasks run"), stalled];
+        let ready = match phase {
+            Phase::Recovering => condition("Ready", "False", "WorkerLost", "lost worker 1"),
+            _ => condition("Ready", "True", "Running", "all subtasks run"),
+        };
+        let conditions = vec![ready, stalled];
         StreamJobStatus { phase, attempt: 1, conditions, ..Default::default() }
     }
 
@@ -208,7 +222,7 @@ mod tests {
     fn transitions_and_refused_edits_are_told_once() {
         let cases = [
             ("nothing new", status(Phase::Running, None), vec![]),
-            ("a phase", status(Phase::Recovering, None), vec![("Recovering", true)]),
+            ("a phase", status(Phase::Recovering, None), vec![("WorkerLost", true)]),
             ("a refused edit", status(Phase::Running, Some("a")), vec![("PlanChanged", true)]),
         ];
         let old = status(Phase::Running, None);

@@ -103,6 +103,23 @@ fn phase(decision: &Decision, has_attempt: bool, old: Phase, reported: Option<Re
     }
 }
 
+/// Why the newest checkpoint has failed, and what that means; empty: it has not.
+fn checkpoint_failure(phase: Phase, observed: &Observed) -> String {
+    let report = observed.report.as_ref();
+    let Some(why) = report.and_then(|report| report.last_checkpoint_failure.as_ref()) else {
+        return String::new();
+    };
+    match phase {
+        Phase::Suspending => {
+            format!("the last checkpoint has failed: {why}. The job runs on, and it is tried again")
+        }
+        Phase::Running => {
+            format!("a checkpoint has failed: {why}. The job runs on, and the next one is tried in time")
+        }
+        _ => String::new(),
+    }
+}
+
 fn conditions(
     old: &[Condition],
     status: &StreamJobStatus,
@@ -114,6 +131,7 @@ fn conditions(
     let failure_kind = status.last_failure.as_ref().map(|failure| failure.kind.as_str());
     let failure_kind = failure_kind.filter(|kind| !kind.is_empty()).unwrap_or("Failed");
     let obstacle = observed.obstacle.as_deref();
+    let checkpoint_failure = checkpoint_failure(status.phase, observed);
     let refusal = match decision {
         Decision::Refuse(refusal) => Some((false, refusal.reason, refusal.message.as_str())),
         _ => None,
@@ -132,7 +150,10 @@ fn conditions(
         (Phase::Recovering, _) if observed.report.is_none() => {
             (false, "CoordinatorSilent", "the coordinator does not answer; the job goes on when it is back")
         }
-        (Phase::Recovering, _) => (false, "Recovering", failure),
+        (Phase::Recovering, _) => (false, failure_kind, failure),
+        (Phase::Suspending, _) if !checkpoint_failure.is_empty() => {
+            (false, "CheckpointFailed", checkpoint_failure.as_str())
+        }
         (Phase::Suspending, _) => (false, "Stopping", "a last checkpoint is being taken"),
         (Phase::Pending | Phase::Starting, _) => (false, "Starting", "the pods are being started"),
     };
@@ -148,8 +169,13 @@ fn conditions(
         _ => (false, "Settled", "nothing is being changed"),
     };
     let is_degraded = status.phase == Phase::Recovering || obstacle.is_some();
-    let degraded =
-        if is_degraded { (true, ready.1, ready.2) } else { (false, "Healthy", "nothing is wrong") };
+    let degraded = if is_degraded {
+        (true, ready.1, ready.2)
+    } else if !checkpoint_failure.is_empty() {
+        (true, "CheckpointFailed", checkpoint_failure.as_str())
+    } else {
+        (false, "Healthy", "nothing is wrong")
+    };
     let stalled = match decision {
         Decision::Fail { kind, message } => (true, kind.as_str(), message.as_str()),
         Decision::Refuse(refusal) => (true, refusal.reason, refusal.message.as_str()),
@@ -250,5 +276,19 @@ mod tests {
         );
         assert_eq!(holds(&failed, "Ready"), (false, "InvalidData".to_owned()));
         assert_eq!((failed.phase, holds(&failed, "Stalled").0), (Phase::Failed, true));
+    }
+
+    #[test]
+    fn a_checkpoint_that_fails_is_told_while_the_job_runs_and_while_it_is_to_stop() {
+        let mut seen = seen(ReportedPhase::Running, 1, 1_000);
+        seen.report.as_mut().unwrap().last_checkpoint_failure = Some("no room".to_owned());
+
+        let running = compute(&job(), &Decision::Run { attempt: 1 }, &seen, at(1));
+        let stopping = compute(&job(), &Decision::Stop { attempt: 1, why: Why::Suspended }, &seen, at(1));
+
+        assert_eq!(holds(&running, "Ready"), (true, "Running".to_owned()));
+        assert_eq!(holds(&running, "Degraded"), (true, "CheckpointFailed".to_owned()));
+        assert_eq!(holds(&stopping, "Ready"), (false, "CheckpointFailed".to_owned()));
+        assert!(stopping.conditions[0].message.contains("no room. The job runs on"), "{stopping:?}");
     }
 }

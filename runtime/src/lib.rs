@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod model;
 pub mod operator;
 pub mod options;
+pub mod outside;
 pub mod rpc;
 pub mod sink;
 pub mod source;
@@ -37,11 +38,12 @@ mod tests {
     use std::{fs, io};
 
     /// From the bottom. Modules of one layer are strangers to each other.
-    const LAYERS: [&[&str]; 10] = [
+    const LAYERS: [&[&str]; 11] = [
         &["model", "clock", "error", "fault", "folders", "transport", "topology"],
         &["options", "format"],
         &["kafka", "state"],
         &["checkpoint"],
+        &["outside"],
         &["source", "exchange", "operator", "sink", "rpc"],
         &["task"],
         &["coordinator", "worker"],

@@ -81,7 +81,6 @@ mod tests {
     use millrace_sql::plan::Source as SourcePlan;
 
     use super::*;
-    use crate::clock::Clock;
     use crate::{sink, source};
 
     fn table(options: &[(&str, &str)]) -> Table {
@@ -117,7 +116,9 @@ mod tests {
         match role {
             Role::Source => {
                 let plan = SourcePlan { table: Some(table), ..SourcePlan::default() };
-                source::connector(&plan, Clock::starting_at(0)).map(drop).map_err(|error| error.to_string())
+                source::connector(&plan, &crate::outside::Outside::unreached())
+                    .map(drop)
+                    .map_err(|error| error.to_string())
             }
             Role::Sink => sink::check(&table).map_err(|error| error.to_string()),
         }

@@ -25,7 +25,8 @@ impl Duration {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let end = text.find(|c: char| !c.is_ascii_digit())?;
+        // As many digits as the schema's pattern has.
+        let end = text.find(|c: char| !c.is_ascii_digit()).filter(|digits| (1..=9).contains(digits))?;
         let number: u64 = text[..end].parse().ok()?;
         let unit = match &text[end..] {
             "ms" => 1,
@@ -95,7 +96,7 @@ mod tests {
             assert_eq!(duration.millis, millis);
             assert_eq!(duration.to_string(), shown);
         }
-        for wrong in ["", "10", "s", "1.5s", "10 s", "-1s", "10d"] {
+        for wrong in ["", "10", "s", "1.5s", "10 s", "-1s", "10d", "1000000000ms"] {
             assert_eq!(Duration::parse(wrong), None, "{wrong}");
         }
     }

@@ -14,18 +14,33 @@ PREREQUISITES_JAVA=17
 
 # Prints what is missing, one a line. With "build", also what only a build needs.
 prerequisites_missing() {
-    local what=$1 version
+    local what=$1
     ((EUID == 0)) || echo "root: namespaces, mounts and cgroups need it"
     prerequisites_packages "$what" | sed 's/^/Debian package /'
+    prerequisites_java
+    [[ $what != build ]] || prerequisites_builders
+    prerequisites_kernel
+}
+
+# Prints what tests beside a broker and an S3 server lack, one a line.
+prerequisites_missing_servers() {
+    ((EUID == 0)) || echo "root: a full disk is a small file system that is mounted"
+    prerequisites_java
+    [[ -z $(binaries_missing | grep -xE 'kafka|versitygw') ]] || prerequisites_builders
+}
+
+prerequisites_java() {
+    local version
     version=$(java -version 2>&1 | sed -nE '1s/.*"([0-9]+).*/\1/p') || true
     ((${version:-0} >= PREREQUISITES_JAVA)) || echo "java $PREREQUISITES_JAVA or later: Kafka runs on it"
-    if [[ $what == build ]]; then
-        command -v mvn >/dev/null || echo "mvn: fetches Kafka"
-        version=$(go env GOVERSION 2>/dev/null) || true
-        printf 'go%s\n%s\n' "$PREREQUISITES_GO" "${version:-none}" | sort --version-sort --check=quiet &&
-            [[ -n $version ]] || echo "go $PREREQUISITES_GO or later: builds everything else"
-    fi
-    prerequisites_kernel
+}
+
+prerequisites_builders() {
+    local version
+    command -v mvn >/dev/null || echo "mvn: fetches Kafka"
+    version=$(go env GOVERSION 2>/dev/null) || true
+    printf 'go%s\n%s\n' "$PREREQUISITES_GO" "${version:-none}" | sort --version-sort --check=quiet &&
+        [[ -n $version ]] || echo "go $PREREQUISITES_GO or later: builds everything else"
 }
 
 # Prints the Debian packages that are missing, one a line.

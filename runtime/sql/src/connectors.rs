@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::planner::closest;
 
 /// What is done with a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     Source,
     Sink,

@@ -145,6 +145,11 @@ fn queries_of_this_release_compile() {
         ("id BIGINT", "WITH young AS (SELECT id FROM person WHERE id > 5) SELECT id FROM young"),
         ("id BIGINT", "SELECT x.id FROM (SELECT id FROM person) AS x"),
         ("c INT", "SELECT CAST(price AS INT) FROM bid WHERE bid.channel IS NOT NULL"),
+        (
+            "n BIGINT",
+            "SELECT COUNT(*) FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND))
+             GROUP BY auction, window_start, window_end HAVING SUM(price) > 100",
+        ),
     ];
     for (sink, query) in cases {
         plan(&job(sink, query));
@@ -206,6 +211,61 @@ fn mistakes_are_shown_where_they_are() {
             Some("did you mean `bid`?"),
         ),
         (
+            "SELECT auction FROM bid TABLESAMPLE BERNOULLI (5)",
+            "1:25+11 TABLESAMPLE is not supported yet",
+            None,
+        ),
+        (
+            "SELECT auction FROM bid /*+ OPTIONS('scan.startup.mode' = 'latest-offset') */",
+            "1:25+53 a hint is not supported yet",
+            Some("remove it; options belong to CREATE TABLE … WITH"),
+        ),
+        ("SELECT auction FROM bid FOR UPDATE", "1:25+3 FOR UPDATE is not supported yet", None),
+        ("SELECT auction FROM bid SETTINGS a = 1", "1:25+8 SETTINGS is not supported yet", None),
+        (
+            "SELECT auction FROM bid FOR SYSTEM_TIME AS OF `dateTime`",
+            "1:25+3 FOR SYSTEM_TIME AS OF is not supported yet",
+            Some("read the table as it is"),
+        ),
+        ("SELECT auction FROM bid LIMIT 5", "1:25+5 LIMIT is not supported yet", None),
+        ("SELECT auction FROM bid, person", "1:16+4 a join is not supported yet", None),
+        (
+            "WITH RECURSIVE r AS (SELECT auction FROM bid) SELECT auction FROM r",
+            "1:6+9 WITH RECURSIVE is not supported yet",
+            None,
+        ),
+        ("VALUES (1)", "1:1+6 expected SELECT, found 'VALUES'", None),
+        (
+            "SELECT auction FROM bid WHERE auction IN (SELECT id FROM auction)",
+            "1:43+6 a subquery in an expression is not supported yet",
+            Some("use a view"),
+        ),
+        (
+            "SELECT COUNT(*) FILTER (WHERE price > 5) FROM bid GROUP BY auction",
+            "1:17+6 FILTER is not supported yet",
+            None,
+        ),
+        (
+            "SELECT COUNT(DISTINCT bidder) FROM bid GROUP BY auction",
+            "1:14+8 an aggregate of DISTINCT values is not supported yet",
+            None,
+        ),
+        (
+            "SELECT auction FROM bid GROUP BY GROUPING SETS ((auction), (price))",
+            "1:34+8 GROUPING SETS is not supported yet",
+            None,
+        ),
+        (
+            "SELECT auction FROM TABLE(CUMULATE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND, INTERVAL '2' SECOND))",
+            "1:27+8 the window function CUMULATE is not supported yet",
+            None,
+        ),
+        (
+            "SELECT auction FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND))",
+            "1:40+3 TUMBLE without GROUP BY window_start, window_end is not supported yet",
+            None,
+        ),
+        (
             "SELECT \"auction\" FROM bid",
             "1:8+9 a name in double quotes",
             Some("quote names with back quotes: `name`"),
@@ -238,6 +298,57 @@ fn mistakes_are_shown_where_they_are() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_a_table_cannot_say_yet_is_refused_by_name() {
+    let cases = [
+        ("x BIGINT, PRIMARY KEY (x) NOT ENFORCED", "", "line 1, column 27: PRIMARY KEY is not supported yet"),
+        ("x BIGINT", " PARTITIONED BY (x)", "line 1, column 27: PARTITIONED BY is not supported yet"),
+        ("x BIGINT METADATA", "", "line 1, column 26: METADATA columns are not supported yet"),
+    ];
+    for (columns, after, expected) in cases {
+        let sql = format!("CREATE TABLE a ({columns}){after} WITH ('connector' = 'print');");
+
+        let mistakes = compile(&sql).unwrap_err();
+
+        assert_eq!(mistakes[0].to_string(), expected);
+        assert!(mistakes[0].hint.is_some(), "{expected}");
+    }
+}
+
+#[test]
+fn options_are_judged_also_where_the_statement_is_wrong() {
+    let sql = "CREATE TABLE a (x BIGINT) WITH ('connector' = 'filesystem', 'path' = '/a', 'format' = 'xml');
+CREATE TABLE b (x BIGINT) WITH ('connector' = 'blackhole', 'colour' = 'dark');
+INSERT INTO b SELECT y FROM a;";
+
+    let found: Vec<String> = compile(sql).unwrap_err().iter().map(ToString::to_string).collect();
+
+    assert_eq!(
+        found,
+        [
+            "line 1, column 76: table 'a': the option 'format' = 'xml' is not supported",
+            "line 2, column 60: table 'b': the option 'colour' is not known here",
+            "line 3, column 22: there is no column 'y'",
+        ]
+    );
+}
+
+#[test]
+fn only_null_is_not_counted() {
+    let counted = |what: &str| {
+        let query = TUMBLE.replace("COUNT(*)", &format!("COUNT({what})"));
+        let plan = plan(&job(TUMBLE_SINK, &query));
+        let argument = plan.operators.iter().find_map(|operator| match &operator.kind {
+            Some(OperatorKind::WindowAggregate(aggregate)) => Some(aggregate.aggregates[0].argument),
+            _ => None,
+        });
+        argument.unwrap()
+    };
+
+    assert_eq!((counted("*"), counted("1")), (None, None));
+    assert!(counted("NULL").is_some() && counted("auction").is_some());
 }
 
 #[test]

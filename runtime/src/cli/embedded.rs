@@ -13,15 +13,16 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::job::{Job, UserError};
-use super::{Exit, From, RunArguments, job, progress};
+use super::{Exit, From, Logging, RunArguments, job, progress};
 use crate::checkpoint::protocol;
 use crate::checkpoint::records::JobRecord;
-use crate::checkpoint::{BucketSettings, Store, paths};
+use crate::checkpoint::{Store, paths};
 use crate::clock::Clock;
 use crate::coordinator::{self, CoordinatorContext, JobEnd, JobError, JobReport, JobSettings, Wish, Workers};
 use crate::error::chain;
 use crate::fault::Safeguards;
 use crate::model::{Attempt, JobUid};
+use crate::outside::Outside;
 use crate::sink::StandardSinks;
 use crate::transport::{Tcp, Transport};
 use crate::worker::{Worker, WorkerContext, WorkerSettings};
@@ -33,11 +34,11 @@ const SERVICE_THREADS: usize = 2;
 const RESPAWN_MIN: Duration = Duration::from_secs(1);
 
 /// Runs a job to its end.
-pub fn run(arguments: RunArguments) -> Result<Exit, UserError> {
+pub fn run(arguments: RunArguments, logging: &Logging) -> Result<Exit, UserError> {
     let job = job::read(&arguments.file)?;
     job::check_embedded(&job.manifest)?;
     let services = runtime("service", SERVICE_THREADS)?;
-    services.block_on(run_job(job, arguments))
+    services.block_on(run_job(job, arguments, logging))
 }
 
 /// A runtime with named threads.
@@ -55,7 +56,7 @@ pub fn machine_random() -> Arc<Mutex<StdRng>> {
     Arc::new(Mutex::new(StdRng::from_os_rng()))
 }
 
-async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
+async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result<Exit, UserError> {
     let clock = Clock::system();
     let random = machine_random();
     if arguments.from == From::None {
@@ -72,18 +73,30 @@ async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
         );
         return Ok(Exit::Done);
     }
-    let uid = stored_uid(store.as_ref()).await.map_err(as_user)?.unwrap_or_else(|| new_uid(&random));
+    let uid = match stored_job(store.as_ref()).await.map_err(as_user)? {
+        Some(found) if is_of_cluster(&found.uid) => {
+            return Err(UserError(format!(
+                "spec.checkpoint.location: '{}' holds the state of the job '{}' of a cluster (uid {}), and a run here would take it \
+                 from there; choose another location or another name",
+                store.location(),
+                found.name,
+                found.uid
+            )));
+        }
+        Some(found) => JobUid(found.uid),
+        None => new_uid(&random),
+    };
     let settings = job.settings(uid.clone(), Attempt(1))?;
     let listener = Tcp.listen("127.0.0.1:0").await;
     let listener = listener.map_err(|error| UserError(format!("failed to listen on loopback: {error}")))?;
     let address = format!("127.0.0.1:{}", listener.port());
     let workers = Workers::accept(listener, uid.clone(), Attempt(1), clock);
-    let buckets = job::buckets(&job.manifest);
+    let outside = Outside::new(clock, job::buckets(&job.manifest));
     let context = CoordinatorContext {
         clock,
         store: Arc::clone(&store),
         random,
-        buckets: buckets.clone(),
+        outside: outside.clone(),
         sinks: Arc::new(StandardSinks),
         safeguards: Safeguards::default(),
         crashes_before_commit: crate::fault::crashes_before_commit(),
@@ -93,8 +106,8 @@ async fn run_job(job: Job, arguments: RunArguments) -> Result<Exit, UserError> {
 
     let slots = job.manifest.spec.parallelism;
     let helpers = match arguments.workers {
-        None => Helpers::inside(&address, &settings, store, buckets, clock, slots).await?,
-        Some(count) => Helpers::processes(&arguments, &address, &settings, clock, count.max(1), slots)?,
+        None => Helpers::inside(&address, &settings, store, outside, clock, slots).await?,
+        Some(count) => Helpers::processes(&arguments, logging, &address, &settings, clock, count.max(1))?,
     };
     tokio::spawn(listen_for_stop(wish_sender));
     let shown = tokio::spawn(progress::show(job.name().to_owned(), job.plan.clone(), report.clone(), clock));
@@ -125,11 +138,16 @@ fn finish(
     }
 }
 
-/// The uid that an earlier run of the job has chosen.
-async fn stored_uid(store: &dyn Store) -> Result<Option<JobUid>, protocol_error> {
+/// What an earlier run of the job has written of itself.
+async fn stored_job(store: &dyn Store) -> Result<Option<JobRecord>, protocol_error> {
     use prost::Message;
     let bytes = store.get(paths::JOB).await?;
-    Ok(bytes.and_then(|bytes| JobRecord::decode(bytes.as_slice()).ok()).map(|job| JobUid(job.uid)))
+    Ok(bytes.and_then(|bytes| JobRecord::decode(bytes.as_slice()).ok()))
+}
+
+/// Uids that Kubernetes gives are UUIDs in five groups; those of runs like this one have three.
+fn is_of_cluster(uid: &str) -> bool {
+    uid.split('-').count() == 5
 }
 
 fn new_uid(random: &Arc<Mutex<StdRng>>) -> JobUid {
@@ -161,7 +179,7 @@ impl Helpers {
         address: &str,
         settings: &JobSettings,
         store: Arc<dyn Store>,
-        buckets: BucketSettings,
+        outside: Outside,
         clock: Clock,
         slots: u32,
     ) -> Result<Self, UserError> {
@@ -171,7 +189,7 @@ impl Helpers {
             store,
             transport: Arc::new(Tcp),
             tasks: tasks.handle().clone(),
-            buckets,
+            outside,
             sinks: Arc::new(StandardSinks),
             crash: job::crash()?,
             safeguards: Safeguards::default(),
@@ -201,17 +219,19 @@ impl Helpers {
     /// Worker processes, each started again when it dies.
     fn processes(
         arguments: &RunArguments,
+        logging: &Logging,
         address: &str,
         settings: &JobSettings,
         clock: Clock,
         count: u32,
-        slots: u32,
     ) -> Result<Self, UserError> {
+        let slots = settings.parallelism;
         let program = std::env::current_exe()
             .map_err(|error| UserError(format!("failed to find this program: {error}")))?;
         let (ended, watched) = watch::channel(false);
         let mut command = std::process::Command::new(program);
         command
+            .args(logging.arguments())
             .arg("worker")
             .arg(&arguments.file)
             .args(["--coordinator", address, "--uid", &settings.identity.uid.0])

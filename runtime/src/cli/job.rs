@@ -11,13 +11,13 @@ use millrace_sql::plan::{OperatorKind, Plan};
 
 use crate::checkpoint::protocol::JobIdentity;
 use crate::checkpoint::{BucketSettings, BucketStore, FolderStore, MountedCredentials, Store};
-use crate::clock::Clock;
 use crate::coordinator::JobSettings;
 use crate::coordinator::failover::RestartStrategy;
 use crate::error::chain;
 use crate::fault::{CRASH_AFTER_ROWS, CrashAfterRows};
 use crate::folders::local_path;
 use crate::model::{Attempt, JobUid, MaxParallelism};
+use crate::outside::Outside;
 
 /// Checkpoints are taken no more often than this.
 const CHECKPOINT_INTERVAL_MIN: std::time::Duration = std::time::Duration::from_millis(10);
@@ -87,7 +87,7 @@ fn check_options(plan: &Plan) -> Result<(), String> {
     for operator in &plan.operators {
         match &operator.kind {
             Some(OperatorKind::Source(source)) => {
-                crate::source::connector(source, Clock::starting_at(0)).map_err(|error| chain(&error))?;
+                crate::source::connector(source, &Outside::unreached()).map_err(|error| chain(&error))?;
             }
             Some(OperatorKind::Sink(sink)) => {
                 let table = sink.table.clone().unwrap_or_default();

@@ -8,11 +8,14 @@ mod job;
 mod progress;
 mod roles;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use job::UserError;
 
@@ -22,9 +25,31 @@ use job::UserError;
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
-    /// Log format on standard error: text or json.
+    #[command(flatten)]
+    logging: Logging,
+}
+
+/// How and where logs are written.
+#[derive(clap::Args, Clone)]
+pub struct Logging {
+    /// Log format: text or json.
     #[arg(long, global = true, default_value = "text")]
     log_format: LogFormat,
+    /// Write logs into this file; progress and messages stay on standard error.
+    #[arg(long, global = true)]
+    log_file: Option<PathBuf>,
+}
+
+impl Logging {
+    /// As arguments of another process of this program.
+    fn arguments(&self) -> Vec<std::ffi::OsString> {
+        let format = match self.log_format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        let file = self.log_file.iter().flat_map(|file| ["--log-file".into(), file.clone().into_os_string()]);
+        ["--log-format".into(), format.into()].into_iter().chain(file).collect()
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -82,9 +107,12 @@ pub enum Exit {
 /// Runs the verb of the command line.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_logging(arguments.log_format);
+    if let Err(error) = start_logging(&arguments.logging) {
+        eprintln!("{error}");
+        return ExitCode::from(Exit::WrongInput as u8);
+    }
     let exit = match arguments.verb {
-        Verb::Run(run) => embedded::run(run),
+        Verb::Run(run) => embedded::run(run, &arguments.logging),
         Verb::Validate(validate) => validate_job(&validate),
         Verb::Coordinator(coordinator) => roles::coordinator(coordinator),
         Verb::Worker(worker) => roles::worker(worker),
@@ -98,18 +126,28 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start_logging(format: LogFormat) {
+fn start_logging(logging: &Logging) -> Result<(), UserError> {
     let filter = EnvFilter::try_from_env("MILLRACE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let (writer, has_colours) = match &logging.log_file {
+        Some(path) => {
+            let file = File::options().create(true).append(true).open(path);
+            let file = file.map_err(|error| {
+                UserError(format!("--log-file: failed to open '{}': {error}", path.display()))
+            })?;
+            (BoxMakeWriter::new(Arc::new(file)), false)
+        }
+        None => (BoxMakeWriter::new(std::io::stderr), std::io::IsTerminal::is_terminal(&std::io::stderr())),
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_target(false)
-        .with_ansi(is_terminal);
-    match format {
+        .with_ansi(has_colours);
+    match logging.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
     }
+    Ok(())
 }
 
 fn validate_job(arguments: &ValidateArguments) -> Result<Exit, UserError> {

@@ -1,5 +1,6 @@
 //! Live progress on a terminal, one line every few seconds elsewhere, and the summary at the end.
 
+use std::collections::VecDeque;
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::topology::Topology;
 
 /// How often a terminal's line is drawn anew.
 const TERMINAL_EVERY: Duration = Duration::from_millis(500);
+/// Rates are over at least this long: workers tell their figures once a second.
+const RATES_OVER: Duration = Duration::from_secs(3);
 /// How often a line is written elsewhere.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -24,15 +27,20 @@ pub async fn show(name: String, plan: Plan, report: watch::Receiver<JobReport>, 
     let is_terminal = std::io::stderr().is_terminal();
     let every = if is_terminal { TERMINAL_EVERY } else { LINE_EVERY };
     let sources = source_chains(&plan);
-    let (mut before, mut before_at) = (Totals::default(), clock.elapsed());
+    let mut seen = VecDeque::from([(clock.elapsed(), Totals::default())]);
     loop {
         clock.sleep(every).await;
         let report = report.borrow().clone();
         let totals = report.totals(&sources);
         let report = report.public;
-        let seconds = (clock.elapsed() - before_at).as_secs_f64();
+        let now = clock.elapsed();
+        let seconds = seen.front().map_or(0.0, |(at, _)| (now - *at).as_secs_f64());
+        let before = seen.front().map_or(Totals::default(), |(_, totals)| *totals);
         let line = line(&name, &report, &totals, &before, seconds, clock.now_ms());
-        (before, before_at) = (totals, clock.elapsed());
+        seen.push_back((now, totals));
+        while seen.len() > 1 && seen.get(1).is_some_and(|(at, _)| now - *at >= RATES_OVER) {
+            seen.pop_front();
+        }
         if is_terminal {
             eprint!("\r\x1b[2K{line}");
             // A terminal that is gone needs no progress.

@@ -20,6 +20,7 @@ use crate::error::chain;
 use crate::fault::Safeguards;
 use crate::http::{self, CoordinatorState, WorkerState};
 use crate::model::{Attempt, JobUid};
+use crate::outside::Outside;
 use crate::sink::StandardSinks;
 use crate::transport::{Tcp, Transport};
 use crate::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
@@ -103,7 +104,7 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
             clock,
             store: job.store()?,
             random: machine_random(),
-            buckets: job::buckets(&job.manifest),
+            outside: Outside::new(clock, job::buckets(&job.manifest)),
             sinks: Arc::new(StandardSinks),
             safeguards: Safeguards::default(),
             crashes_before_commit: crate::fault::crashes_before_commit(),
@@ -185,7 +186,7 @@ pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
             store: job::store(&manifest)?,
             transport: Arc::new(Tcp),
             tasks: tasks.handle().clone(),
-            buckets: job::buckets(&manifest),
+            outside: Outside::new(clock, job::buckets(&manifest)),
             sinks: Arc::new(StandardSinks),
             crash: job::crash()?,
             safeguards: Safeguards::default(),

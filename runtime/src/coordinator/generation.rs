@@ -50,8 +50,25 @@ struct Run<'a> {
     publishing: Option<(Publishing<'a>, bool)>,
     next_epoch: Epoch,
     next_at: Duration,
+    /// After a checkpoint that has failed a last one is not tried again before this.
+    retry_at: Duration,
     wish: Wish,
 }
+
+impl Run<'_> {
+    /// True if the next checkpoint is the last of this generation.
+    fn is_ending(&self) -> bool {
+        self.sources_left.is_empty() || self.wish == Wish::Stop
+    }
+
+    /// When the next checkpoint is to be taken.
+    fn due_at(&self) -> Duration {
+        if self.is_ending() { self.retry_at } else { self.next_at }
+    }
+}
+
+/// Between tries of a last checkpoint.
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 impl RunningJob<'_> {
     fn generation(&self) -> Generation {
@@ -70,13 +87,16 @@ impl RunningJob<'_> {
         workers.tell(run.members.iter(), self.generation(), &CoordinatorSays::Start(Empty {})).await;
         info!(generation = %self.generation(), workers = run.members.len(), "running");
         JobReport::change(self.report, |report| {
-            report.phase = Phase::Running;
+            // Its next try may fail as the one before: what has failed for good runs again once it has taken a checkpoint.
+            if report.phase != Phase::Failed {
+                report.phase = Phase::Running;
+            }
             report.parallelism = self.settings.parallelism;
             report.workers = run.members.len() as u32;
         });
         loop {
             self.trigger(workers, &mut run).await;
-            let due = run.next_at.saturating_sub(self.context.clock.elapsed());
+            let due = run.due_at().saturating_sub(self.context.clock.elapsed());
             tokio::select! {
                 biased;
                 event = workers.next() => self.event(workers, &mut run, event)?,
@@ -184,6 +204,7 @@ impl RunningJob<'_> {
             publishing: None,
             next_epoch: self.taken.next_epoch,
             next_at: self.context.clock.elapsed() + self.settings.checkpoint_interval,
+            retry_at: Duration::ZERO,
             wish: Wish::Run,
         })
     }
@@ -195,11 +216,11 @@ impl RunningJob<'_> {
             && now.saturating_sub(pending.started) > self.settings.checkpoint_timeout
         {
             warn!(epoch = %pending.epoch, "gave up a checkpoint that took too long");
-            JobReport::change(self.report, |report| report.failed_checkpoints += 1);
-            run.pending = None;
+            let limit = self.settings.checkpoint_timeout.as_secs_f64();
+            self.failed(run, &format!("it took longer than spec.checkpoint.timeout, {limit} s"));
         }
-        let is_last = run.sources_left.is_empty() || run.wish == Wish::Stop;
-        let is_due = is_last || now >= run.next_at;
+        let is_last = run.is_ending();
+        let is_due = now >= run.due_at();
         if !is_due || run.pending.is_some() || run.publishing.is_some() {
             if now >= run.next_at {
                 run.next_at = now + self.settings.checkpoint_interval.min(Duration::from_secs(1));
@@ -249,8 +270,7 @@ impl RunningJob<'_> {
                 let epoch = Epoch(snapshot.epoch);
                 if epoch == pending.epoch && !snapshot.failure.is_empty() {
                     warn!(%epoch, %worker, error = %snapshot.failure, "a checkpoint has failed");
-                    JobReport::change(self.report, |report| report.failed_checkpoints += 1);
-                    run.pending = None;
+                    self.failed(run, &snapshot.failure);
                     return Ok(());
                 }
                 let answered = pending.answer(worker, epoch, snapshot.subtasks, snapshot.bytes);
@@ -264,6 +284,16 @@ impl RunningJob<'_> {
             WorkerSays::Register(_) | WorkerSays::Deployed(_) => {}
         }
         Ok(())
+    }
+
+    /// Gives the pending checkpoint up; the job runs on.
+    fn failed(&self, run: &mut Run<'_>, why: &str) {
+        run.pending = None;
+        run.retry_at = self.context.clock.elapsed() + self.settings.checkpoint_interval.min(RETRY_MAX);
+        JobReport::change(self.report, |report| {
+            report.failed_checkpoints += 1;
+            report.last_checkpoint_failure = Some(why.to_owned());
+        });
     }
 
     /// Publishes a checkpoint, commits its sinks, marks it.
@@ -311,7 +341,13 @@ impl RunningJob<'_> {
             rows_out = done.rows_out,
             "checkpoint complete"
         );
-        JobReport::change(self.report, |report| report.last_checkpoint = Some(done));
+        JobReport::change(self.report, |report| {
+            report.last_checkpoint = Some(done);
+            report.last_checkpoint_failure = None;
+            if report.phase == Phase::Failed {
+                report.phase = Phase::Running;
+            }
+        });
     }
 
     async fn end(&self, manifest: &Manifest) -> Result<GenerationEnd, Stop> {

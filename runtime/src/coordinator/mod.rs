@@ -25,11 +25,12 @@ use tracing::{error, info, warn};
 
 use crate::checkpoint::protocol::{self, JobIdentity};
 use crate::checkpoint::records::{Manifest, SplitState, SubtaskState};
-use crate::checkpoint::{BucketSettings, CheckpointError, Checkpoints, Store, TakenOver};
+use crate::checkpoint::{CheckpointError, Checkpoints, Store, TakenOver};
 use crate::clock::Clock;
 use crate::error::chain;
 use crate::fault::Safeguards;
 use crate::model::{Epoch, EventTime, Generation};
+use crate::outside::Outside;
 use crate::sink::{self, SinkCommitter, SinkError, SinkIdentity, Sinks};
 use crate::source::{self, SourceError};
 use failover::{Restart, RestartStrategy};
@@ -58,8 +59,8 @@ pub struct CoordinatorContext {
     pub store: Arc<dyn Store>,
     /// Seeds nonces and jitter.
     pub random: Arc<Mutex<rand::rngs::StdRng>>,
-    /// How the buckets of tables are reached.
-    pub buckets: BucketSettings,
+    /// What sources and sinks reach the world with.
+    pub outside: Outside,
     pub sinks: Arc<dyn Sinks>,
     pub safeguards: Safeguards,
     /// Tests make the process crash after a checkpoint and before its commit.
@@ -306,7 +307,7 @@ async fn one_generation(
     }
     let state = match &taken.restored {
         Some(manifest) => manifest.subtasks.clone(),
-        None => first_splits(plan, settings, context.clock).await?,
+        None => first_splits(plan, settings, &context.outside).await?,
     };
     let job = RunningJob { settings, plan, context, taken, committers, state, report: sender };
     let end = job.run(workers, wish).await?;
@@ -363,10 +364,9 @@ fn committers(
             operator: sink::operator_name(operator),
             operator_id: operator.id.clone(),
             generation,
-            clock: context.clock,
+            outside: context.outside.clone(),
             completed: watch::channel(Epoch(0)).1,
             first_epoch: Epoch(0),
-            buckets: context.buckets.clone(),
         };
         if let Some(committer) = context.sinks.connector(sink, identity)?.committer() {
             committers.push((operator.id.clone(), committer));
@@ -426,12 +426,12 @@ async fn replay(
 async fn first_splits(
     plan: &Plan,
     settings: &JobSettings,
-    clock: Clock,
+    outside: &Outside,
 ) -> Result<Vec<SubtaskState>, SourceError> {
     let mut states = Vec::new();
     for operator in &plan.operators {
         let Some(OperatorKind::Source(source)) = &operator.kind else { continue };
-        let splits = source::connector(source, clock)?.splits(settings.parallelism).await?;
+        let splits = source::connector(source, outside)?.splits(settings.parallelism).await?;
         let split = |split: source::Split| SplitState {
             id: split.id,
             position: split.position,

@@ -1,6 +1,7 @@
 //! A cluster: which broker leads a partition, coordinates a transaction, and one connection to each.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{FindCoordinatorRequest, MetadataRequest, MetadataResponse, TopicName};
@@ -8,6 +9,7 @@ use kafka_protocol::protocol::{Request, StrBytes};
 
 use super::{Connection, KafkaError, NoTopicSnafu, UNKNOWN_TOPIC_OR_PARTITION, checked};
 use crate::clock::Clock;
+use crate::transport::Transport;
 
 /// Newest metadata version that names topics; later ones may use ids alone.
 const METADATA_VERSION: i16 = 9;
@@ -30,19 +32,20 @@ pub struct Client {
     brokers: BTreeMap<i32, String>,
     open: HashMap<String, Connection>,
     clock: Clock,
+    transport: Arc<dyn Transport>,
 }
 
 impl Client {
     /// A client that finds the cluster through these brokers; nothing is connected yet.
-    pub fn new(bootstrap: Vec<String>, clock: Clock) -> Self {
-        Client { bootstrap, brokers: BTreeMap::new(), open: HashMap::new(), clock }
+    pub fn new(bootstrap: Vec<String>, clock: Clock, transport: Arc<dyn Transport>) -> Self {
+        Client { bootstrap, brokers: BTreeMap::new(), open: HashMap::new(), clock, transport }
     }
 
     /// Takes the connection to a broker out, opened if there is none. Give it back with [`Client::put`] unless it failed.
     pub async fn take(&mut self, address: &str) -> Result<Connection, KafkaError> {
         match self.open.remove(address) {
             Some(connection) => Ok(connection),
-            None => Connection::open(address, self.clock).await,
+            None => Connection::open(address, self.clock, self.transport.as_ref()).await,
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{KafkaError, NetworkSnafu, UnsupportedSnafu, checked};
 use crate::clock::Clock;
-use crate::transport::{Stream, Tcp, Transport};
+use crate::transport::{Stream, Transport};
 
 /// Longest wait for an answer; brokers hold fetches back for half a second.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -35,8 +35,8 @@ pub struct Connection {
 
 impl Connection {
     /// Connects and asks for the broker's versions.
-    pub async fn open(address: &str, clock: Clock) -> Result<Self, KafkaError> {
-        let stream = Tcp.connect(address).await.context(NetworkSnafu { action: "connect", address })?;
+    pub async fn open(address: &str, clock: Clock, transport: &dyn Transport) -> Result<Self, KafkaError> {
+        let stream = transport.connect(address).await.context(NetworkSnafu { action: "connect", address })?;
         let versions = HashMap::from([(ApiVersionsRequest::KEY, 3)]);
         let mut connection = Connection {
             address: address.to_owned(),

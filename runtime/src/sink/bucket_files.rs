@@ -62,7 +62,7 @@ struct StagedUpload {
 impl BucketFiles {
     /// `s3://<bucket>/<folder>`.
     pub fn new(bucket: &str, folder: &str, identity: SinkIdentity) -> Result<Self, SinkError> {
-        let store = open_bucket(bucket, &identity.buckets).map_err(|error| SinkError::Data {
+        let store = open_bucket(bucket, &identity.outside.buckets).map_err(|error| SinkError::Data {
             message: format!("failed to open the bucket '{bucket}': {}", error.reason),
         })?;
         Ok(BucketFiles {
@@ -80,7 +80,7 @@ impl SinkConnector for BucketFiles {
             bucket: self.bucket.clone(),
             prefix: format!("{}/{}-{subtask}", self.folder, file_prefix(&self.identity)),
             store: Arc::clone(&self.store),
-            settings: self.identity.buckets.clone(),
+            settings: self.identity.outside.buckets.clone(),
             runtime: Handle::current(),
             epoch: self.identity.first_epoch,
             files: 0,
@@ -92,7 +92,7 @@ impl SinkConnector for BucketFiles {
     }
 
     fn committer(&self) -> Option<Box<dyn SinkCommitter>> {
-        let settings = self.identity.buckets.clone();
+        let settings = self.identity.outside.buckets.clone();
         Some(Box::new(BucketCommitter { store: Arc::clone(&self.store), settings }))
     }
 }

@@ -271,8 +271,8 @@ mod tests {
     use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 
     use super::*;
-    use crate::clock::Clock;
     use crate::model::JobUid;
+    use crate::outside::Outside;
 
     fn files(folder: &Path, generation: u64) -> Files {
         let job = JobUid("4f2c9a1e-77".to_owned());
@@ -281,10 +281,9 @@ mod tests {
             operator: "out".to_owned(),
             operator_id: "out/out/sink".to_owned(),
             generation: Generation(generation),
-            clock: Clock::starting_at(0),
             completed: tokio::sync::watch::channel(Epoch(0)).1,
             first_epoch: Epoch(1),
-            buckets: crate::checkpoint::BucketSettings::default(),
+            outside: Outside::unreached(),
         };
         Files { folder: folder.to_owned(), identity }
     }

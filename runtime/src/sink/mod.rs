@@ -20,10 +20,9 @@ use snafu::Snafu;
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::checkpoint::BucketSettings;
-use crate::clock::Clock;
 use crate::model::{Batch, Epoch, Generation, JobUid, Subtask};
 use crate::options::{OptionError, TableOptions};
+use crate::outside::Outside;
 
 /// A sink cannot be opened, written or committed.
 #[derive(Debug, Snafu)]
@@ -108,13 +107,11 @@ pub struct SinkIdentity {
     /// The sink operator's id in the plan: unlike its name in files it is unique whatever the letters.
     pub operator_id: String,
     pub generation: Generation,
-    pub clock: Clock,
     /// For writers: the newest complete checkpoint whose sinks have committed.
     pub completed: watch::Receiver<Epoch>,
     /// For writers: the first epoch of this generation.
     pub first_epoch: Epoch,
-    /// How buckets are reached.
-    pub buckets: BucketSettings,
+    pub outside: Outside,
 }
 
 /// Writes tables of one kind.
@@ -199,10 +196,9 @@ pub fn check(table: &Table) -> Result<(), SinkError> {
         operator: String::new(),
         operator_id: String::new(),
         generation: Generation(0),
-        clock: Clock::starting_at(0),
         completed: watch::channel(Epoch(0)).1,
         first_epoch: Epoch(0),
-        buckets: BucketSettings::default(),
+        outside: Outside::unreached(),
     };
     connector(&SinkPlan { table: Some(table.clone()) }, identity).map(|_| ())
 }

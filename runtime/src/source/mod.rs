@@ -19,9 +19,9 @@ use millrace_sql::plan::Source as SourcePlan;
 use snafu::Snafu;
 use tracing::warn;
 
-use crate::clock::Clock;
 use crate::format::json::JsonDecoder;
 use crate::options::OptionError;
+use crate::outside::Outside;
 
 /// A source cannot be opened or read.
 #[derive(Debug, Snafu)]
@@ -152,14 +152,14 @@ pub fn excerpt(record: &[u8]) -> String {
 const EXCERPT_CHARS: usize = 200;
 
 /// Opens the connector of a source table.
-pub fn connector(plan: &SourcePlan, clock: Clock) -> Result<Box<dyn SourceConnector>, SourceError> {
+pub fn connector(plan: &SourcePlan, outside: &Outside) -> Result<Box<dyn SourceConnector>, SourceError> {
     let table = plan.table.clone().unwrap_or_default();
     let mut options = crate::options::TableOptions::new(&table);
     let kind = options.required("connector")?;
     let connector: Box<dyn SourceConnector> = match kind.as_str() {
-        "nexmark" => Box::new(nexmark::Nexmark::new(plan, &mut options, clock)?),
-        "filesystem" => Box::new(files::Files::new(plan, &mut options)?),
-        "kafka" => Box::new(kafka::Kafka::new(plan, &mut options, clock)?),
+        "nexmark" => Box::new(nexmark::Nexmark::new(plan, &mut options, outside.clock)?),
+        "filesystem" => Box::new(files::Files::new(plan, &mut options, outside)?),
+        "kafka" => Box::new(kafka::Kafka::new(plan, &mut options, outside)?),
         "print" | "blackhole" => {
             return Err(options
                 .wrong("connector", "can only be written to; read from 'kafka', 'filesystem' or 'nexmark'")

@@ -13,9 +13,7 @@ use super::chain::{Chain, Step, Tail};
 use super::driver::{Head, Task};
 use super::source_head::{Idleness, SourceHead, Throttle};
 use super::{TaskEvent, TaskHandle};
-use crate::checkpoint::BucketSettings;
 use crate::checkpoint::records::{Run, SubtaskState, TableState};
-use crate::clock::Clock;
 use crate::exchange::{Gate, Inbox, Output};
 use crate::fault::{CrashAfterRows, Safeguards};
 use crate::model::{Epoch, EventTime, Generation, JobUid, KeyGroups, MaxParallelism, Subtask};
@@ -23,6 +21,7 @@ use crate::operator::calc::Calc;
 use crate::operator::local_aggregate::LocalAggregate;
 use crate::operator::window_aggregate::WindowAggregate;
 use crate::operator::{Operator, OperatorError};
+use crate::outside::Outside;
 use crate::sink::{self, SinkError, SinkIdentity, Sinks, checksum};
 use crate::source::{self, SourceError, Split};
 use crate::state::{SegmentError, SegmentReader};
@@ -80,13 +79,12 @@ pub struct TaskContext {
     pub max_parallelism: MaxParallelism,
     pub job: JobUid,
     pub generation: Generation,
-    pub clock: Clock,
+    pub outside: Outside,
     pub events: mpsc::Sender<TaskEvent>,
     /// The newest complete checkpoint whose sinks have committed.
     pub completed: watch::Receiver<Epoch>,
     /// The first epoch of this generation.
     pub first_epoch: Epoch,
-    pub buckets: BucketSettings,
     pub sinks: Arc<dyn Sinks>,
     pub crash: Option<Arc<CrashAfterRows>>,
     pub safeguards: Safeguards,
@@ -245,10 +243,9 @@ pub fn sink_identity(context: &TaskContext, operator: &OperatorPlan) -> SinkIden
         operator: sink::operator_name(operator),
         operator_id: operator.id.clone(),
         generation: context.generation,
-        clock: context.clock,
+        outside: context.outside.clone(),
         completed: context.completed.clone(),
         first_epoch: context.first_epoch,
-        buckets: context.buckets.clone(),
     }
 }
 
@@ -259,7 +256,7 @@ fn source_head(
     output: &SchemaRef,
     state: &SubtaskState,
 ) -> Result<SourceHead, BuildError> {
-    let connector = source::connector(plan, context.clock)?;
+    let connector = source::connector(plan, &context.outside)?;
     let watermark = plan.watermark.as_ref().map(|watermark| Evaluator::new(watermark, output)).transpose()?;
     let mut splits = Vec::new();
     for split in &state.splits {
@@ -270,10 +267,11 @@ fn source_head(
         };
         splits.push((split.clone(), reader));
     }
-    let idleness = source::idle_timeout_of(plan)?.map(|timeout| Idleness::new(timeout, context.clock));
+    let idleness =
+        source::idle_timeout_of(plan)?.map(|timeout| Idleness::new(timeout, context.outside.clock));
     let throttle = source::rows_per_second_of(plan)?;
-    let throttle =
-        throttle.map(|rate| Throttle::new(rate as f64 / f64::from(context.parallelism), context.clock));
+    let throttle = throttle
+        .map(|rate| Throttle::new(rate as f64 / f64::from(context.parallelism), context.outside.clock));
     Ok(SourceHead::new(index, connector, splits, watermark, state.rows, idleness, throttle))
 }
 

@@ -14,10 +14,11 @@ use snafu::{ResultExt, Snafu};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::checkpoint::{BucketSettings, Store};
+use crate::checkpoint::Store;
 use crate::clock::Clock;
 use crate::fault::{CrashAfterRows, Safeguards};
 use crate::model::{Attempt, Epoch, Generation, JobUid, WorkerId};
+use crate::outside::Outside;
 use crate::rpc::{
     CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, Heartbeat, MessageReceiver,
     MessageSender, PROTOCOL_VERSION, Register, RpcError, SILENCE_MAX, TaskReport, WorkerSays, messages,
@@ -47,8 +48,8 @@ pub struct WorkerContext {
     pub transport: Arc<dyn Transport>,
     /// Where tasks run: apart from heartbeats and uploads, so that a busy operator cannot starve them.
     pub tasks: Handle,
-    /// How the buckets of tables are reached.
-    pub buckets: BucketSettings,
+    /// What sources and sinks reach the world with.
+    pub outside: Outside,
     pub sinks: Arc<dyn Sinks>,
     /// Tests make the process crash.
     pub crash: Option<Arc<CrashAfterRows>>,

@@ -7,6 +7,9 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use millrace::checkpoint::records::Manifest;
+use millrace_sql::plan::OperatorKind;
+use prost::Message;
 use serde_json::Value;
 
 use super::harness::{Place, text};
@@ -101,8 +104,33 @@ fn check(query: &str) {
             let case = format!("{query}, parallelism {parallelism}, {files} files");
             assert!(output.status.success(), "{case}: {}", text(&output));
             assert_rows(&place, &rows, &case);
+            assert_all_subtasks_had_rows(&place, parallelism, &case);
         }
     }
+}
+
+/// The newest checkpoint counts rows of every subtask of sources and sinks. Keyed operators are chained to their sink.
+fn assert_all_subtasks_had_rows(place: &Place, parallelism: u32, case: &str) {
+    let manifests = place.path().join(".millrace/default/job/manifests");
+    let newest = fs::read_dir(manifests).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    let manifest = Manifest::decode(fs::read(newest).unwrap().as_slice()).unwrap();
+    let operators = manifest.plan.as_ref().map_or(&[][..], |plan| &plan.operators);
+    let ends = operators
+        .iter()
+        .filter(|operator| matches!(operator.kind, Some(OperatorKind::Source(_) | OperatorKind::Sink(_))));
+    let mut checked = 0;
+    for operator in ends {
+        let states = manifest.subtasks.iter().filter(|state| state.operator == operator.id);
+        let rows: Vec<u64> = states.map(|state| state.rows).collect();
+        assert_eq!(rows.len(), parallelism as usize, "{case}: {}", operator.id);
+        assert!(
+            rows.iter().all(|rows| *rows > 0),
+            "{case}: {} has subtasks without rows: {rows:?}",
+            operator.id
+        );
+        checked += 1;
+    }
+    assert!(checked >= 2, "{case}: a job has a source and a sink");
 }
 
 /// Small, seeded, the same everywhere.
@@ -152,7 +180,7 @@ fn figures(log: &str, name: &str) -> Vec<u64> {
 fn check_with_crashes(query: &str) {
     let (sql, rows) = case(query);
     let sql = sql.replacen("'format' = 'json'", "'format' = 'json', 'scan.rows-per-second' = '12500'", 1);
-    for (files, parallelism) in [(1, 1), (7, 2), (1, 5)] {
+    for (files, parallelism) in [(1, 1), (1, 2), (1, 5), (7, 1), (7, 2), (7, 5)] {
         let case = format!("{query} with crashes, parallelism {parallelism}, {files} files");
         let place = Place::new(parallelism, &sql);
         let job = place.path().join("job.yaml");

@@ -44,6 +44,21 @@ impl Place {
         self.command(arguments).output().unwrap()
     }
 
+    /// Runs another verb on the job to its end.
+    #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
+    pub fn verb(&self, verb: &str, arguments: &[&str]) -> Output {
+        self.verb_command(verb, arguments).output().unwrap()
+    }
+
+    /// Replaces a part of `job.yaml`.
+    #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
+    pub fn edit_job(&self, from: &str, to: &str) {
+        let path = self.path().join("job.yaml");
+        let manifest = fs::read_to_string(&path).unwrap();
+        assert!(manifest.contains(from), "{manifest}");
+        fs::write(path, manifest.replacen(from, to, 1)).unwrap();
+    }
+
     /// Starts the job; its log goes to the file `log`, its standard output to `out`.
     pub fn start(&self, arguments: &[&str]) -> Job {
         self.spawn(self.command(arguments))
@@ -62,8 +77,12 @@ impl Place {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
+        self.verb_command("run", arguments)
+    }
+
+    fn verb_command(&self, verb: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
-        command.current_dir(self.path()).arg("run").arg("job.yaml").args(arguments).stdin(Stdio::null());
+        command.current_dir(self.path()).arg(verb).arg("job.yaml").args(arguments).stdin(Stdio::null());
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -141,6 +160,14 @@ impl Drop for Job {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Sends a signal to a process that a test has started.
+#[allow(dead_code, reason = "used by one of the two test programs that share this file")]
+pub fn signal(process: u32, signal: i32) {
+    // SAFETY: sending a signal touches no memory of this process.
+    let sent = unsafe { libc::kill(process as i32, signal) };
+    assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Everything a finished process has written.

@@ -23,11 +23,142 @@ fn write_numbers(place: &Place, lines: &str) {
     fs::write(place.path().join("numbers/a.jsonl"), lines).unwrap();
 }
 
+/// Runs a job whose mistake was corrected.
+fn runs(place: &Place) {
+    write_numbers(place, "{\"n\":1}\n{\"n\":2}\n");
+    let output = place.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(place.rows("result"), ["{\"n\":2}"]);
+}
+
 #[test]
-fn a_mistake_in_sql_is_shown_with_its_place() {
+fn a_mistake_in_a_manifest_names_the_field_and_the_job_runs_once_it_is_corrected() {
+    let place = Place::new(1, SQL);
+    place.edit_job("parallelism: 1", "parallelism: 0");
+    refused(&place, 1, &["job.yaml: spec.parallelism: 0 is not from 1 to 32768"]);
+    place.edit_job("parallelism: 0", "paralelism: 1");
+    refused(&place, 1, &["job.yaml: spec.paralelism: ", "parallelism"]);
+
+    place.edit_job("paralelism: 1", "parallelism: 1");
+
+    runs(&place);
+}
+
+#[test]
+fn a_mistake_in_sql_is_shown_with_its_place_and_the_job_runs_once_it_is_corrected() {
     let place = Place::new(1, &SQL.replace("n > 1", "m > 1"));
 
     refused(&place, 1, &["job.yaml: spec.pipeline.sql", "line 4, column 48: there is no column 'm'", "^"]);
+
+    place.set_job(1, SQL);
+    runs(&place);
+}
+
+#[test]
+fn validate_shows_all_mistakes_and_runs_nothing() {
+    let place = Place::new(1, &SQL.replace("n > 1", "m > 1").replacen("'json'", "'xml'", 1));
+    let wrong = place.verb("validate", &[]);
+    let said = text(&wrong);
+    assert_eq!(wrong.status.code(), Some(1), "{said}");
+    for part in [
+        "line 2, column 87: table 'numbers'",
+        "hint: use 'json'",
+        "line 4, column 48: there is no column 'm'",
+    ] {
+        assert!(said.contains(part), "'{part}' is not in: {said}");
+    }
+
+    place.set_job(1, SQL);
+    let right = place.verb("validate", &[]);
+
+    assert_eq!((right.status.code(), text(&right).trim()), (Some(0), "job: valid, 3 operators"));
+    assert!(!place.path().join(".millrace").exists());
+}
+
+#[test]
+fn exit_codes_tell_wrong_arguments_from_a_wrong_job() {
+    let place = Place::new(1, SQL);
+
+    assert_eq!(place.run(&["--workers", "many"]).status.code(), Some(2));
+    assert_eq!(place.run(&["--no-such-option"]).status.code(), Some(2));
+    fs::remove_file(place.path().join("job.yaml")).unwrap();
+    refused(&place, 1, &["failed to read 'job.yaml'"]);
+}
+
+#[test]
+fn a_job_that_another_process_takes_over_ends_with_its_own_exit_code() {
+    let place = Place::new(
+        1,
+        "CREATE TABLE events (event_type INT) WITH ('connector' = 'nexmark', 'rows-per-second' = '1000');
+         CREATE TABLE nothing (event_type INT) WITH ('connector' = 'blackhole');
+         INSERT INTO nothing SELECT event_type FROM events;",
+    );
+    let mut first = place.start(&[]);
+    super::harness::wait_until("a checkpoint is complete", || place.log().contains("checkpoint complete"));
+    // Its log replaces that of the first.
+    let mut second = place.start(&[]);
+
+    assert_eq!(first.wait().unwrap().code(), Some(4));
+    super::harness::wait_until("the second leads", || place.log().contains("checkpoint complete"));
+    assert!(second.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn starting_over_reads_everything_again() {
+    let place = Place::new(1, SQL);
+    runs(&place);
+    let again = place.run(&[]);
+    assert!(text(&again).contains("--from none starts over"), "{}", text(&again));
+    assert_eq!(place.rows("result").len(), 1);
+
+    let output = place.run(&["--from", "none"]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(place.rows("result"), ["{\"n\":2}", "{\"n\":2}"]);
+}
+
+#[test]
+fn print_shows_every_row_after_the_name_of_its_table() {
+    let place = Place::new(
+        1,
+        &SQL.replacen(
+            "'connector' = 'filesystem', 'path' = 'result', 'format' = 'json'",
+            "'connector' = 'print'",
+            1,
+        ),
+    );
+    write_numbers(&place, "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
+
+    let output = place.run(&[]);
+
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<&str> = printed.lines().filter(|line| line.contains("> ")).collect();
+    assert_eq!(rows, ["result:1> +I[2]", "result:1> +I[3]"], "{printed}");
+}
+
+#[test]
+fn the_state_of_a_clusters_job_is_refused_and_the_job_runs_at_a_place_of_its_own() {
+    use prost::Message;
+    let place = Place::new(1, SQL);
+    let state = place.path().join(".millrace/default/job");
+    fs::create_dir_all(&state).unwrap();
+    let record = millrace::checkpoint::records::JobRecord {
+        uid: "0b9d7a51-2b0c-4b7e-9f4e-1c5f0a7d2e33".to_owned(),
+        format: 1,
+        max_parallelism: 1024,
+        key_encoding: 1,
+        name: "shop/totals".to_owned(),
+    };
+    fs::write(state.join("job.pb"), record.encode_to_vec()).unwrap();
+
+    refused(
+        &place,
+        1,
+        &["spec.checkpoint.location", "the job 'shop/totals' of a cluster", "another location"],
+    );
+
+    place.edit_job("  checkpoint:\n", "  checkpoint:\n    location: ./elsewhere\n");
+    runs(&place);
 }
 
 #[test]
@@ -47,6 +178,9 @@ fn wrong_options_are_all_shown_with_their_places() {
             "hint: did you mean 'path'?",
         ],
     );
+
+    place.set_job(1, SQL);
+    runs(&place);
 }
 
 #[test]
@@ -101,10 +235,10 @@ fn a_poison_record_is_named_and_the_job_runs_once_it_is_mended() {
 }
 
 #[test]
-fn a_damaged_segment_is_named() {
+fn a_damaged_segment_is_named_and_the_job_goes_on_once_it_is_whole() {
     let windowed = "
 CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, `dateTime` TIMESTAMP(3)>, ts AS bid.`dateTime`,
-  WATERMARK FOR ts AS ts) WITH ('connector' = 'nexmark', 'rows-per-second' = '20000');
+  WATERMARK FOR ts AS ts) WITH ('connector' = 'nexmark', 'events' = '40000', 'rows-per-second' = '20000');
 CREATE TABLE result (auction BIGINT, n BIGINT) WITH ('connector' = 'filesystem', 'path' = 'result', 'format' = 'json');
 INSERT INTO result SELECT bid.auction, COUNT(*) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' HOUR))
   GROUP BY bid.auction, window_start, window_end;";
@@ -114,11 +248,21 @@ INSERT INTO result SELECT bid.auction, COUNT(*) FROM TABLE(TUMBLE(TABLE events, 
     job.kill().unwrap();
     job.wait().unwrap();
     let segments = place.path().join(".millrace/default/job/segments");
+    let mut whole = Vec::new();
     for segment in fs::read_dir(segments).unwrap() {
         let path = segment.unwrap().path();
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        whole.push((path, bytes));
     }
 
     refused(&place, 3, &["segments/", "cut short"]);
+
+    whole.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+    let output = place.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let straight = Place::new(2, &windowed.replace(", 'rows-per-second' = '20000'", ""));
+    assert!(straight.run(&[]).status.success());
+    let rows = place.rows("result");
+    assert!(!rows.is_empty() && rows == straight.rows("result"), "{} rows", rows.len());
 }

@@ -1,8 +1,6 @@
 //! Processes are killed while a job runs; its output equals that of an undisturbed run.
 
-use std::process::Command;
-
-use super::harness::{Place, text, wait_until};
+use super::harness::{Place, signal, text, wait_until};
 
 const SQL: &str = "
 CREATE TABLE events (
@@ -39,7 +37,7 @@ fn workers(log: &str) -> Vec<String> {
 }
 
 fn kill_9(process: &str) {
-    assert!(Command::new("kill").args(["-9", process]).status().unwrap().success());
+    signal(process.parse().unwrap(), libc::SIGKILL);
 }
 
 fn restored_epochs(log: &str) -> Vec<u64> {
@@ -102,8 +100,7 @@ fn an_interrupted_job_takes_a_last_checkpoint_and_goes_on() {
     let place = Place::new(2, SQL);
     let mut job = place.start(&[]);
     wait_until("a checkpoint is complete", || checkpoints(&place.log()) >= 1);
-    let interrupted = Command::new("kill").args(["-INT", &job.id().to_string()]).status().unwrap();
-    assert!(interrupted.success());
+    signal(job.id(), libc::SIGINT);
     assert!(job.wait().unwrap().success(), "{}", place.log());
     let stopped = place.rows("picked").len();
 

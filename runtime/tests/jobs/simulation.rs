@@ -8,6 +8,8 @@ mod run;
 #[path = "simulation/world.rs"]
 mod world;
 
+use std::collections::BTreeMap;
+
 use millrace::fault::Safeguards;
 use run::{Outcome, simulate};
 
@@ -24,7 +26,7 @@ const SEEDS_TO_SHOW: u64 = 300;
 fn every_schedule_is_right_twice(shard: u64) {
     let expected = simulate(None, Safeguards::default());
     assert!(expected.rows.len() > 100 && expected.stuck.is_none());
-    let mut faults = 0;
+    let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
     let seeds = std::env::var("MILLRACE_TEST_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap());
     for seed in (shard..seeds).step_by(SHARDS as usize) {
         let (first, second) =
@@ -33,9 +35,27 @@ fn every_schedule_is_right_twice(shard: u64) {
         let differs = first.trace.iter().zip(&second.trace).position(|(a, b)| a != b);
         assert_eq!(differs.map(|at| (&first.trace[at], &second.trace[at])), None, "seed {seed}");
         assert_eq!(first.trace.len(), second.trace.len(), "seed {seed}");
-        faults += first.faults;
+        assert_eq!(first.rows, second.rows, "seed {seed}");
+        first.faults.iter().for_each(|(fault, times)| *faults.entry(*fault).or_insert(0) += times);
+        for (kind, sign) in
+            [("torn write", " torn"), ("failed write", ": failed"), ("taken place", ": Exists")]
+        {
+            *faults.entry(kind).or_insert(0) +=
+                first.trace.iter().filter(|line| line.contains(sign)).count() as u64;
+        }
     }
-    assert!(faults > SEEDS / SHARDS, "faults happen");
+    let kinds = [
+        "crash of a worker",
+        "crash of a coordinator",
+        "zombies",
+        "partition",
+        "torn write",
+        "failed write",
+        "taken place",
+    ];
+    for kind in kinds {
+        assert!(faults.get(kind).is_some_and(|times| *times > 0), "there was no {kind}: {faults:?}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
@@ -13,6 +14,7 @@ use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use millrace::clock::Clock;
 use millrace::kafka::{Client, name};
+use millrace::transport::Tcp;
 
 use crate::harness::wait_until;
 
@@ -99,7 +101,7 @@ impl Broker {
     }
 
     fn client(&self) -> Client {
-        Client::new(vec![self.address.clone()], Clock::system())
+        Client::new(vec![self.address.clone()], Clock::system(), Arc::new(Tcp))
     }
 
     pub fn address(&self) -> &str {

@@ -121,6 +121,15 @@ fn a_missing_bucket_and_a_wrong_secret_are_named() {
     let text_of_wrong = text(&wrong);
     assert_eq!(wrong.status.code(), Some(1), "{text_of_wrong}");
     assert!(text_of_wrong.contains("SignatureDoesNotMatch"), "{text_of_wrong}");
+    assert!(text_of_wrong.contains("check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"), "{text_of_wrong}");
+
+    let quick = SQL.replace(", 'rows-per-second' = '50000'", "");
+    let cured = place_of(&server, "millrace-secret", &quick);
+    let output = cured.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let straight = Place::new(1, &quick);
+    assert!(straight.run(&[]).status.success());
+    assert_eq!(cured.rows("totals"), straight.rows("totals"));
 }
 
 /// Visible files below a folder of the server, with their contents. It keeps what is not complete in hidden folders.
@@ -185,6 +194,40 @@ INSERT INTO bids SELECT bid.auction, bid.price, bid.url, bid.extra FROM events W
     let expected = straight.rows("bids");
     assert_eq!(rows.len(), expected.len());
     assert!(rows.iter().eq(expected.iter()));
+
+    // The files as input, through a kill.
+    let columns = "(auction BIGINT, price BIGINT, url STRING, extra STRING)";
+    let read_back = format!(
+        "CREATE TABLE written {columns} WITH ('connector' = 'filesystem', 'path' = 's3://results/daily', 'format' = 'json',
+           'scan.rows-per-second' = '300000');
+         CREATE TABLE bids {columns} WITH ('connector' = 'filesystem', 'path' = 'bids', 'format' = 'json');
+         INSERT INTO bids SELECT * FROM written;"
+    );
+    let reader = place_of(&server, "millrace-secret", &read_back);
+    reader.edit_job("location: s3://state/jobs", "location: s3://state/readers");
+    let mut job = reader.start(&["--workers", "2"]);
+    reader.wait_until("two checkpoints are complete", || checkpoints(&reader.log()) >= 2);
+    job.kill().unwrap();
+    job.wait().unwrap();
+    let output = reader.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let read = reader.rows("bids");
+    assert_eq!(read.len(), expected.len());
+    assert!(read == expected);
+
+    // Another object in the place of one that is being read is noticed.
+    let changing = place_of(&server, "millrace-secret", &read_back.replace("300000", "20000"));
+    changing.edit_job("location: s3://state/jobs", "location: s3://state/changing");
+    let mut job = changing.start(&[]);
+    changing.wait_until("two checkpoints are complete", || checkpoints(&changing.log()) >= 2);
+    job.kill().unwrap();
+    job.wait().unwrap();
+    for path in files.keys() {
+        fs::write(path, "{}\n".repeat(1000)).unwrap();
+    }
+    let output = changing.run(&[]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert!(text(&output).contains("has changed since the job began to read it"), "{}", text(&output));
 }
 
 /// Answers every request with an error until it goes away.
@@ -243,7 +286,7 @@ fn a_store_that_answers_errors_for_a_minute_loses_nothing() {
     drop(server);
     let unavailable = Unavailable::start(port);
     let since = now();
-    place.wait_until("a minute is over", || now() - since > Duration::from_secs(55));
+    place.wait_until("a minute is over", || now() - since > Duration::from_secs(61));
     let log = place.log();
     assert!(log.contains("503") && log.contains("s3://state/jobs/default/job"), "{log}");
     assert!(job.try_wait().unwrap().is_none(), "the job has ended: {log}");

@@ -1,10 +1,10 @@
 //! Cuts a SQL text into statements.
 
 use sqlparser::dialect::GenericDialect;
-use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Word};
+use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Whitespace, Word};
 
 use super::create_table::{CreateTable, create_table};
-use super::cursor::{Cursor, Parsed, mistake};
+use super::cursor::{Cursor, Parsed, is_word, mistake};
 use super::window::{WindowCall, replace_window_calls};
 use crate::diagnostic::Diagnostic;
 
@@ -143,11 +143,38 @@ fn insert(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<Insert> {
     Ok(Insert { table, columns, query })
 }
 
+/// `/*+ … */`: Flink's hints look like comments, and would be left out without a word.
+fn is_hint(token: &TokenWithSpan) -> bool {
+    matches!(&token.token, Token::Whitespace(Whitespace::MultiLineComment(text)) if text.starts_with('+'))
+}
+
+/// Where `FOR SYSTEM_TIME` begins.
+fn as_of(tokens: &[TokenWithSpan]) -> Option<&TokenWithSpan> {
+    let is =
+        |token: &TokenWithSpan, text: &str| matches!(&token.token, Token::Word(word) if is_word(word, text));
+    let mut significant = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
+    let mut before = significant.next()?;
+    significant.find_map(|token| {
+        let first = std::mem::replace(&mut before, token);
+        (is(first, "FOR") && is(token, "SYSTEM_TIME")).then_some(first)
+    })
+}
+
 fn query(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<Query> {
     if !cursor.at_word("SELECT") && !cursor.at_word("WITH") && cursor.peek().token != Token::LParen {
         return Err(cursor.unexpected("SELECT"));
     }
-    let (tokens, calls) = replace_window_calls(cursor.rest(), *windows)?;
+    let rest = cursor.rest();
+    if let Some(token) = rest.iter().find(|token| is_hint(token)) {
+        return Err(mistake(token, "a hint is not supported yet")
+            .hint("remove it; options belong to CREATE TABLE … WITH"));
+    }
+    if let Some(token) = as_of(rest) {
+        return Err(
+            mistake(token, "FOR SYSTEM_TIME AS OF is not supported yet").hint("read the table as it is")
+        );
+    }
+    let (tokens, calls) = replace_window_calls(rest, *windows)?;
     *windows += calls.len();
     if let Some(token) = tokens.iter().find(|token| is_double_quoted(token)) {
         return Err(mistake(token, "a name in double quotes").hint("quote names with back quotes: `name`"));

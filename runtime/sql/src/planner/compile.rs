@@ -11,8 +11,9 @@ use datafusion_optimizer::{Optimizer, OptimizerContext};
 use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use sqlparser::ast;
 use sqlparser::dialect::GenericDialect;
+use sqlparser::keywords::Keyword;
 use sqlparser::parser::Parser;
-use sqlparser::tokenizer::{Span, TokenWithSpan};
+use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
 use super::catalog::{Catalog, DeclaredTable, EventTime};
 use super::mistakes::{closest, find_name, from_parser, from_planner};
@@ -22,7 +23,7 @@ use super::window_node::WindowNode;
 use crate::connectors::{self, Role};
 use crate::diagnostic::Diagnostic;
 use crate::dialect::{self, ColumnKind, CreateTable, CreateView, Insert, Name, Query, Statement, WindowCall};
-use crate::plan::{self, DataType, OperatorKind, Plan, Schema, Table, TypeKind};
+use crate::plan::{self, DataType, Plan, Schema, Table, TypeKind};
 use crate::planner::expressions;
 
 type Compiled<T> = Result<T, Vec<Diagnostic>>;
@@ -47,28 +48,55 @@ pub fn compile(sql: &str) -> Compiled<Plan> {
         );
     }
     let plan = compiler.plan.finish();
-    mistakes.extend(wrong_options(&statements, &plan));
+    mistakes.extend(wrong_options(&statements));
     mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     if mistakes.is_empty() { Ok(plan) } else { Err(mistakes) }
 }
 
+/// What is done with a table, as the texts of the statements say it: they may have mistakes of their own.
+fn roles_of(name: &str, statements: &[Statement]) -> Vec<Option<Role>> {
+    let mut roles = Vec::new();
+    for statement in statements {
+        let query = match statement {
+            Statement::CreateTable(_) => continue,
+            Statement::CreateView(view) => &view.query,
+            Statement::Insert(insert) => {
+                if insert.table.text == name {
+                    roles.push(Some(Role::Sink));
+                }
+                &insert.query
+            }
+        };
+        if reads(query, name) {
+            roles.push(Some(Role::Source));
+        }
+    }
+    roles.sort_unstable();
+    roles.dedup();
+    if roles.is_empty() {
+        roles.push(None);
+    }
+    roles
+}
+
+/// True if a name follows FROM, or is what a window is made over.
+fn reads(query: &Query, name: &str) -> bool {
+    let words = query.tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
+    let pairs = words.clone().zip(words.skip(1));
+    let follows_from = |(first, second): (&TokenWithSpan, &TokenWithSpan)| {
+        let is_from = matches!(&first.token, Token::Word(word) if word.keyword == Keyword::FROM);
+        is_from && matches!(&second.token, Token::Word(word) if word.value == name)
+    };
+    query.windows.iter().any(|window| window.table.text == name) || pairs.into_iter().any(follows_from)
+}
+
 /// Mistakes in the options of all tables, judged by what is done with each.
-fn wrong_options(statements: &[Statement], plan: &Plan) -> Vec<Diagnostic> {
+fn wrong_options(statements: &[Statement]) -> Vec<Diagnostic> {
     let mut mistakes = Vec::new();
     for statement in statements {
         let Statement::CreateTable(declaration) = statement else { continue };
         let name = &declaration.name;
-        let uses = plan.operators.iter().filter_map(|operator| match &operator.kind {
-            Some(OperatorKind::Source(source)) => Some((source.table.as_ref()?, Role::Source)),
-            Some(OperatorKind::Sink(sink)) => Some((sink.table.as_ref()?, Role::Sink)),
-            _ => None,
-        });
-        let uses = uses.filter(|(table, _)| table.name == name.text).map(|(_, role)| Some(role));
-        let mut roles: Vec<Option<Role>> = uses.collect();
-        roles.dedup();
-        if roles.is_empty() {
-            roles.push(None);
-        }
+        let roles = roles_of(&name.text, statements);
         let found = roles.into_iter().flat_map(|role| connectors::check(&declaration.options, role));
         for mistake in found {
             let span = mistake.key.as_ref().and_then(|key| declaration.option_spans.get(key));
@@ -208,8 +236,9 @@ impl Compiler {
         self.plan.insert(&self.catalog, sink, aligned).map_err(|(error, place)| {
             let mut mistake = from_planner(&error, &insert.query.tokens);
             let place = place.and_then(|name| {
-                let in_window = insert.query.windows.iter().find(|window| window.time_column.text == name);
-                let in_window = in_window.map(|window| at(window.time_column.span, ""));
+                let windows = insert.query.windows.iter();
+                let mut names = windows.flat_map(|window| [&window.time_column, &window.table]);
+                let in_window = names.find(|found| found.text == name).map(|found| at(found.span, ""));
                 let in_window = in_window.map(|found| (found.line, found.column, found.length));
                 find_name(&insert.query.tokens, &name).or(in_window)
             });

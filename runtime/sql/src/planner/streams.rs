@@ -380,13 +380,14 @@ fn aggregate_call(
         return not_impl_err!("the aggregate function {}", func.name());
     };
     let result_type = Some(data_type(&expression.get_type(schema)?)?);
+    // A constant counts every row, unless it is NULL, which counts none.
     #[expect(deprecated, reason = "the planner still writes COUNT(*) with a wildcard")]
-    let counted =
-        params.args.iter().find(|argument| !matches!(argument, Expr::Wildcard { .. } | Expr::Literal(..)));
-    let Some(argument) = counted else {
-        if function != AggregateFunction::Count && !params.args.is_empty() {
-            return not_impl_err!("{} of a constant", func.name());
-        }
+    let counts_rows = |argument: &&Expr| match argument {
+        Expr::Wildcard { .. } => true,
+        Expr::Literal(value, _) => function == AggregateFunction::Count && !value.is_null(),
+        _ => false,
+    };
+    let Some(argument) = params.args.iter().find(|argument| !counts_rows(argument)) else {
         let function = function.into();
         return Ok(Aggregate { function, argument: None, argument_type: None, result_type });
     };

@@ -55,6 +55,18 @@ impl Found<'_> {
         if query.limit_clause.is_some() || query.fetch.is_some() {
             self.refuse("LIMIT", "a stream has no end; remove it", span, &["LIMIT", "OFFSET", "FETCH"]);
         }
+        if !query.locks.is_empty() || query.for_clause.is_some() {
+            self.refuse("FOR UPDATE", "remove it: nothing is locked", span, &["FOR"]);
+        }
+        if query.settings.is_some() {
+            self.refuse("SETTINGS", "remove it", span, &["SETTINGS"]);
+        }
+        if query.format_clause.is_some() {
+            self.refuse("FORMAT", "the sink's table says its format", span, &["FORMAT"]);
+        }
+        if !query.pipe_operators.is_empty() {
+            self.refuse("|>", "write SELECT … FROM …", span, &[]);
+        }
         self.body(&query.body);
     }
 
@@ -80,6 +92,21 @@ impl Found<'_> {
         if select.from.len() > 1 {
             self.refuse("a join", "read from one table or view", span, &["FROM"]);
         }
+        for (is_there, what) in [
+            (select.top.is_some(), "TOP"),
+            (select.into.is_some(), "INTO"),
+            (select.prewhere.is_some(), "PREWHERE"),
+            (!select.connect_by.is_empty(), "CONNECT"),
+            (!select.cluster_by.is_empty(), "CLUSTER"),
+            (!select.distribute_by.is_empty(), "DISTRIBUTE"),
+            (!select.sort_by.is_empty(), "SORT"),
+            (!select.lateral_views.is_empty(), "LATERAL"),
+            (!select.named_window.is_empty(), "WINDOW"),
+        ] {
+            if is_there {
+                self.refuse(what, "remove it", span, &[what]);
+            }
+        }
         for from in &select.from {
             if !from.joins.is_empty() {
                 self.refuse("JOIN", "read from one table or view", span, &["JOIN"]);
@@ -102,7 +129,10 @@ impl Found<'_> {
 
     fn table(&mut self, table: &TableFactor) {
         match table {
-            TableFactor::Table { args: None, .. } => {}
+            TableFactor::Table { args: None, .. } => self.plain_table(table),
+            TableFactor::MatchRecognize { .. } => {
+                self.refuse("MATCH_RECOGNIZE", "use a window", table.span(), &["MATCH_RECOGNIZE"]);
+            }
             TableFactor::Derived { subquery, lateral: false, .. } => self.query(subquery),
             TableFactor::NestedJoin { .. } => {
                 self.refuse("JOIN", "read from one table or view", table.span(), &["JOIN"])
@@ -113,6 +143,29 @@ impl Found<'_> {
                 other.span(),
                 &[],
             ),
+        }
+    }
+
+    /// A table that is named: the planner drops what else is said of it.
+    fn plain_table(&mut self, table: &TableFactor) {
+        let TableFactor::Table {
+            with_hints, version, with_ordinality, partitions, sample, index_hints, ..
+        } = table
+        else {
+            return;
+        };
+        let span = table.span();
+        for (is_there, what, hint, keywords) in [
+            (!with_hints.is_empty(), "a table hint", "remove it", &["WITH"][..]),
+            (!index_hints.is_empty(), "an index hint", "remove it", &["USE", "FORCE", "IGNORE"]),
+            (version.is_some(), "FOR SYSTEM_TIME AS OF", "read the table as it is", &["FOR"]),
+            (*with_ordinality, "WITH ORDINALITY", "remove it", &["WITH"]),
+            (!partitions.is_empty(), "PARTITION", "filter with WHERE", &["PARTITION"]),
+            (sample.is_some(), "TABLESAMPLE", "filter with WHERE", &["TABLESAMPLE", "SAMPLE"]),
+        ] {
+            if is_there {
+                self.refuse(what, hint, span, keywords);
+            }
         }
     }
 
@@ -133,8 +186,8 @@ impl Found<'_> {
                     refused.push((
                         "GROUPING SETS",
                         "write one INSERT INTO for each set",
-                        expression.span(),
-                        &[],
+                        Span::empty(),
+                        &["GROUPING", "CUBE", "ROLLUP"],
                     ));
                 }
                 _ => {}

@@ -22,6 +22,7 @@ use crate::kafka::{
     PRODUCER_FENCED, checked,
 };
 use crate::model::Generation;
+use crate::outside::Outside;
 use crate::sink::{Committable, SinkCommitter, SinkError};
 
 /// The version whose answer can be filtered by the broker.
@@ -49,8 +50,9 @@ struct State {
 }
 
 impl Committer {
-    pub fn new(settings: Arc<Settings>, clock: Clock) -> Self {
-        let client = Client::new(settings.bootstrap.clone(), clock);
+    pub fn new(settings: Arc<Settings>, outside: &Outside) -> Self {
+        let clock = outside.clock;
+        let client = Client::new(settings.bootstrap.clone(), clock, Arc::clone(&outside.transport));
         let state = Mutex::new(State {
             client,
             generation: Generation(0),

@@ -135,7 +135,7 @@ impl SinkConnector for Kafka {
     }
 
     fn committer(&self) -> Option<Box<dyn SinkCommitter>> {
-        Some(Box::new(Committer::new(Arc::clone(&self.settings), self.identity.clock)))
+        Some(Box::new(Committer::new(Arc::clone(&self.settings), &self.identity.outside)))
     }
 }
 

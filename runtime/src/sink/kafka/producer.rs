@@ -98,10 +98,14 @@ impl Producer {
         shared: Arc<Shared>,
     ) -> Self {
         Producer {
-            client: Client::new(settings.bootstrap.clone(), identity.clock),
+            client: Client::new(
+                settings.bootstrap.clone(),
+                identity.outside.clock,
+                Arc::clone(&identity.outside.transport),
+            ),
             id_prefix: format!("{}/{}/{subtask}", settings.prefix, identity.generation),
             settings,
-            clock: identity.clock,
+            clock: identity.outside.clock,
             commands,
             completed: identity.completed.clone(),
             shared,

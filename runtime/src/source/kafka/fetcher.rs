@@ -24,6 +24,7 @@ use crate::error::chain;
 use crate::kafka::{
     Client, Connection, KafkaError, LEADER_NOT_AVAILABLE, OFFSET_OUT_OF_RANGE, checked, name,
 };
+use crate::outside::Outside;
 use crate::source::SourceError;
 
 /// Newest version that names topics instead of giving their ids.
@@ -99,12 +100,12 @@ impl KnownEnd {
 }
 
 impl Fetcher {
-    pub fn start(settings: &Settings, clock: Clock) -> Self {
+    pub fn start(settings: &Settings, outside: &Outside) -> Self {
         let shared = Arc::<Shared>::default();
         let fetching = Fetching {
             settings: settings.clone(),
-            clock,
-            client: Client::new(settings.bootstrap.clone(), clock),
+            clock: outside.clock,
+            client: settings.client(outside),
             shared: Arc::clone(&shared),
             leaders: HashMap::new(),
             busy: HashSet::new(),

@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::format::json::JsonDecoder;
 use crate::kafka::{Client, KafkaError, LEADER_NOT_AVAILABLE, checked, name, servers, topic};
 use crate::options::TableOptions;
+use crate::outside::Outside;
 use fetcher::{Fetched, Fetcher, KnownEnd};
 use records::Records;
 
@@ -38,7 +39,7 @@ pub struct Kafka {
     settings: Settings,
     leaves: Vec<Leaf>,
     bad_records: BadRecords,
-    clock: Clock,
+    outside: Outside,
     /// Shared by all readers of a subtask; made when the first is opened.
     fetcher: Mutex<Option<Arc<Fetcher>>>,
 }
@@ -51,6 +52,12 @@ struct Settings {
     start: i64,
     is_bounded: bool,
     is_committed_only: bool,
+}
+
+impl Settings {
+    fn client(&self, outside: &Outside) -> Client {
+        Client::new(self.bootstrap.clone(), outside.clock, Arc::clone(&outside.transport))
+    }
 }
 
 /// Where a partition goes on.
@@ -67,7 +74,11 @@ struct Position {
 
 impl Kafka {
     /// Reads the options.
-    pub fn new(plan: &SourcePlan, options: &mut TableOptions<'_>, clock: Clock) -> Result<Self, SourceError> {
+    pub fn new(
+        plan: &SourcePlan,
+        options: &mut TableOptions<'_>,
+        outside: &Outside,
+    ) -> Result<Self, SourceError> {
         let settings = Settings {
             bootstrap: servers(options)?,
             topic: topic(options)?,
@@ -98,7 +109,13 @@ impl Kafka {
             return Err(options.wrong("format", "is not supported; use 'json'").into());
         }
         let bad_records = BadRecords::new(options)?;
-        Ok(Kafka { settings, leaves: plan.leaves.clone(), bad_records, clock, fetcher: Mutex::new(None) })
+        Ok(Kafka {
+            settings,
+            leaves: plan.leaves.clone(),
+            bad_records,
+            outside: outside.clone(),
+            fetcher: Mutex::new(None),
+        })
     }
 
     async fn offsets(&self, client: &mut Client, timestamp: i64) -> Result<Vec<(i32, i64)>, KafkaError> {
@@ -170,7 +187,7 @@ fn failed(error: KafkaError, topic: &str) -> SourceError {
 #[async_trait]
 impl SourceConnector for Kafka {
     async fn splits(&self, _parallelism: u32) -> Result<Vec<Split>, SourceError> {
-        let mut client = Client::new(self.settings.bootstrap.clone(), self.clock);
+        let mut client = self.settings.client(&self.outside);
         let failed = |error| failed(error, &self.settings.topic);
         let latest = self.offsets(&mut client, LATEST).await.map_err(failed)?;
         let first = match self.settings.start {
@@ -196,7 +213,7 @@ impl SourceConnector for Kafka {
         let decoder = JsonDecoder::new(&self.leaves)
             .map_err(|error| SourceError::Data { message: error.to_string() })?;
         let mut fetcher = self.fetcher.lock();
-        let fetcher = fetcher.get_or_insert_with(|| Arc::new(Fetcher::start(&self.settings, self.clock)));
+        let fetcher = fetcher.get_or_insert_with(|| Arc::new(Fetcher::start(&self.settings, &self.outside)));
         let (queued, end) = (Arc::<AtomicUsize>::default(), Arc::<KnownEnd>::default());
         let queue = fetcher.add(position.partition, position.next, Arc::clone(&queued), Arc::clone(&end));
         Ok(Box::new(PartitionReader {
@@ -209,7 +226,7 @@ impl SourceConnector for Kafka {
             queue,
             queued,
             end,
-            clock: self.clock,
+            clock: self.outside.clock,
             current: None,
         }))
     }

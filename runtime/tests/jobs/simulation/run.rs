@@ -13,6 +13,7 @@ use millrace::coordinator::{
 };
 use millrace::fault::Safeguards;
 use millrace::model::{Attempt, JobUid, MaxParallelism};
+use millrace::outside::Outside;
 use millrace::transport::Transport;
 use millrace::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
 use parking_lot::Mutex;
@@ -47,7 +48,8 @@ const STUCK: Duration = Duration::from_secs(300);
 pub struct Outcome {
     pub rows: Vec<String>,
     pub trace: Vec<String>,
-    pub faults: u64,
+    /// How often each kind of fault was caused.
+    pub faults: BTreeMap<&'static str, u64>,
     /// Why the job has not ended well.
     pub stuck: Option<String>,
 }
@@ -100,7 +102,7 @@ pub fn simulate(seed: Option<u64>, safeguards: Safeguards) -> Outcome {
             processes: BTreeMap::new(),
             next: 0,
             ended: ended_sender,
-            faults: 0,
+            faults: BTreeMap::new(),
         };
         let stuck = tokio::select! {
             biased;
@@ -140,7 +142,7 @@ struct Run {
     processes: BTreeMap<ProcessId, Process>,
     next: ProcessId,
     ended: mpsc::UnboundedSender<Ended>,
-    faults: u64,
+    faults: BTreeMap<&'static str, u64>,
 }
 
 impl Run {
@@ -198,8 +200,11 @@ impl Run {
         }
     }
 
+    fn count(&mut self, fault: &'static str) {
+        *self.faults.entry(fault).or_insert(0) += 1;
+    }
+
     async fn fault(&mut self, step: u64) {
-        self.faults += 1;
         let pick = |run: &Self, kind: Kind| {
             let all = run.all(kind);
             all.get(run.dice.below(&format!("which {step}"), all.len().max(1) as u64) as usize).copied()
@@ -207,18 +212,21 @@ impl Run {
         match self.dice.below(&format!("fault {step}"), 6) {
             0 | 1 => {
                 if let Some(process) = pick(self, Kind::Worker) {
+                    self.count("crash of a worker");
                     self.kill(process);
                     self.start(Kind::Worker);
                 }
             }
             2 => {
                 if let Some(process) = pick(self, Kind::Coordinator) {
+                    self.count("crash of a coordinator");
                     self.kill(process);
                     self.start(Kind::Coordinator);
                 }
             }
             3 => {
                 // Everything stays alive, and is replaced: its node cannot be reached by those who decide.
+                self.count("zombies");
                 self.world.note("replace all".to_owned());
                 let old: Vec<ProcessId> = self.processes.keys().copied().collect();
                 self.start(Kind::Coordinator);
@@ -241,6 +249,7 @@ impl Run {
             _ => {
                 let kind = if step.is_multiple_of(2) { Kind::Worker } else { Kind::Coordinator };
                 if let Some(process) = pick(self, kind) {
+                    self.count("partition");
                     self.world.note(format!("cut {process}"));
                     self.network.set_cut(process, true);
                     let lasts = self.dice.below(&format!("lasts {step}"), 8_000);
@@ -251,13 +260,18 @@ impl Run {
         }
     }
 
+    fn outside(&self, process: ProcessId) -> Outside {
+        let (clock, transport) = (self.clock, Arc::new(self.network.of(process)));
+        Outside { clock, transport, buckets: BucketSettings::default() }
+    }
+
     fn coordinator(&self, process: ProcessId) -> impl Future<Output = ()> + Send + 'static {
         let (clock, endpoint, ended) = (self.clock, self.network.of(process), self.ended.clone());
         let context = CoordinatorContext {
             clock,
             store: Arc::new(SimulatedStore { world: self.world.clone(), process }),
             random: Arc::new(Mutex::new(StdRng::seed_from_u64(u64::from(process)))),
-            buckets: BucketSettings::default(),
+            outside: self.outside(process),
             sinks: Arc::new(SimulatedSinks { world: self.world.clone(), process }),
             safeguards: self.safeguards,
             crashes_before_commit: false,
@@ -304,7 +318,7 @@ impl Run {
             store: Arc::new(SimulatedStore { world: self.world.clone(), process }),
             transport: Arc::new(endpoint.clone()),
             tasks: tokio::runtime::Handle::current(),
-            buckets: BucketSettings::default(),
+            outside: self.outside(process),
             sinks: Arc::new(SimulatedSinks { world: self.world.clone(), process }),
             crash: None,
             safeguards: self.safeguards,

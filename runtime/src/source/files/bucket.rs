@@ -1,0 +1,192 @@
+//! Objects of a bucket: read by ranges, the next one under way while the last one is decoded.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::{FutureExt, TryStreamExt};
+use object_store::aws::AmazonS3;
+use object_store::path::Path;
+use object_store::{Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::super::SourceError;
+use super::{Found, Input};
+use crate::checkpoint::BucketSettings;
+use crate::checkpoint::bucket::{explain, open_bucket};
+
+/// Bytes asked for at a time: enough that the round trips do not count.
+const RANGE_BYTES: u64 = 4 << 20;
+
+/// A folder of a bucket.
+#[derive(Clone)]
+pub struct Bucket {
+    name: String,
+    store: Arc<AmazonS3>,
+    settings: BucketSettings,
+}
+
+impl Bucket {
+    /// Opens a bucket; nothing is asked of it yet.
+    pub fn open(name: &str, settings: &BucketSettings) -> Result<Self, SourceError> {
+        let store = open_bucket(name, settings).map_err(|error| SourceError::Data {
+            message: format!("failed to open the bucket '{name}': {}", error.reason),
+        })?;
+        Ok(Bucket { name: name.to_owned(), store: Arc::new(store), settings: settings.clone() })
+    }
+
+    /// Objects below a folder, or the one of that name. Those with a part that begins with `.` or `_` are not found.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Found>, SourceError> {
+        let folder = Path::from(folder);
+        let action = || format!("list 's3://{}/{folder}'", self.name);
+        let listed = self.store.list(Some(&folder)).try_collect::<Vec<_>>().await;
+        let listed = listed.map_err(|error| self.failed(action(), &error))?;
+        let is_hidden = |object: &ObjectMeta| {
+            let below = object.location.prefix_match(&folder);
+            below.is_some_and(|mut parts| parts.any(|part| part.as_ref().starts_with(['.', '_'])))
+        };
+        let mut found: Vec<Found> =
+            listed.into_iter().filter(|object| !is_hidden(object) && object.size > 0).map(found).collect();
+        if found.is_empty() {
+            match self.store.head(&folder).await {
+                Ok(object) => found.push(self::found(object)),
+                // An empty folder is an empty table; a bucket that is not there is an error of the list.
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(self.failed(action(), &error)),
+            }
+        }
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+
+    /// Reads an object from a byte on.
+    pub fn read(&self, found: Found, from: u64) -> Object {
+        Object {
+            key: Path::from(found.path.as_str()),
+            bucket: self.clone(),
+            length: found.length,
+            tag: found.tag,
+            next: from,
+            runtime: Handle::current(),
+            fetching: None,
+            at_hand: Bytes::new(),
+        }
+    }
+
+    fn failed(&self, action: String, error: &Error) -> SourceError {
+        SourceError::Io { action, source: std::io::Error::other(explain(error, &self.settings)) }
+    }
+}
+
+fn found(object: ObjectMeta) -> Found {
+    Found { path: object.location.to_string(), length: object.size, tag: object.e_tag }
+}
+
+/// An object, read in order.
+pub struct Object {
+    bucket: Bucket,
+    key: Path,
+    length: u64,
+    /// Of the very object that was listed: another one under its name is refused.
+    tag: Option<String>,
+    /// First byte that was not asked for.
+    next: u64,
+    /// Where requests run: not on the threads of tasks.
+    runtime: Handle,
+    fetching: Option<JoinHandle<Result<Bytes, Error>>>,
+    at_hand: Bytes,
+}
+
+impl Object {
+    fn fetch(&mut self) {
+        if self.next >= self.length {
+            return;
+        }
+        let end = (self.next + RANGE_BYTES).min(self.length);
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(self.next..end)),
+            if_match: self.tag.clone(),
+            ..Default::default()
+        };
+        self.next = end;
+        let (store, key) = (Arc::clone(&self.bucket.store), self.key.clone());
+        let (length, tag) = (self.length, self.tag.clone());
+        self.fetching = Some(
+            self.runtime
+                .spawn(async move { fetch_range(&store, &key, options, length, tag.as_deref()).await }),
+        );
+    }
+
+    fn failed(&self, error: &Error) -> SourceError {
+        let address = format!("s3://{}/{}", self.bucket.name, self.key);
+        match error {
+            Error::Precondition { .. } => SourceError::Data {
+                message: format!(
+                    "'{address}' has changed since the job began to read it, and cannot be read on from where it was; put the \
+                     former object back, or start over"
+                ),
+            },
+            error => self.bucket.failed(format!("read '{address}'"), error),
+        }
+    }
+}
+
+/// A part of the very object that was listed. Not every store minds `If-Match`, so what comes is looked at as well.
+async fn fetch_range(
+    store: &AmazonS3,
+    key: &Path,
+    options: GetOptions,
+    length: u64,
+    tag: Option<&str>,
+) -> Result<Bytes, Error> {
+    let is_other = |object: &ObjectMeta| object.size != length || object.e_tag.as_deref() != tag;
+    let changed = || Error::Precondition { path: key.to_string(), source: "it is another object".into() };
+    match store.get_opts(key, options).await {
+        Ok(found) if is_other(&found.meta) => Err(changed()),
+        Ok(found) => found.bytes().await,
+        // A range that a shorter object does not have is an error of its own.
+        Err(error) => match store.head(key).await {
+            Ok(object) if is_other(&object) => Err(changed()),
+            _ => Err(error),
+        },
+    }
+}
+
+impl Input for Object {
+    fn poll_append(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Vec<u8>,
+        most: usize,
+    ) -> Poll<Result<usize, SourceError>> {
+        if self.at_hand.is_empty() {
+            if self.fetching.is_none() {
+                self.fetch();
+            }
+            let Some(fetching) = &mut self.fetching else { return Poll::Ready(Ok(0)) };
+            let fetched = ready!(fetching.poll_unpin(cx));
+            self.fetching = None;
+            match fetched {
+                Ok(Ok(bytes)) => self.at_hand = bytes,
+                Ok(Err(error)) => return Poll::Ready(Err(self.failed(&error))),
+                Err(error) => {
+                    let action = format!("read '{}'", self.key);
+                    return Poll::Ready(Err(SourceError::Io { action, source: error.into() }));
+                }
+            }
+            self.fetch();
+        }
+        let given = self.at_hand.split_to(most.min(self.at_hand.len()));
+        buffer.extend_from_slice(&given);
+        Poll::Ready(Ok(given.len()))
+    }
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        if let Some(fetching) = &self.fetching {
+            fetching.abort();
+        }
+    }
+}

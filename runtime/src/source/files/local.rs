@@ -1,0 +1,76 @@
+//! Files of a folder of the machine.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _, Seek, SeekFrom};
+use std::path::Path;
+use std::task::{Context, Poll};
+
+use snafu::ResultExt;
+
+use super::super::{IoSnafu, SourceError};
+use super::{Found, Input};
+
+/// Files below a path, which may be a file itself. Hidden ones are unfinished output and not found.
+pub fn list(path: &Path) -> Result<Vec<Found>, SourceError> {
+    let metadata = fs::metadata(path).context(IoSnafu { action: format!("read '{}'", path.display()) })?;
+    let found = |path: &Path, length| Found { path: path.display().to_string(), length, tag: None };
+    if metadata.is_file() {
+        return Ok(vec![found(path, metadata.len())]);
+    }
+    let mut files = Vec::new();
+    collect(path, &mut files).context(IoSnafu { action: format!("list the folder '{}'", path.display()) })?;
+    files.sort();
+    Ok(files.iter().map(|(path, length)| found(Path::new(path), *length)).collect())
+}
+
+fn collect(folder: &Path, files: &mut Vec<(String, u64)>) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(['.', '_']) {
+            continue;
+        }
+        let metadata = fs::metadata(entry.path())?;
+        if metadata.is_dir() {
+            collect(&entry.path(), files)?;
+        } else {
+            files.push((entry.path().display().to_string(), metadata.len()));
+        }
+    }
+    Ok(())
+}
+
+/// A file, read in order.
+pub struct LocalFile {
+    file: File,
+    path: String,
+}
+
+impl LocalFile {
+    /// Opens a file at a byte.
+    pub fn open(path: &str, from: u64) -> Result<Self, SourceError> {
+        let action = format!("open '{path}'");
+        let mut file = File::open(path).context(IoSnafu { action: action.clone() })?;
+        file.seek(SeekFrom::Start(from)).context(IoSnafu { action })?;
+        Ok(LocalFile { file, path: path.to_owned() })
+    }
+}
+
+impl Input for LocalFile {
+    fn poll_append(
+        &mut self,
+        _: &mut Context<'_>,
+        buffer: &mut Vec<u8>,
+        most: usize,
+    ) -> Poll<Result<usize, SourceError>> {
+        let start = buffer.len();
+        buffer.resize(start + most, 0);
+        let read = loop {
+            match self.file.read(&mut buffer[start..]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read.context(IoSnafu { action: format!("read '{}'", self.path) }),
+            }
+        };
+        buffer.truncate(start + read.as_ref().copied().unwrap_or(0));
+        Poll::Ready(read)
+    }
+}

@@ -1,0 +1,260 @@
+//! Files of JSON lines in a folder or a bucket, cut by bytes: a split holds the lines that begin in its range.
+
+mod bucket;
+mod lines;
+mod local;
+
+use std::path::PathBuf;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use millrace_sql::plan::{Leaf, Source as SourcePlan};
+use prost::Message;
+
+use super::{BadRecords, SourceConnector, SourceError, Split, SplitReader};
+use crate::folders::local_path;
+use crate::format::json::JsonDecoder;
+use crate::options::TableOptions;
+use crate::outside::Outside;
+use bucket::Bucket;
+use lines::LineReader;
+use local::LocalFile;
+
+/// Splits are about this long: enough of them for any parallelism, and few for large inputs.
+const SPLIT_BYTES: std::ops::RangeInclusive<u64> = 256 * 1024..=64 * 1024 * 1024;
+
+/// How many splits a file is cut into at least, size permitting.
+const SPLITS_PER_SUBTASK: u64 = 4;
+
+/// Bytes read at a time: a batch of some thousand rows.
+const READ_BYTES: usize = 1 << 20;
+
+/// With a limited rate: some rows at a time.
+const READ_BYTES_SLOW: usize = 8 << 10;
+
+/// Where the files are.
+enum Place {
+    Folder(PathBuf),
+    Bucket { bucket: Bucket, folder: String },
+}
+
+/// A file that is there.
+pub struct Found {
+    pub path: String,
+    pub length: u64,
+    /// Tells this object of a bucket from another one of its name.
+    pub tag: Option<String>,
+}
+
+/// Bytes of a file, in order.
+pub trait Input: Send {
+    /// Appends at most this many bytes to the buffer, and says how many; 0: the file has ended.
+    fn poll_append(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Vec<u8>,
+        most: usize,
+    ) -> Poll<Result<usize, SourceError>>;
+}
+
+/// Files as a source.
+pub struct Files {
+    place: Place,
+    leaves: Vec<Leaf>,
+    read_bytes: usize,
+    bad_records: BadRecords,
+}
+
+/// Where reading of a split goes on.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Position {
+    #[prost(string, tag = "1")]
+    path: String,
+    /// The split's first byte.
+    #[prost(uint64, tag = "2")]
+    start: u64,
+    /// Lines that begin at or after this byte belong to the next split.
+    #[prost(uint64, tag = "3")]
+    end: u64,
+    /// First byte of the next line; unset: the split has not begun.
+    #[prost(uint64, optional, tag = "4")]
+    next: Option<u64>,
+    /// The file's length when it was found.
+    #[prost(uint64, tag = "5")]
+    length: u64,
+    #[prost(string, optional, tag = "6")]
+    tag: Option<String>,
+}
+
+fn place(path: &str, options: &TableOptions<'_>, outside: &Outside) -> Result<Place, SourceError> {
+    if let Some(rest) = path.strip_prefix("s3://") {
+        let (bucket, folder) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() {
+            return Err(options.wrong("path", "needs a bucket, s3://bucket/folder").into());
+        }
+        let bucket = Bucket::open(bucket, &outside.buckets)?;
+        return Ok(Place::Bucket { bucket, folder: folder.trim_matches('/').to_owned() });
+    }
+    match local_path(path) {
+        Some(path) => Ok(Place::Folder(path)),
+        None => {
+            Err(options.wrong("path", "is not supported; read from a folder or s3://bucket/folder").into())
+        }
+    }
+}
+
+impl Files {
+    /// Reads the options 'path' and 'format'.
+    pub fn new(
+        plan: &SourcePlan,
+        options: &mut TableOptions<'_>,
+        outside: &Outside,
+    ) -> Result<Self, SourceError> {
+        let path = options.required("path")?;
+        let format = options.required("format")?;
+        if format != "json" {
+            return Err(options.wrong("format", "is not supported; use 'json'").into());
+        }
+        let place = place(&path, options, outside)?;
+        let is_slow = options.optional("scan.rows-per-second").is_some();
+        let read_bytes = if is_slow { READ_BYTES_SLOW } else { READ_BYTES };
+        let bad_records = BadRecords::new(options)?;
+        Ok(Files { place, leaves: plan.leaves.clone(), read_bytes, bad_records })
+    }
+
+    async fn find(&self) -> Result<Vec<Found>, SourceError> {
+        match &self.place {
+            Place::Folder(path) => local::list(path),
+            Place::Bucket { bucket, folder } => bucket.list(folder).await,
+        }
+    }
+}
+
+#[async_trait]
+impl SourceConnector for Files {
+    async fn splits(&self, parallelism: u32) -> Result<Vec<Split>, SourceError> {
+        let mut splits = Vec::new();
+        for Found { path, length, tag } in self.find().await? {
+            let wanted = length / (u64::from(parallelism) * SPLITS_PER_SUBTASK);
+            let step = wanted.clamp(*SPLIT_BYTES.start(), *SPLIT_BYTES.end());
+            let mut start = 0;
+            while start < length {
+                let end = if length - start < 2 * step { length } else { start + step };
+                let position =
+                    Position { path: path.clone(), start, end, next: None, length, tag: tag.clone() };
+                splits.push(Split { id: format!("{path}@{start:020}"), position: position.encode_to_vec() });
+                start = end;
+            }
+        }
+        Ok(splits)
+    }
+
+    fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError> {
+        let position = Position::decode(split.position.as_slice()).map_err(|_| SourceError::Data {
+            message: format!("the position of split '{}' is malformed", split.id),
+        })?;
+        let from = LineReader::first_byte(&position);
+        let input: Box<dyn Input> = match &self.place {
+            Place::Folder(_) => Box::new(LocalFile::open(&position.path, from)?),
+            Place::Bucket { bucket, .. } => {
+                let (path, length, tag) = (position.path.clone(), position.length, position.tag.clone());
+                Box::new(bucket.read(Found { path, length, tag }, from))
+            }
+        };
+        let decoder = JsonDecoder::new(&self.leaves)
+            .map_err(|error| SourceError::Data { message: error.to_string() })?;
+        let (bad_records, read_bytes) = (self.bad_records.clone(), self.read_bytes);
+        Ok(Box::new(LineReader::new(input, position, decoder, bad_records, read_bytes)))
+    }
+
+    fn skipped(&self) -> u64 {
+        self.bad_records.skipped()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::super::Read;
+    use super::*;
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
+    use millrace_sql::plan::{DataType, TypeKind};
+
+    fn source(path: &Path) -> Files {
+        let leaf = Leaf {
+            path: vec!["n".to_owned()],
+            data_type: Some(DataType::simple(TypeKind::BigInt)),
+            nullable: true,
+        };
+        Files {
+            place: Place::Folder(path.to_owned()),
+            leaves: vec![leaf],
+            read_bytes: READ_BYTES,
+            bad_records: BadRecords::default(),
+        }
+    }
+
+    fn read_all(source: &Files, mut split: Split, restart_every: usize) -> Vec<i64> {
+        let mut numbers = Vec::new();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut reader = source.open(&split).unwrap();
+        for turn in 1.. {
+            match reader.poll_read(&mut cx) {
+                Poll::Ready(Ok(Read::Rows(rows))) => {
+                    numbers.extend(rows.column(0).as_primitive::<Int64Type>().values());
+                }
+                Poll::Ready(Ok(Read::End)) => break,
+                other => panic!("{other:?}"),
+            }
+            if turn % restart_every == 0 {
+                split.position = reader.position();
+                reader = source.open(&split).unwrap();
+            }
+        }
+        numbers
+    }
+
+    #[test]
+    fn every_line_is_in_exactly_one_split_wherever_the_cuts_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("numbers.jsonl");
+        let text: String = (0..400).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        for text in [text.clone(), text.trim_end().to_owned()] {
+            fs::write(&path, &text).unwrap();
+            let source = source(&path);
+            let length = text.len() as u64;
+            for step in [1, 2, 7, 9, 10, 11, 100, 5000] {
+                let mut numbers = Vec::new();
+                for start in (0..length).step_by(step) {
+                    let end = (start + step as u64).min(length);
+                    let position =
+                        Position { path: path.display().to_string(), start, end, ..Default::default() };
+                    let split = Split { id: String::new(), position: position.encode_to_vec() };
+                    numbers.extend(read_all(&source, split, 1));
+                }
+                assert_eq!(numbers, (0..400).collect::<Vec<_>>(), "cuts every {step} bytes");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_poison_line_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("numbers.jsonl");
+        fs::write(&path, "{\"n\":1}\n{\"n\":oops}\n").unwrap();
+        let source = source(&path);
+        let split = source.splits(1).await.unwrap().remove(0);
+        let mut reader = source.open(&split).unwrap();
+
+        let Poll::Ready(Err(error)) = reader.poll_read(&mut Context::from_waker(std::task::Waker::noop()))
+        else {
+            panic!("an error")
+        };
+
+        let text = error.to_string();
+        assert!(text.contains("at byte 8") && text.contains("{\"n\":oops}"), "{text}");
+    }
+}

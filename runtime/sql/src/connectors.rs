@@ -147,6 +147,11 @@ pub fn settings(connector: &str, role: Role) -> Option<Vec<Setting>> {
     }
 }
 
+/// True if a sink of this connector takes rows that change, and not only rows that are added.
+pub fn takes_changes(connector: &str) -> bool {
+    matches!(connector, "print" | "blackhole")
+}
+
 /// True if the option may be edited while a job has state.
 pub fn is_connection(connector: &str, role: Role, key: &str) -> bool {
     settings(connector, role)

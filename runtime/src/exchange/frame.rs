@@ -16,7 +16,7 @@ use prost::Message;
 use snafu::{OptionExt, ResultExt, Snafu, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::model::{Barrier, Batch, Element, Epoch, EventTime};
+use crate::model::{Barrier, Batch, Element, Epoch, EventTime, RowKind};
 
 /// Frames above this are refused: no batch is that large, so the stream is broken.
 const FRAME_BYTES_MAX: usize = 256 << 20;
@@ -25,6 +25,7 @@ const FRAME_BYTES_MAX: usize = 256 << 20;
 const HEADER_BYTES: usize = 4 + 1 + 1 + 4;
 
 const HAS_HASHES: u8 = 1;
+const HAS_KINDS: u8 = 2;
 
 /// A frame could not be read or written.
 #[derive(Debug, Snafu)]
@@ -138,7 +139,9 @@ fn encode_batch(batch: &Batch) -> Result<(u8, Vec<u8>), ArrowError> {
     body.extend_from_slice(&encoded.ipc_message);
     body.extend_from_slice(&encoded.arrow_data);
     hashes.iter().for_each(|hash| body.extend(hash.to_le_bytes()));
-    Ok((if batch.hashes.is_some() { HAS_HASHES } else { 0 }, body))
+    body.extend(batch.kinds.iter().flat_map(|kinds| kinds.iter()).map(|kind| *kind as u8));
+    let has = |is_there, flag| if is_there { flag } else { 0 };
+    Ok((has(batch.hashes.is_some(), HAS_HASHES) | has(batch.kinds.is_some(), HAS_KINDS), body))
 }
 
 /// Reads the next frame and checks it.
@@ -208,11 +211,23 @@ fn decode_batch(flags: u8, body: Vec<u8>, schema: &SchemaRef) -> Result<Batch, F
     let records: RecordBatch =
         reader::read_record_batch(&data, header, schema.clone(), &HashMap::new(), None, &MetadataVersion::V5)
             .context(DecodeSnafu)?;
-    let hashes = (flags & HAS_HASHES != 0).then(|| {
-        let chunks = body[data_end..].chunks_exact(8);
-        chunks.map(|chunk| u64::from_le_bytes(chunk.try_into().unwrap_or_default())).collect()
-    });
-    Ok(Batch { records, kinds: None, hashes })
+    let rows = records.num_rows();
+    let mut rest = &body[data_end..];
+    let mut part = |flag: u8, bytes: usize| -> Option<Option<&[u8]>> {
+        if flags & flag == 0 {
+            return Some(None);
+        }
+        let (part, tail) = rest.split_at_checked(bytes)?;
+        rest = tail;
+        Some(Some(part))
+    };
+    let hashes = part(HAS_HASHES, rows * 8).context(malformed)?;
+    let kinds = part(HAS_KINDS, rows).context(malformed)?;
+    let number = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().unwrap_or_default());
+    let hashes = hashes.map(|bytes| bytes.chunks_exact(8).map(number).collect());
+    let kinds = kinds.map(|bytes| bytes.iter().map(|kind| RowKind::of(*kind)).collect::<Option<_>>());
+    let kinds = kinds.map(|kinds| kinds.context(malformed)).transpose()?;
+    Ok(Batch { records, kinds, hashes })
 }
 
 #[cfg(test)]
@@ -230,7 +245,8 @@ mod tests {
         ];
         let records =
             RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
-        Batch { records: records.slice(1, 2), kinds: None, hashes: Some(Arc::from([7, 8])) }
+        let kinds = Some(Arc::from([RowKind::UpdateBefore, RowKind::UpdateAfter]));
+        Batch { records: records.slice(1, 2), kinds, hashes: Some(Arc::from([7, 8])) }
     }
 
     #[tokio::test]
@@ -246,6 +262,7 @@ mod tests {
 
         assert_eq!(received.records, sent.records);
         assert_eq!(received.hashes, sent.hashes);
+        assert_eq!(received.kinds, sent.kinds);
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use snafu::{ResultExt, Snafu};
 use super::channel::{ChannelClosed, ChannelSender};
 use crate::model::key_encoding::{self, KeyError};
 use crate::model::key_group::hash_of;
-use crate::model::{Barrier, Batch, Element, EventTime, MaxParallelism};
+use crate::model::{Barrier, Batch, Element, EventTime, MaxParallelism, RowKind};
 
 /// A batch leaves when it has this many rows …
 const BATCH_ROWS: usize = 4096;
@@ -40,6 +40,8 @@ struct Target {
     sender: ChannelSender,
     pending: Vec<RecordBatch>,
     hashes: Vec<u64>,
+    /// As many as rows; empty while all are inserts.
+    kinds: Vec<RowKind>,
     bytes: usize,
     watermark: Option<EventTime>,
 }
@@ -47,8 +49,14 @@ struct Target {
 impl Output {
     /// An edge to these receivers, in subtask order, partitioned by these columns.
     pub fn new(keys: Vec<usize>, groups: MaxParallelism, senders: Vec<ChannelSender>) -> Self {
-        let target =
-            |sender| Target { sender, pending: Vec::new(), hashes: Vec::new(), bytes: 0, watermark: None };
+        let target = |sender| Target {
+            sender,
+            pending: Vec::new(),
+            hashes: Vec::new(),
+            kinds: Vec::new(),
+            bytes: 0,
+            watermark: None,
+        };
         Output { keys, groups, targets: senders.into_iter().map(target).collect() }
     }
 
@@ -64,7 +72,7 @@ impl Output {
         };
         let parallelism = self.targets.len() as u32;
         if parallelism == 1 {
-            self.targets[0].append(batch.records.clone(), hashes.iter().copied());
+            self.targets[0].append(batch.records.clone(), hashes.iter().copied(), batch.kinds.as_deref());
             return Ok(());
         }
         let mut indices: Vec<Vec<u32>> = vec![Vec::new(); self.targets.len()];
@@ -77,9 +85,11 @@ impl Output {
                 continue;
             }
             let taken: Vec<u64> = rows.iter().map(|row| hashes[*row as usize]).collect();
+            let of_rows = |kinds: &Arc<[RowKind]>| rows.iter().map(|row| kinds[*row as usize]).collect();
+            let kinds: Option<Vec<RowKind>> = batch.kinds.as_ref().map(of_rows);
             let records =
                 take_record_batch(&batch.records, &UInt32Array::from(rows)).context(ScatterSnafu)?;
-            target.append(records, taken.into_iter());
+            target.append(records, taken.into_iter(), kinds.as_deref());
         }
         Ok(())
     }
@@ -131,7 +141,14 @@ impl Output {
 }
 
 impl Target {
-    fn append(&mut self, records: RecordBatch, hashes: impl Iterator<Item = u64>) {
+    fn append(&mut self, records: RecordBatch, hashes: impl Iterator<Item = u64>, kinds: Option<&[RowKind]>) {
+        if kinds.is_some() || !self.kinds.is_empty() {
+            self.kinds.resize(self.hashes.len(), RowKind::Insert);
+            match kinds {
+                Some(kinds) => self.kinds.extend_from_slice(kinds),
+                None => self.kinds.resize(self.hashes.len() + records.num_rows(), RowKind::Insert),
+            }
+        }
         self.hashes.extend(hashes);
         self.bytes += Batch::inserts(records.clone()).bytes();
         self.pending.push(records);
@@ -150,8 +167,10 @@ impl Target {
                 many => concat_batches(&many[0].schema(), many).context(ScatterSnafu)?,
             };
             let hashes = std::mem::take(&mut self.hashes).into();
+            let kinds =
+                Some(std::mem::take(&mut self.kinds)).filter(|kinds| !kinds.is_empty()).map(Arc::from);
             self.bytes = 0;
-            self.sender.send(Element::Batch(Batch { records, kinds: None, hashes: Some(hashes) })).await?;
+            self.sender.send(Element::Batch(Batch { records, kinds, hashes: Some(hashes) })).await?;
         }
         if let Some(time) = self.watermark.take() {
             self.sender.send(Element::Watermark(time)).await?;

@@ -41,6 +41,34 @@ pub enum RowKind {
     Delete = 3,
 }
 
+impl RowKind {
+    /// From its number.
+    pub fn of(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => RowKind::Insert,
+            1 => RowKind::UpdateBefore,
+            2 => RowKind::UpdateAfter,
+            3 => RowKind::Delete,
+            _ => return None,
+        })
+    }
+
+    /// True if the row was in the table and is taken out.
+    pub fn is_retraction(self) -> bool {
+        matches!(self, RowKind::UpdateBefore | RowKind::Delete)
+    }
+
+    /// As Flink writes it.
+    pub fn sign(self) -> &'static str {
+        match self {
+            RowKind::Insert => "+I",
+            RowKind::UpdateBefore => "-U",
+            RowKind::UpdateAfter => "+U",
+            RowKind::Delete => "-D",
+        }
+    }
+}
+
 /// Rows of one schema.
 #[derive(Debug, Clone)]
 pub struct Batch {
@@ -66,7 +94,8 @@ impl Batch {
     pub fn bytes(&self) -> usize {
         let columns = self.records.columns().iter();
         let values: usize = columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or(0)).sum();
-        values + self.hashes.as_ref().map_or(0, |hashes| hashes.len() * 8)
+        let kinds = self.kinds.as_ref().map_or(0, |kinds| kinds.len());
+        values + kinds + self.hashes.as_ref().map_or(0, |hashes| hashes.len() * 8)
     }
 }
 

@@ -50,6 +50,16 @@ pub fn hash_of(key: &[u8]) -> u64 {
     xxh3_64(key)
 }
 
+/// Bits of a hash that choose the key group, at most.
+const GROUP_BITS: u32 = 15;
+
+/// Hash of a key that belongs to another one and must be in its key group wherever that goes: the group's bits of the owner's
+/// hash, and the others of its own. Stored with state, as all hashes are.
+pub fn hash_within(owner: u64, key: &[u8]) -> u64 {
+    let own = u64::MAX >> GROUP_BITS;
+    (owner & !own) | (xxh3_64(key) & own)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

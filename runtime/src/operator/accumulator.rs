@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Decimal128Array, Float64Array, Int64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Float64Array, Int64Array};
 use arrow::compute::cast;
 use millrace_sql::plan::{Aggregate, AggregateFunction, DataType, TypeKind};
 use snafu::ResultExt;
@@ -21,6 +21,8 @@ pub struct Accumulator {
     function: AggregateFunction,
     /// First state column.
     column: usize,
+    /// A boolean column: only rows where it is true count.
+    filter: Option<usize>,
     state_types: Vec<DataType>,
     argument: Option<usize>,
     argument_type: DataType,
@@ -40,6 +42,7 @@ pub fn prepare(aggregates: &[Aggregate]) -> Result<(Vec<Accumulator>, Arc<[State
         prepared.push(Accumulator {
             function,
             column: layout.len(),
+            filter: aggregate.filter.map(|filter| filter as usize),
             argument: aggregate.argument.map(|argument| argument as usize),
             argument_type: aggregate.argument_type.clone().unwrap_or_default(),
             result_type: aggregate.result_type.clone().unwrap_or_default(),
@@ -50,32 +53,64 @@ pub fn prepare(aggregates: &[Aggregate]) -> Result<(Vec<Accumulator>, Arc<[State
     Ok((prepared, layout.into()))
 }
 
+/// Some rows of a batch: row `rows[n]` belongs to slot `slots[n]`, and counts `signs[n]` times, or once.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    pub rows: &'a [u32],
+    pub slots: &'a [u32],
+    /// 1 for a row that comes, -1 for one that is taken back.
+    pub signs: Option<&'a [i64]>,
+}
+
+impl Rows<'_> {
+    /// Row, slot and sign of each.
+    fn each(&self) -> impl Iterator<Item = (usize, u32, i64)> {
+        let pairs = self.rows.iter().zip(self.slots).enumerate();
+        pairs.map(|(n, (row, slot))| (*row as usize, *slot, self.signs.map_or(1, |signs| signs[n])))
+    }
+}
+
 impl Accumulator {
-    /// Adds rows: row `rows[n]` belongs to slot `slots[n]`.
+    /// Adds rows. The least and the greatest do not mind what is taken back: the planner lets no such rows come here.
     pub fn add(
         &self,
         columns: &[ArrayRef],
-        rows: &[u32],
-        slots: &[u32],
+        rows: Rows<'_>,
+        chunks: &mut ChunksMut<'_>,
+    ) -> Result<(), OperatorError> {
+        let Some(filter) = self.filter else { return self.add_all(columns, rows, chunks) };
+        let filter = columns[filter].as_boolean();
+        let counts = |(row, ..): &(usize, u32, i64)| filter.is_valid(*row) && filter.value(*row);
+        let kept: Vec<(usize, u32, i64)> = rows.each().filter(counts).collect();
+        let (of_rows, slots): (Vec<u32>, Vec<u32>) =
+            kept.iter().map(|(row, slot, _)| (*row as u32, *slot)).unzip();
+        let signs: Vec<i64> = kept.iter().map(|(.., sign)| *sign).collect();
+        self.add_all(columns, Rows { rows: &of_rows, slots: &slots, signs: Some(&signs) }, chunks)
+    }
+
+    fn add_all(
+        &self,
+        columns: &[ArrayRef],
+        rows: Rows<'_>,
         chunks: &mut ChunksMut<'_>,
     ) -> Result<(), OperatorError> {
         let argument = self.argument.map(|index| &columns[index]);
         match (self.function, argument) {
-            (AggregateFunction::Count, None) => self.count(rows, slots, chunks, |_| true),
+            (AggregateFunction::Count, None) => self.count(rows, chunks, |_| true),
             (AggregateFunction::Count, Some(values)) => {
                 let nulls = values.logical_nulls();
-                self.count(rows, slots, chunks, |row| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)));
+                self.count(rows, chunks, |row| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)));
             }
             (_, None) => return PlanSnafu { message: "an aggregate without an argument" }.fail(),
             (AggregateFunction::Sum | AggregateFunction::Avg, Some(values)) => {
                 let state_type = StateType::of(&self.state_types[0]);
                 let values = state_type.physical(values).context(ComputeSnafu)?;
-                self.sum(&Values::of(state_type, &values), None, rows, slots, chunks);
+                self.sum(&Values::of(state_type, &values), None, rows, chunks);
             }
             (_, Some(values)) => {
                 let state_type = StateType::of(&self.state_types[0]);
                 let values = state_type.physical(values).context(ComputeSnafu)?;
-                self.extreme(&Values::of(state_type, &values), rows, slots, chunks);
+                self.extreme(&Values::of(state_type, &values), rows, chunks);
             }
         }
         Ok(())
@@ -104,16 +139,16 @@ impl Accumulator {
             AggregateFunction::Sum | AggregateFunction::Avg => {
                 let counts = part(1)?;
                 let Values::I64(counts) = Values::of(StateType::I64, &counts) else { return malformed() };
-                self.sum(&values, Some(counts), rows, slots, chunks);
+                self.sum(&values, Some(counts), Rows { rows, slots, signs: None }, chunks);
             }
-            _ => self.extreme(&values, rows, slots, chunks),
+            _ => self.extreme(&values, Rows { rows, slots, signs: None }, chunks),
         }
         Ok(())
     }
 
-    fn count(&self, rows: &[u32], slots: &[u32], chunks: &mut ChunksMut<'_>, counts: impl Fn(usize) -> bool) {
-        for (row, slot) in rows.iter().zip(slots) {
-            add_i64(chunks, *slot, self.column, i64::from(counts(*row as usize)));
+    fn count(&self, rows: Rows<'_>, chunks: &mut ChunksMut<'_>, counts: impl Fn(usize) -> bool) {
+        for (row, slot, sign) in rows.each() {
+            add_i64(chunks, slot, self.column, if counts(row) { sign } else { 0 });
         }
     }
 
@@ -121,41 +156,39 @@ impl Accumulator {
         &self,
         values: &Values<'_>,
         counts: Option<&Int64Array>,
-        rows: &[u32],
-        slots: &[u32],
+        rows: Rows<'_>,
         chunks: &mut ChunksMut<'_>,
     ) {
-        for (row, slot) in rows.iter().zip(slots) {
-            let row = *row as usize;
-            let (chunk, offset) = chunks.at(*slot);
+        for (row, slot, sign) in rows.each() {
+            let (chunk, offset) = chunks.at(slot);
             let is_added = match (&mut chunk.columns[self.column], values) {
                 (StateColumn::I64(sums, valid), Values::I64(values)) if values.is_valid(row) => {
-                    sums[offset] = sums[offset].wrapping_add(values.value(row));
+                    sums[offset] = sums[offset].wrapping_add(values.value(row).wrapping_mul(sign));
                     valid[offset] = true;
                     true
                 }
                 (StateColumn::I128(sums, valid), Values::I128(values)) if values.is_valid(row) => {
-                    sums[offset] = sums[offset].wrapping_add(values.value(row));
+                    sums[offset] =
+                        sums[offset].wrapping_add(values.value(row).wrapping_mul(i128::from(sign)));
                     valid[offset] = true;
                     true
                 }
                 (StateColumn::F64(sums, valid), Values::F64(values)) if values.is_valid(row) => {
-                    sums[offset] += values.value(row);
+                    sums[offset] += values.value(row) * sign as f64;
                     valid[offset] = true;
                     true
                 }
                 _ => false,
             };
-            let count = counts.map_or(i64::from(is_added), |counts| counts.value(row));
-            add_i64(chunks, *slot, self.column + 1, count);
+            let count = counts.map_or(if is_added { sign } else { 0 }, |counts| counts.value(row));
+            add_i64(chunks, slot, self.column + 1, count);
         }
     }
 
-    fn extreme(&self, values: &Values<'_>, rows: &[u32], slots: &[u32], chunks: &mut ChunksMut<'_>) {
+    fn extreme(&self, values: &Values<'_>, rows: Rows<'_>, chunks: &mut ChunksMut<'_>) {
         let is_min = self.function == AggregateFunction::Min;
-        for (row, slot) in rows.iter().zip(slots) {
-            let row = *row as usize;
-            let (chunk, offset) = chunks.at(*slot);
+        for (row, slot, _) in rows.each() {
+            let (chunk, offset) = chunks.at(slot);
             match (&mut chunk.columns[self.column], values) {
                 (StateColumn::I64(best, valid), Values::I64(values)) if values.is_valid(row) => {
                     let value = values.value(row);
@@ -202,6 +235,8 @@ impl Accumulator {
             AggregateFunction::Count => count_results(value),
             AggregateFunction::Avg => self.average(value, &chunk.columns[self.column + 1]),
             AggregateFunction::Sum => {
+                // Without a value, or after all were taken back, there is no sum.
+                let value = &value.only_where(&chunk.columns[self.column + 1]);
                 let sums = value.to_array(&self.state_types[0])?;
                 // Sums of narrow integers are kept wide and wrap into their type.
                 if let StateColumn::I64(values, valid) = value {
@@ -291,6 +326,7 @@ mod tests {
             argument: Some(0),
             argument_type: Some(argument),
             result_type: Some(result),
+            ..Default::default()
         }
     }
 
@@ -304,7 +340,8 @@ mod tests {
             let mut part = StateTable::new(Arc::clone(&layout));
             let slots = vec![part.slot(1, b"k"); rows.len()];
             let rows: Vec<u32> = rows.map(|row| row as u32).collect();
-            prepared[0].add(std::slice::from_ref(&values), &rows, &slots, &mut part.write(&slots)).unwrap();
+            let rows = Rows { rows: &rows, slots: &slots, signs: None };
+            prepared[0].add(std::slice::from_ref(&values), rows, &mut part.write(&slots)).unwrap();
             let states = prepared[0].states(&part.chunks()[0]).unwrap();
             prepared[0].merge(&states, &[0], &[slot], &mut merged.write(&[slot])).unwrap();
         }

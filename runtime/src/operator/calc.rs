@@ -1,5 +1,7 @@
 //! Filter and projection over batches.
 
+use std::sync::Arc;
+
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
@@ -8,7 +10,7 @@ use millrace_sql::plan::Calc as CalcPlan;
 use snafu::ResultExt;
 
 use super::{Collector, ComputeSnafu, Operator, OperatorError};
-use crate::model::Batch;
+use crate::model::{Batch, RowKind};
 
 /// Evaluates a condition and expressions.
 pub struct Calc {
@@ -29,11 +31,21 @@ impl Calc {
 
 impl Operator for Calc {
     fn process(&mut self, batch: Batch, out: &mut dyn Collector) -> Result<(), OperatorError> {
-        let mut records = batch.records;
+        let (mut records, mut kinds) = (batch.records, batch.kinds);
         if let Some(filter) = &self.filter
             && let Some(matches) = filter.matches(&records)?
         {
             records = filter_record_batch(&records, &matches).context(ComputeSnafu)?;
+            // A filter has no NULLs here, and keeps the order.
+            let kept = |kinds: Arc<[RowKind]>| {
+                kinds
+                    .iter()
+                    .zip(matches.values())
+                    .filter(|(_, keeps)| *keeps)
+                    .map(|(kind, _)| *kind)
+                    .collect()
+            };
+            kinds = kinds.map(kept);
         }
         let rows = records.num_rows();
         if rows == 0 {
@@ -44,6 +56,6 @@ impl Operator for Calc {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let records = RecordBatch::try_new_with_options(self.output.clone(), columns, &options)
             .context(ComputeSnafu)?;
-        out.batch(Batch { records, kinds: batch.kinds, hashes: None })
+        out.batch(Batch { records, kinds, hashes: None })
     }
 }

@@ -10,7 +10,7 @@ use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 use millrace_sql::plan::{Window, WindowAggregate};
 use snafu::{OptionExt, ResultExt};
 
-use super::accumulator::{Accumulator, prepare};
+use super::accumulator::{Accumulator, Rows, prepare};
 use super::{Collector, ComputeSnafu, Operator, OperatorError, PlanSnafu, Progress};
 use crate::model::key_encoding::{decode, encode};
 use crate::model::key_group::hash_of;
@@ -106,7 +106,7 @@ impl Operator for LocalAggregate {
             }
             let mut chunks = table.write(&slots);
             for accumulator in &self.accumulators {
-                accumulator.add(columns, &rows, &slots, &mut chunks)?;
+                accumulator.add(columns, Rows { rows: &rows, slots: &slots, signs: None }, &mut chunks)?;
             }
         }
         if self.slices.values().map(StateTable::len).sum::<usize>() >= KEYS_MAX {

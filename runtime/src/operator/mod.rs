@@ -6,6 +6,7 @@
 
 pub mod accumulator;
 pub mod calc;
+pub mod group_aggregate;
 pub mod local_aggregate;
 pub mod window_aggregate;
 

@@ -9,7 +9,7 @@ use millrace_sql::plan::Table;
 use snafu::ResultExt;
 
 use super::{Committable, IoSnafu, SinkConnector, SinkError, SinkWriter};
-use crate::model::{Batch, Epoch, Subtask};
+use crate::model::{Batch, Epoch, RowKind, Subtask};
 use crate::options::TableOptions;
 
 /// Standard output as a sink.
@@ -46,7 +46,8 @@ impl SinkWriter for PrintWriter {
         let mut text = String::new();
         for row in 0..batch.rows() {
             let values: Vec<String> = columns.iter().map(|column| column.value(row).to_string()).collect();
-            text.push_str(&format!("{}+I[{}]\n", self.prefix, values.join(", ")));
+            let kind = batch.kinds.as_ref().map_or(RowKind::Insert, |kinds| kinds[row]);
+            text.push_str(&format!("{}{}[{}]\n", self.prefix, kind.sign(), values.join(", ")));
         }
         std::io::stdout().lock().write_all(text.as_bytes()).context(IoSnafu { action: "print" })
     }

@@ -93,6 +93,43 @@ impl StateColumn {
         }
     }
 
+    /// The same values, and NULL where a count is 0.
+    pub fn only_where(&self, counts: &StateColumn) -> StateColumn {
+        let StateColumn::I64(counts, _) = counts else { return self.clone() };
+        let mut only = self.clone();
+        match &mut only {
+            StateColumn::I64(_, valid) | StateColumn::I128(_, valid) | StateColumn::F64(_, valid) => {
+                valid.iter_mut().zip(counts).for_each(|(valid, count)| *valid &= *count != 0);
+            }
+            StateColumn::Bytes(values) => {
+                let without = values.iter_mut().zip(counts).filter(|(_, count)| **count == 0);
+                without.for_each(|(value, _)| *value = None);
+            }
+        }
+        only
+    }
+
+    /// Appends a value of another column of the same form.
+    pub fn push_from(&mut self, other: &StateColumn, slot: usize) {
+        match (self, other) {
+            (StateColumn::I64(values, valid), StateColumn::I64(from, from_valid)) => {
+                values.push(from[slot]);
+                valid.push(from_valid[slot]);
+            }
+            (StateColumn::I128(values, valid), StateColumn::I128(from, from_valid)) => {
+                values.push(from[slot]);
+                valid.push(from_valid[slot]);
+            }
+            (StateColumn::F64(values, valid), StateColumn::F64(from, from_valid)) => {
+                values.push(from[slot]);
+                valid.push(from_valid[slot]);
+            }
+            (StateColumn::Bytes(values), StateColumn::Bytes(from)) => values.push(from[slot].clone()),
+            // Columns of one layout have one form.
+            (this, _) => this.push_null(),
+        }
+    }
+
     /// Bytes held, roughly.
     pub fn byte_len(&self) -> usize {
         match self {

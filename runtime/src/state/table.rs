@@ -126,6 +126,20 @@ impl StateTable {
         self.len += 1;
     }
 
+    /// A copy of some slots.
+    pub fn gather(&self, slots: &[u32]) -> Chunk {
+        let mut gathered = Chunk::new(&self.layout);
+        for slot in slots {
+            let (chunk, offset) = (&self.chunks[*slot as usize / CHUNK_SLOTS], *slot as usize % CHUNK_SLOTS);
+            gathered.hashes.push(chunk.hashes[offset]);
+            gathered.keys.push(chunk.keys.key(offset));
+            for (to, from) in gathered.columns.iter_mut().zip(&chunk.columns) {
+                to.push_from(from, offset);
+            }
+        }
+        gathered
+    }
+
     /// Lends the chunks of these slots for writing and marks the slots dirty.
     pub fn write(&mut self, slots: &[u32]) -> ChunksMut<'_> {
         for slot in slots {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion_common::{Result, internal_err, plan_err};
+use datafusion_expr::expr::AggregateFunctionParams;
 use datafusion_expr::function::AccumulatorArgs;
 use datafusion_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, TypeSignature, Volatility};
 
@@ -61,6 +62,14 @@ impl AggregateUDFImpl for Marker {
             Some(result) => Ok(result),
             None => plan_err!("{} does not take {argument}", self.name.to_uppercase()),
         }
+    }
+
+    /// With casts, unlike the planner's own names: two aggregates of one column that is cast differently are two columns.
+    fn schema_name(&self, params: &AggregateFunctionParams) -> Result<String> {
+        let arguments: Vec<String> = params.args.iter().map(ToString::to_string).collect();
+        let distinct = if params.distinct { "DISTINCT " } else { "" };
+        let filter = params.filter.as_ref().map_or(String::new(), |filter| format!(" FILTER (WHERE {filter})"));
+        Ok(format!("{}({distinct}{}){filter}", self.name, arguments.join(", ")))
     }
 
     fn accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {

@@ -2,7 +2,7 @@
 
 use arrow::array::ArrayRef;
 use arrow::compute::kernels::numeric;
-use arrow::compute::take;
+use arrow::compute::{cast, take};
 use arrow::datatypes::DataType;
 use datafusion_common::Result;
 use datafusion_expr::Operator;
@@ -16,19 +16,26 @@ pub const FUNCTIONS: &[Scalar] = &[
         usage: "MOD(number, number)",
         accepts: |given| match given {
             [left, right] if left.is_numeric() && right.is_numeric() => {
-                let (left, right) =
-                    BinaryTypeCoercer::new(left, &Operator::Modulo, right).get_input_types().ok()?;
-                Some(vec![left, right])
+                let wide = BinaryTypeCoercer::new(left, &Operator::Modulo, right).get_input_types().ok()?;
+                // Of whole numbers the result is of the divisor's type, which it always fits.
+                let keeps = left.is_integer() && right.is_integer();
+                Some(if keeps { vec![left.clone(), right.clone()] } else { vec![wide.0, wide.1] })
             }
             _ => None,
         },
-        returns: |given| {
-            BinaryTypeCoercer::new(&given[0], &Operator::Modulo, &given[1])
+        returns: |given| match given {
+            [left, right] if left.is_integer() && right.is_integer() => right.clone(),
+            _ => BinaryTypeCoercer::new(&given[0], &Operator::Modulo, &given[1])
                 .get_result_type()
-                .unwrap_or_else(|_| given[0].clone())
+                .unwrap_or_else(|_| given[0].clone()),
         },
         call: |arguments, rows| {
-            Ok(numeric::rem(&expand(&arguments[0], rows)?, &expand(&arguments[1], rows)?)?)
+            let (left, right) = (expand(&arguments[0], rows)?, expand(&arguments[1], rows)?);
+            if !right.data_type().is_integer() {
+                return Ok(numeric::rem(&left, &right)?);
+            }
+            let wide = |values: &ArrayRef| cast(values, &DataType::Int64);
+            Ok(cast(&numeric::rem(&wide(&left)?, &wide(&right)?)?, right.data_type())?)
         },
     },
     Scalar {

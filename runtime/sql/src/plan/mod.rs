@@ -29,7 +29,7 @@ pub struct Operator {
     /// What comes out of it; for a sink, what goes in.
     #[prost(message, optional, tag = "2")]
     pub output: Option<Schema>,
-    #[prost(oneof = "OperatorKind", tags = "3, 4, 5, 6, 7")]
+    #[prost(oneof = "OperatorKind", tags = "3, 4, 5, 6, 7, 8")]
     pub kind: Option<OperatorKind>,
 }
 
@@ -46,6 +46,8 @@ pub enum OperatorKind {
     WindowAggregate(WindowAggregate),
     #[prost(message, tag = "7")]
     Sink(Sink),
+    #[prost(message, tag = "8")]
+    GroupAggregate(GroupAggregate),
 }
 
 /// Reads a table from outside and says how far event time has come. Its output is its leaves.
@@ -114,6 +116,19 @@ pub struct WindowAggregate {
     pub key_fields: Vec<Field>,
 }
 
+/// Aggregates per key over all rows so far; a result that changes is taken back and given anew.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GroupAggregate {
+    /// Input columns that form the key.
+    #[prost(uint32, repeated, tag = "1")]
+    pub keys: Vec<u32>,
+    #[prost(message, repeated, tag = "2")]
+    pub aggregates: Vec<Aggregate>,
+    /// Names and types of the key columns.
+    #[prost(message, repeated, tag = "3")]
+    pub key_fields: Vec<Field>,
+}
+
 /// How event time is cut into windows. All in milliseconds; a tumbling window slides by its size.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Window {
@@ -137,6 +152,12 @@ pub struct Aggregate {
     pub argument_type: Option<DataType>,
     #[prost(message, optional, tag = "4")]
     pub result_type: Option<DataType>,
+    /// A boolean input column: only rows where it is true count.
+    #[prost(uint32, optional, tag = "5")]
+    pub filter: Option<u32>,
+    /// Equal arguments count once.
+    #[prost(bool, tag = "6")]
+    pub is_distinct: bool,
 }
 
 /// Aggregate functions with a state layout of their own.
@@ -226,6 +247,19 @@ impl WindowAggregate {
             let time = DataType::with_precision(TypeKind::Timestamp, 3);
             fields.push(Field { nullable: false, ..Field::new(name, time) });
         }
+        for (number, aggregate) in self.aggregates.iter().enumerate() {
+            let result = aggregate.result_type.clone().unwrap_or_default();
+            let nullable = aggregate.function() != AggregateFunction::Count;
+            fields.push(Field { nullable, ..Field::new(format!("result_{number}"), result) });
+        }
+        Schema { fields }
+    }
+}
+
+impl GroupAggregate {
+    /// What it emits: keys, results.
+    pub fn output_schema(&self) -> Schema {
+        let mut fields = self.key_fields.clone();
         for (number, aggregate) in self.aggregates.iter().enumerate() {
             let result = aggregate.result_type.clone().unwrap_or_default();
             let nullable = aggregate.function() != AggregateFunction::Count;

@@ -240,7 +240,10 @@ impl Compiler {
                 let mut names = windows.flat_map(|window| [&window.time_column, &window.table]);
                 let in_window = names.find(|found| found.text == name).map(|found| at(found.span, ""));
                 let in_window = in_window.map(|found| (found.line, found.column, found.length));
-                find_name(&insert.query.tokens, &name).or(in_window)
+                let is_sink = name == insert.table.text;
+                let in_sink = is_sink.then(|| at(insert.table.span, ""));
+                let in_sink = in_sink.map(|found| (found.line, found.column, found.length));
+                in_sink.or_else(|| find_name(&insert.query.tokens, &name)).or(in_window)
             });
             if let Some(place) = place {
                 (mistake.line, mistake.column, mistake.length) = place;
@@ -265,11 +268,12 @@ impl Compiler {
         for window in &query.windows {
             self.add_window(window)?;
         }
-        let parsed = parse_query(query)?;
+        let mut parsed = parse_query(query)?;
         let refused = unsupported::check(&parsed, query);
         if !refused.is_empty() {
             return Err(refused);
         }
+        narrow_numbers(&mut parsed);
         SqlToRel::new_with_options(&self.catalog, parser_options())
             .sql_statement_to_plan(ast::Statement::Query(parsed))
             .and_then(analyse)
@@ -301,11 +305,12 @@ impl Compiler {
     fn expression(&self, tokens: &[TokenWithSpan], schema: &DFSchema) -> Compiled<Expr> {
         let dialect = GenericDialect {};
         let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens.to_vec());
-        let parsed = parser.parse_expr().map_err(|error| vec![from_parser(&error, tokens)])?;
+        let mut parsed = parser.parse_expr().map_err(|error| vec![from_parser(&error, tokens)])?;
         let left = parser.peek_token();
         if left.token != sqlparser::tokenizer::Token::EOF {
             return Err(vec![at(left.span, format!("'{}' does not belong to the expression", left.token))]);
         }
+        narrow_numbers(&mut parsed);
         SqlToRel::new_with_options(&self.catalog, parser_options())
             .sql_to_expr(parsed, schema, &mut PlannerContext::new())
             .map_err(|error| vec![from_planner(&error, tokens)])
@@ -318,6 +323,22 @@ fn parser_options() -> ParserOptions {
         .with_enable_ident_normalization(false)
         .with_map_string_types_to_utf8view(false)
         .with_collect_spans(true)
+}
+
+/// Whole numbers are INT if they fit, as in Flink; the planner takes all for BIGINT.
+fn narrow_numbers(parsed: &mut impl ast::VisitMut) {
+    // Nothing ends the walk early.
+    let _ = ast::visit_expressions_mut(parsed, |expression| {
+        if let ast::Expr::Value(value) = &*expression
+            && let ast::Value::Number(digits, false) = &value.value
+            && digits.parse::<i32>().is_ok()
+        {
+            let expr = Box::new(expression.clone());
+            let (kind, data_type) = (ast::CastKind::Cast, ast::DataType::Int(None));
+            *expression = ast::Expr::Cast { kind, expr, data_type, array: false, format: None };
+        }
+        std::ops::ControlFlow::<()>::Continue(())
+    });
 }
 
 fn parse_query(query: &Query) -> Compiled<Box<ast::Query>> {

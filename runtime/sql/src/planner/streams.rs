@@ -5,18 +5,20 @@
 //! of its ROW columns, and views cost nothing.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use datafusion_common::{DFSchemaRef, DataFusionError, Result, not_impl_err, plan_err};
+use datafusion_common::{Column, DFSchemaRef, DataFusionError, Result, not_impl_err, plan_err};
 use datafusion_expr::expr::AggregateFunction as AggregateCall;
-use datafusion_expr::{Aggregate as AggregateNode, Expr, ExprSchemable, LogicalPlan};
+use datafusion_expr::{Aggregate as AggregateNode, Distinct, Expr, ExprSchemable, LogicalPlan};
 
 use super::catalog::{Catalog, DeclaredTable};
 use super::expressions::{convert, data_type};
-use super::window_node::{WINDOW_COLUMNS, WindowNode};
+use super::window_node::{WINDOW_COLUMNS, WINDOW_TIME, WindowNode};
+use crate::connectors::{self, Role};
 use crate::functions::aggregates;
 use crate::plan::{
-    self, Aggregate, AggregateFunction, Calc, DataType, Edge, Field, HashKeys, Leaf, Node, Operator,
-    OperatorKind, Plan, Schema, Sink, Source, Table, TypeKind, Window, WindowAggregate, function,
+    self, Aggregate, AggregateFunction, Calc, DataType, Edge, Field, GroupAggregate, HashKeys, Leaf, Node,
+    Operator, OperatorKind, Plan, Schema, Sink, Source, Table, TypeKind, Window, WindowAggregate, function,
 };
 
 /// An error and, where known, the user's name that it is about.
@@ -28,13 +30,24 @@ pub struct StreamBuilder {
     ids: HashMap<String, usize>,
 }
 
-/// Rows of an operator, seen through expressions.
+/// Rows of one or several operators (UNION ALL), seen through expressions.
 struct Stream {
+    branches: Vec<Branch>,
+    window: Option<PendingWindow>,
+    /// Rows are taken back and changed, and not only added.
+    is_changing: bool,
+    /// The table or view of the user's that the rows are from.
+    place: String,
+}
+
+/// Rows of one operator, seen through expressions.
+struct Branch {
     base: Base,
     filter: Option<plan::Expr>,
     /// One expression a visible column, over the base's columns.
     columns: Vec<plan::Expr>,
-    window: Option<PendingWindow>,
+    /// Event time, where a window is pending.
+    time: Option<plan::Expr>,
 }
 
 enum Base {
@@ -47,7 +60,6 @@ enum Base {
 struct PendingWindow {
     kind: &'static str,
     table: String,
-    time: plan::Expr,
     window: Window,
 }
 
@@ -89,12 +101,18 @@ impl StreamBuilder {
         if let Some(window) = stream.window {
             return Err(without_aggregate(&window));
         }
+        if stream.is_changing && !takes_changes(&sink.table) {
+            return Err(only_appends(&sink.table));
+        }
         let schema = sink.table.schema.clone().unwrap_or_default();
-        let columns = stream.columns.clone();
-        let above = conversion.calc(stream, columns, schema.clone(), &name)?;
-        let kind = OperatorKind::Sink(Sink { table: Some(sink.table.clone()) });
-        let index = self.add(&format!("{name}/{name}/sink"), schema, kind);
-        self.connect(above, index, None);
+        for branch in stream.branches {
+            let mut conversion = Conversion { builder: self, catalog, sink: name.clone() };
+            let columns = branch.columns.clone();
+            let above = conversion.calc(branch, columns, schema.clone(), &name)?;
+            let kind = OperatorKind::Sink(Sink { table: Some(sink.table.clone()) });
+            let index = self.add(&format!("{name}/{name}/sink"), schema.clone(), kind);
+            self.connect(above, index, None);
+        }
         Ok(())
     }
 
@@ -119,6 +137,23 @@ fn without_aggregate(window: &PendingWindow) -> Refused {
     (error, Some(window.table.clone()))
 }
 
+fn takes_changes(table: &Table) -> bool {
+    connectors::takes_changes(table.options.get("connector").map_or("", String::as_str))
+}
+
+fn only_appends(table: &Table) -> Refused {
+    let able: Vec<String> = connectors::names(Some(Role::Sink))
+        .into_iter()
+        .filter(|name| connectors::takes_changes(name))
+        .collect();
+    let message = format!(
+        "the query changes rows that it has given before, and '{}' can only add rows; group by a window, or write to {}",
+        table.name,
+        able.join(", ")
+    );
+    (DataFusionError::Plan(message), Some(table.name.clone()))
+}
+
 struct Conversion<'a> {
     builder: &'a mut StreamBuilder,
     catalog: &'a Catalog,
@@ -135,34 +170,34 @@ impl Conversion<'_> {
                     Some(kept) => kept.iter().map(|index| plan::Expr::column(*index)).collect(),
                     None => all.map(plan::Expr::column).collect(),
                 };
-                let base = Base::Table(scan.table_name.table().to_owned());
-                Ok(Stream { base, filter: None, columns, window: None })
+                let place = scan.table_name.table().to_owned();
+                let branch = Branch { base: Base::Table(place.clone()), filter: None, columns, time: None };
+                Ok(Stream { branches: vec![branch], window: None, is_changing: false, place })
             }
-            LogicalPlan::SubqueryAlias(alias) => self.stream(&alias.input),
+            LogicalPlan::SubqueryAlias(alias) => {
+                let mut stream = self.stream(&alias.input)?;
+                let name = alias.alias.table();
+                if self.catalog.names().iter().any(|known| known == name) {
+                    stream.place = name.to_owned();
+                }
+                Ok(stream)
+            }
             LogicalPlan::Projection(projection) => {
                 let mut stream = self.stream(&projection.input)?;
                 let schema = projection.input.schema();
-                stream.columns = convert_all(&projection.expr, schema, &stream.columns)?;
-                Ok(stream)
-            }
-            LogicalPlan::Filter(filter) => {
-                let mut stream = self.stream(&filter.input)?;
-                let condition =
-                    convert(&filter.predicate, filter.input.schema(), &stream.columns).map_err(bare)?;
-                if stream.window.is_some() && mentions_window(&condition) {
-                    return not_impl_err!("a condition on a window's bounds before GROUP BY").map_err(bare);
+                for branch in &mut stream.branches {
+                    branch.columns = convert_all(&projection.expr, schema, &branch.columns)?;
                 }
-                stream.filter = Some(match stream.filter.take() {
-                    Some(first) => plan::Expr::call(function::AND, vec![first, condition]),
-                    None => condition,
-                });
                 Ok(stream)
             }
+            LogicalPlan::Filter(filter) => self.filter(&filter.predicate, &filter.input),
             LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<WindowNode>() {
                 Some(node) => self.window(node),
                 None => not_impl_err!("{}", extension.node.name()).map_err(bare),
             },
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            LogicalPlan::Distinct(Distinct::All(input)) => self.distinct(input),
+            LogicalPlan::Union(union) => self.union(&union.inputs),
             LogicalPlan::EmptyRelation(_) => {
                 plan_err!("a query without FROM has no rows to stream").map_err(bare)
             }
@@ -170,23 +205,64 @@ impl Conversion<'_> {
         }
     }
 
+    fn filter(&mut self, predicate: &Expr, input: &LogicalPlan) -> Result<Stream, Refused> {
+        let mut stream = self.stream(input)?;
+        for branch in &mut stream.branches {
+            let condition = convert(predicate, input.schema(), &branch.columns).map_err(bare)?;
+            if stream.window.is_some() && mentions_window(&condition) {
+                return not_impl_err!("a condition on a window's bounds before GROUP BY").map_err(bare);
+            }
+            branch.filter = Some(match branch.filter.take() {
+                Some(first) => plan::Expr::call(function::AND, vec![first, condition]),
+                None => condition,
+            });
+        }
+        Ok(stream)
+    }
+
+    /// Rows of all inputs, each on its own way to whatever needs them.
+    fn union(&mut self, inputs: &[Arc<LogicalPlan>]) -> Result<Stream, Refused> {
+        let mut all: Option<Stream> = None;
+        for input in inputs {
+            let stream = self.stream(input)?;
+            if let Some(window) = &stream.window {
+                return Err(without_aggregate(window));
+            }
+            match &mut all {
+                None => all = Some(stream),
+                Some(all) => {
+                    all.branches.extend(stream.branches);
+                    all.is_changing |= stream.is_changing;
+                }
+            }
+        }
+        all.ok_or_else(|| bare(DataFusionError::Plan("a union of nothing".to_owned())))
+    }
+
     fn window(&mut self, node: &WindowNode) -> Result<Stream, Refused> {
         let mut stream = self.stream(&node.input)?;
         if stream.window.is_some() {
             return not_impl_err!("a window over a window without GROUP BY").map_err(bare);
         }
-        let time = stream.columns[node.time].clone();
         let name = node.input.schema().field(node.time).name().clone();
-        if !self.is_event_time(&stream.base, &time) {
-            let message = format!(
-                "'{name}' is not an event-time column of '{}': no WATERMARK is declared on it",
-                node.table
-            );
-            return Err((DataFusionError::Plan(message), Some(name)));
+        for branch in &mut stream.branches {
+            let time = branch.columns[node.time].clone();
+            if !self.is_event_time(&branch.base, &time) {
+                let message = format!(
+                    "'{name}' is not an event-time column of '{}': no WATERMARK is declared on it",
+                    node.table
+                );
+                return Err((DataFusionError::Plan(message), Some(name)));
+            }
+            branch.columns.extend(WINDOW_COLUMNS.map(|name| plan::Expr::call(name, Vec::new())));
+            branch.time = Some(time);
         }
-        stream.columns.extend(WINDOW_COLUMNS.map(|name| plan::Expr::call(name, Vec::new())));
+        if stream.is_changing {
+            let message = format!("a window over '{}', whose rows change, is not supported yet", node.table);
+            return Err((DataFusionError::NotImplemented(message), Some(node.table.clone())));
+        }
         stream.window =
-            Some(PendingWindow { kind: node.kind, table: node.table.clone(), time, window: node.window });
+            Some(PendingWindow { kind: node.kind, table: node.table.clone(), window: node.window });
         Ok(stream)
     }
 
@@ -196,20 +272,120 @@ impl Conversion<'_> {
                 let event_time = self.catalog.table(name).and_then(|table| table.event_time.as_ref());
                 event_time.is_some_and(|event_time| event_time.column == *expression)
             }
-            // Only window_time of an aggregate is event time, and windows over windows are refused for now.
-            Base::Operator(_) => false,
+            // A window's rows are as late as its last millisecond, and the watermark follows them.
+            Base::Operator(index) => match &self.builder.plan.operators[*index].kind {
+                Some(OperatorKind::WindowAggregate(window)) => {
+                    expression.as_column() == Some(window.key_fields.len() + WINDOW_TIME)
+                }
+                _ => false,
+            },
         }
     }
 
     fn aggregate(&mut self, node: &AggregateNode) -> Result<Stream, Refused> {
         let mut stream = self.stream(&node.input)?;
-        let Some(window) = stream.window.take() else {
-            let message = "GROUP BY without a window is not supported yet; group by window_start, window_end of a TUMBLE or HOP";
-            return Err((DataFusionError::NotImplemented(message.to_owned()), Some("GROUP".to_owned())));
-        };
+        match stream.window.take() {
+            Some(window) => self.window_aggregate(node, stream, &window),
+            None => self.group_aggregate(&node.input, &node.group_expr, &node.aggr_expr, stream),
+        }
+    }
+
+    /// Every distinct row is a group without aggregates.
+    fn distinct(&mut self, input: &LogicalPlan) -> Result<Stream, Refused> {
+        let stream = self.stream(input)?;
+        if let Some(window) = &stream.window {
+            return Err(without_aggregate(window));
+        }
+        let columns =
+            input.schema().iter().map(|(qualifier, field)| Expr::Column(Column::from((qualifier, field))));
+        let columns: Vec<Expr> = columns.collect();
+        self.group_aggregate(input, &columns, &[], stream)
+    }
+
+    fn group_aggregate(
+        &mut self,
+        input: &LogicalPlan,
+        groups: &[Expr],
+        calls: &[Expr],
+        stream: Stream,
+    ) -> Result<Stream, Refused> {
+        let schema = input.schema();
+        let is_single = stream.branches.len() == 1;
+        let (mut above, mut aggregate) = (Vec::new(), GroupAggregate::default());
+        for branch in stream.branches {
+            let mut rows = AggregateRows::new(None, is_single);
+            for (expression, group) in groups.iter().zip(convert_all(groups, schema, &branch.columns)?) {
+                rows.key(group, field_of(expression, schema)?);
+            }
+            let calls = calls.iter().map(|call| aggregate_call(call, schema, &branch.columns, &mut rows));
+            let aggregates = calls.collect::<Result<Vec<_>>>().map_err(bare)?;
+            if stream.is_changing {
+                aggregates.iter().try_for_each(can_take_back)?;
+            }
+            aggregate = GroupAggregate {
+                keys: (0..groups.len() as u32).collect(),
+                aggregates,
+                key_fields: rows.fields[..groups.len()].to_vec(),
+            };
+            above.push(self.calc(branch, rows.expressions, Schema { fields: rows.fields }, &stream.place)?);
+        }
+        let is_changing = stream.is_changing || !calls.is_empty();
+        let width = groups.len() + calls.len();
+        let (output, keys) = (aggregate.output_schema(), aggregate.keys.clone());
+        let kind = if calls.is_empty() { "distinct" } else { "group" };
+        let id = format!("{}/{}/{kind}", self.sink, stream.place);
+        let index = self.builder.add(&id, output, OperatorKind::GroupAggregate(aggregate));
+        for above in above {
+            self.builder.connect(above, index, Some(HashKeys { columns: keys.clone() }));
+        }
+        let columns = (0..width).map(plan::Expr::column).collect();
+        let branch = Branch { base: Base::Operator(index), filter: None, columns, time: None };
+        Ok(Stream { branches: vec![branch], window: None, is_changing, place: stream.place })
+    }
+
+    fn window_aggregate(
+        &mut self,
+        node: &AggregateNode,
+        stream: Stream,
+        window: &PendingWindow,
+    ) -> Result<Stream, Refused> {
         let schema = node.input.schema();
-        let groups = convert_all(&node.group_expr, schema, &stream.columns)?;
-        let mut rows = AggregateRows::new(&window.time);
+        let is_single = stream.branches.len() == 1;
+        let (mut branches, mut positions, mut aggregates) = (Vec::new(), Vec::new(), Vec::new());
+        for branch in stream.branches {
+            let mut rows = AggregateRows::new(branch.time.as_ref(), is_single);
+            positions = self.window_groups(node, &branch, window, &mut rows)?;
+            let calls = node.aggr_expr.iter();
+            let calls = calls.map(|call| aggregate_call(call, schema, &branch.columns, &mut rows));
+            aggregates = calls.collect::<Result<Vec<_>>>().map_err(bare)?;
+            if aggregates.iter().any(|aggregate| aggregate.is_distinct) {
+                let message = "an aggregate of DISTINCT values in a window is not supported yet".to_owned();
+                return Err((DataFusionError::NotImplemented(message), Some("DISTINCT".to_owned())));
+            }
+            branches.push((branch, rows));
+        }
+        let keys = positions.iter().filter(|group| matches!(group, Group::Key(_))).count();
+        let operator = self.aggregate_operators(branches, window, keys, aggregates)?;
+        let columns = positions.iter().map(|group| match group {
+            Group::Key(key) => plan::Expr::column(*key),
+            Group::Window(part) => plan::Expr::column(keys + part),
+        });
+        let results = (0..node.aggr_expr.len()).map(|n| plan::Expr::column(keys + WINDOW_COLUMNS.len() + n));
+        let columns = columns.chain(results).collect();
+        let branch = Branch { base: Base::Operator(operator), filter: None, columns, time: None };
+        Ok(Stream { branches: vec![branch], window: None, is_changing: false, place: stream.place })
+    }
+
+    /// What a windowed aggregate is grouped by: keys, which become columns of its rows, and the window's bounds.
+    fn window_groups(
+        &self,
+        node: &AggregateNode,
+        branch: &Branch,
+        window: &PendingWindow,
+        rows: &mut AggregateRows,
+    ) -> Result<Vec<Group>, Refused> {
+        let schema = node.input.schema();
+        let groups = convert_all(&node.group_expr, schema, &branch.columns)?;
         let mut positions = Vec::new();
         for (expression, group) in node.group_expr.iter().zip(groups) {
             positions.push(match window_column(&group) {
@@ -226,64 +402,55 @@ impl Conversion<'_> {
                 return Err((DataFusionError::Plan(message), Some("GROUP".to_owned())));
             }
         }
-        let keys = rows.fields.len() - 1;
-        let calls = node
-            .aggr_expr
-            .iter()
-            .map(|expression| aggregate_call(expression, schema, &stream.columns, &mut rows))
-            .collect::<Result<Vec<_>>>()
-            .map_err(bare)?;
-        let operator = self.aggregate_operators(stream, &window, rows, keys, calls)?;
-        let columns = positions.iter().map(|group| match group {
-            Group::Key(key) => plan::Expr::column(*key),
-            Group::Window(part) => plan::Expr::column(keys + part),
-        });
-        let results = (0..node.aggr_expr.len()).map(|n| plan::Expr::column(keys + WINDOW_COLUMNS.len() + n));
-        let columns = columns.chain(results).collect();
-        Ok(Stream { base: Base::Operator(operator), filter: None, columns, window: None })
+        Ok(positions)
     }
 
     /// Calc, local half, exchange by key, global half.
     fn aggregate_operators(
         &mut self,
-        stream: Stream,
+        branches: Vec<(Branch, AggregateRows)>,
         window: &PendingWindow,
-        rows: AggregateRows,
         keys: usize,
         aggregates: Vec<Aggregate>,
     ) -> Result<usize, Refused> {
         let place = format!("{}/{}", self.sink, window.table);
-        let above =
-            self.calc(stream, rows.expressions, Schema { fields: rows.fields.clone() }, &window.table)?;
+        let key_fields = branches.first().map(|(_, rows)| rows.fields[1..=keys].to_vec()).unwrap_or_default();
         let global = WindowAggregate {
             keys: (1..=keys as u32).collect(),
             time: 0,
             window: Some(window.window),
             aggregates,
-            key_fields: rows.fields[1..=keys].to_vec(),
+            key_fields,
         };
-        let local = OperatorKind::LocalAggregate(global.clone());
-        let local =
-            self.builder.add(&format!("{place}/{}-local", window.kind), global.partial_schema(), local);
-        self.builder.connect(above, local, None);
+        let mut locals = Vec::new();
+        for (branch, rows) in branches {
+            let above = self.calc(branch, rows.expressions, Schema { fields: rows.fields }, &window.table)?;
+            let local = OperatorKind::LocalAggregate(global.clone());
+            let local =
+                self.builder.add(&format!("{place}/{}-local", window.kind), global.partial_schema(), local);
+            self.builder.connect(above, local, None);
+            locals.push(local);
+        }
         let output = global.output_schema();
         let hash = HashKeys { columns: global.keys.clone() };
         let global = OperatorKind::WindowAggregate(global);
         let index = self.builder.add(&format!("{place}/{}", window.kind), output, global);
-        self.builder.connect(local, index, Some(hash));
+        for local in locals {
+            self.builder.connect(local, index, Some(hash.clone()));
+        }
         Ok(index)
     }
 
     /// Makes rows of a stream: the source if there is none yet, then one Calc unless it would change nothing.
     fn calc(
         &mut self,
-        stream: Stream,
+        branch: Branch,
         mut output: Vec<plan::Expr>,
         schema: Schema,
         place: &str,
     ) -> Result<usize, Refused> {
-        let mut filter = stream.filter;
-        let base = match stream.base {
+        let mut filter = branch.filter;
+        let base = match branch.base {
             Base::Operator(index) => index,
             Base::Table(name) => self.source(&name, filter.iter_mut().chain(&mut output))?,
         };
@@ -333,34 +500,55 @@ enum Group {
     Window(usize),
 }
 
-/// The rows that an aggregate reads: event time, keys, arguments.
+/// The rows that an aggregate reads: event time if it has a window, keys, arguments.
 struct AggregateRows {
     expressions: Vec<plan::Expr>,
     fields: Vec<Field>,
+    first_key: usize,
+    /// Equal arguments share a column; not where several branches must have the same columns.
+    shares: bool,
 }
 
 impl AggregateRows {
-    fn new(time: &plan::Expr) -> Self {
+    fn new(time: Option<&plan::Expr>, shares: bool) -> Self {
         let millis = DataType::with_precision(TypeKind::Timestamp, 3);
-        let time = plan::Expr::cast(time.clone(), millis.clone(), false);
-        AggregateRows { expressions: vec![time], fields: vec![Field::new("time", millis)] }
+        let time = time.map(|time| plan::Expr::cast(time.clone(), millis.clone(), false));
+        AggregateRows {
+            first_key: usize::from(time.is_some()),
+            fields: time.iter().map(|_| Field::new("time", millis.clone())).collect(),
+            expressions: time.into_iter().collect(),
+            shares,
+        }
     }
 
     /// Adds a key; returns which key it is.
     fn key(&mut self, expression: plan::Expr, field: Field) -> usize {
         self.expressions.push(expression);
         self.fields.push(field);
-        self.fields.len() - 2
+        self.fields.len() - 1 - self.first_key
     }
 
     /// Adds an argument unless it is there; returns its column.
     fn argument(&mut self, expression: plan::Expr, field: Field) -> usize {
-        let known = self.expressions.iter().skip(1).position(|known| *known == expression);
-        known.map(|index| index + 1).unwrap_or_else(|| {
+        let mut known = self.expressions.iter().enumerate().skip(self.first_key);
+        let known = known.find(|(_, known)| self.shares && **known == expression);
+        known.map(|(index, _)| index).unwrap_or_else(|| {
             self.expressions.push(expression);
             self.fields.push(field);
             self.expressions.len() - 1
         })
+    }
+}
+
+/// The least and the greatest of values cannot be known once some were taken back.
+fn can_take_back(aggregate: &Aggregate) -> Result<(), Refused> {
+    match aggregate.function() {
+        AggregateFunction::Min | AggregateFunction::Max => {
+            let name = format!("{:?}", aggregate.function()).to_uppercase();
+            let message = format!("{name} over rows that change is not supported yet");
+            Err((DataFusionError::NotImplemented(message), Some(name)))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -380,6 +568,17 @@ fn aggregate_call(
         return not_impl_err!("the aggregate function {}", func.name());
     };
     let result_type = Some(data_type(&expression.get_type(schema)?)?);
+    let filter = match &params.filter {
+        Some(condition) => {
+            let value = convert(condition, schema, columns)?;
+            if mentions_window(&value) {
+                return not_impl_err!("a filter over a window's bounds");
+            }
+            let field = Field::new("filter", DataType::simple(TypeKind::Boolean));
+            Some(rows.argument(value, field) as u32)
+        }
+        None => None,
+    };
     // A constant counts every row, unless it is NULL, which counts none.
     #[expect(deprecated, reason = "the planner still writes COUNT(*) with a wildcard")]
     let counts_rows = |argument: &&Expr| match argument {
@@ -389,7 +588,7 @@ fn aggregate_call(
     };
     let Some(argument) = params.args.iter().find(|argument| !counts_rows(argument)) else {
         let function = function.into();
-        return Ok(Aggregate { function, argument: None, argument_type: None, result_type });
+        return Ok(Aggregate { function, result_type, filter, ..Default::default() });
     };
     let value = convert(argument, schema, columns)?;
     if mentions_window(&value) {
@@ -398,7 +597,10 @@ fn aggregate_call(
     let field = field_of(argument, schema).map_err(|(error, _)| error)?;
     let argument_type = field.data_type.clone();
     let column = rows.argument(value, field) as u32;
-    Ok(Aggregate { function: function.into(), argument: Some(column), argument_type, result_type })
+    // Once or twice, the least and the greatest are the same.
+    let is_distinct = params.distinct && !matches!(function, AggregateFunction::Min | AggregateFunction::Max);
+    let (function, argument) = (function.into(), Some(column));
+    Ok(Aggregate { function, argument, argument_type, result_type, filter, is_distinct })
 }
 
 /// The leaves of a table that expressions use.

@@ -1,7 +1,8 @@
 //! What the grammar allows and this release does not run, refused by name where it stands.
 
 use sqlparser::ast::{
-    self, Expr, GroupByExpr, Query, Select, SelectItem, SetExpr, Spanned, TableFactor, visit_expressions,
+    self, Expr, GroupByExpr, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned,
+    TableFactor, visit_expressions,
 };
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
@@ -74,9 +75,18 @@ impl Found<'_> {
         match body {
             SetExpr::Select(select) => self.select(select),
             SetExpr::Query(query) => self.query(query),
+            SetExpr::SetOperation {
+                op: SetOperator::Union,
+                set_quantifier: SetQuantifier::All | SetQuantifier::Distinct | SetQuantifier::None,
+                left,
+                right,
+            } => {
+                self.body(left);
+                self.body(right);
+            }
             SetExpr::SetOperation { op, .. } => {
                 let name = op.to_string();
-                self.refuse(&name, "use one INSERT INTO for each of the queries", body.span(), &[&name]);
+                self.refuse(&name, "use UNION and a filter", body.span(), &[&name]);
             }
             other => {
                 self.refuse("this kind of query", "write SELECT … FROM …", other.span(), &["VALUES", "TABLE"])
@@ -86,8 +96,8 @@ impl Found<'_> {
 
     fn select(&mut self, select: &Select) {
         let span = select.span();
-        if select.distinct.is_some() {
-            self.refuse("SELECT DISTINCT", "group by the columns inside of a window", span, &["DISTINCT"]);
+        if let Some(ast::Distinct::On(_)) = select.distinct {
+            self.refuse("SELECT DISTINCT ON", "use GROUP BY", span, &["DISTINCT"]);
         }
         if select.from.len() > 1 {
             self.refuse("a join", "read from one table or view", span, &["FROM"]);
@@ -207,13 +217,5 @@ fn function_parts<'a>(
 ) {
     if function.over.is_some() {
         refused.push(("OVER", "use GROUP BY with a window table function", span, &["OVER"]));
-    }
-    if function.filter.is_some() {
-        refused.push(("FILTER", "aggregate a CASE expression instead", span, &["FILTER"]));
-    }
-    if let ast::FunctionArguments::List(list) = &function.args
-        && list.duplicate_treatment == Some(ast::DuplicateTreatment::Distinct)
-    {
-        refused.push(("an aggregate of DISTINCT values", "remove DISTINCT", span, &["DISTINCT"]));
     }
 }

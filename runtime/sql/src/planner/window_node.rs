@@ -13,6 +13,9 @@ use crate::plan::Window;
 /// Names of the added columns, in order.
 pub const WINDOW_COLUMNS: [&str; 3] = ["window_start", "window_end", "window_time"];
 
+/// Which of them is event time.
+pub const WINDOW_TIME: usize = 2;
+
 /// A windowed table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowNode {

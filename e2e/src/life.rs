@@ -404,18 +404,15 @@ impl Life<'_> {
             return Ok(());
         }
         let of_reason = format!("involvedObject.name={job},type=Warning,reason={reason}");
-        wait(&format!("{job}: {reason} is an event"), SECONDS, || {
-            let events = kubectl(&[
-                "get",
-                "events",
-                "-n",
-                self.namespace,
-                "--field-selector",
-                &of_reason,
-                "-o",
-                "name",
-            ])?;
-            Ok((!events.trim().is_empty()).then_some(()))
+        let place = ["get", "events", "-n", self.namespace, "-o", "json", "--field-selector", &of_reason];
+        wait(&format!("{job}: {reason} is an event that says {parts:?}"), SECONDS, || {
+            let events: Value =
+                serde_json::from_str(&kubectl(&place)?).whatever_context("kubectl's answer is malformed")?;
+            let said = events["items"].as_array().into_iter().flatten().any(|event| {
+                let message = event["message"].as_str().unwrap_or_default();
+                parts.iter().all(|part| message.contains(part))
+            });
+            Ok(said.then_some(()))
         })
     }
 

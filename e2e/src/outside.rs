@@ -217,6 +217,7 @@ impl Watched {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match &state.broken {
             Some(broken) => whatever!("{broken}"),
+            None if state.looks == 0 => whatever!("the bucket was never seen while it was watched"),
             None => Ok(state.looks),
         }
     }

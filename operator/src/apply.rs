@@ -33,7 +33,7 @@ pub async fn apply(job: &StreamJob, desired: &Desired, client: &Client) -> Resul
         put(client, namespace, service).await?;
     }
     for deployment in &desired.deployments {
-        if is_free(namespace, deployment, client).await? {
+        if is_free(namespace, deployment, desired.keeps_deployments, client).await? {
             put(client, namespace, deployment).await?;
         }
     }
@@ -63,7 +63,12 @@ where
 
 /// True if a Deployment can be applied. A selector cannot be changed, so one of another attempt is deleted first; it is gone
 /// only when its pods are, and its end causes the next reconcile.
-async fn is_free(namespace: &str, deployment: &Deployment, client: &Client) -> Result<bool, kube::Error> {
+async fn is_free(
+    namespace: &str,
+    deployment: &Deployment,
+    is_kept: bool,
+    client: &Client,
+) -> Result<bool, kube::Error> {
     let api = Api::<Deployment>::namespaced(client.clone(), namespace);
     let name = deployment.name_any();
     let Some(found) = api.get_opt(&name).await? else { return Ok(true) };
@@ -72,7 +77,7 @@ async fn is_free(namespace: &str, deployment: &Deployment, client: &Client) -> R
     }
     let selector = |deployment: &Deployment| deployment.spec.as_ref().map(|spec| spec.selector.clone());
     if selector(&found) == selector(deployment) {
-        return Ok(true);
+        return Ok(!is_kept);
     }
     api.delete(&name, &DeleteParams::foreground()).await?;
     Ok(false)

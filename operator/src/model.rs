@@ -22,6 +22,8 @@ pub struct Observed {
     pub worker_attempts: Vec<u64>,
     /// The attempt that the coordinator's Deployment belongs to.
     pub coordinator_attempt: Option<u64>,
+    /// The coordinator's pod is ready: if it does not answer now, it will.
+    pub is_coordinator_ready: bool,
     /// What keeps pods from running, in Kubernetes' own words.
     pub obstacle: Option<String>,
     /// Why the wanted spec cannot become pods; only judged if it is not the one that the attempt was made for.
@@ -46,4 +48,6 @@ pub struct Desired {
     pub deployments: Vec<Deployment>,
     /// The ConfigMap of an earlier spec stays: a suspended job is compared with it when it is resumed.
     pub keeps_config: bool,
+    /// The attempt's Deployments are of another release's form: those that are there are left as they are.
+    pub keeps_deployments: bool,
 }

@@ -34,13 +34,15 @@ pub async fn observe(job: &StreamJob, context: &Context) -> Result<Observed, kub
     };
     let workers = deployments.items.iter().filter(|deployment| component(deployment, "worker"));
     let coordinator = deployments.items.iter().find(|deployment| component(deployment, "coordinator"));
+    let report = context.reports.latest(namespace, names::job(job)).filter(|report| is_of(report, job));
     let refused = deployments.items.iter().find_map(refused);
     let refusal = match is_changed(job) {
         true => {
             let configs =
                 Api::<ConfigMap>::namespaced(context.client.clone(), namespace).list(&of_job).await?;
             // A job that has never completed a checkpoint has no state that another pipeline could not read.
-            let has_state = job.status.as_ref().is_some_and(|status| status.last_checkpoint.is_some());
+            let has_state = job.status.as_ref().is_some_and(|status| status.last_checkpoint.is_some())
+                || report.as_ref().is_some_and(|report| report.last_checkpoint.is_some());
             let running = running(&configs.items, coordinator).filter(|_| has_state);
             let running = running.as_ref().map(|(sql, location)| Running { sql, location });
             refusal::refusal(job, running)
@@ -48,9 +50,12 @@ pub async fn observe(job: &StreamJob, context: &Context) -> Result<Observed, kub
         false => None,
     };
     Ok(Observed {
-        report: context.reports.latest(namespace, names::job(job)).filter(|report| is_of(report, job)),
+        report,
         worker_attempts: workers.filter_map(attempt).collect(),
         coordinator_attempt: coordinator.and_then(attempt),
+        is_coordinator_ready: coordinator
+            .and_then(|deployment| deployment.status.as_ref()?.ready_replicas)
+            .is_some_and(|ready| ready > 0),
         obstacle: refused.or_else(|| pods.items.iter().find_map(obstacle)),
         refusal,
     })

@@ -48,7 +48,7 @@ pub async fn reconcile(job: Arc<StreamJob>, context: Arc<Context>) -> Result<Act
     context.reports.watch(namespace, name).await;
     let observed = observe::observe(&job, &context).await.context(ObserveSnafu)?;
     let decision = decide(&job, &observed);
-    let new = status::compute(&job, &decision, &observed, now());
+    let new = status::compute(&job, &decision, &observed, &context.settings.image, now());
     // Recorded before it is acted on: an attempt that was made is never forgotten.
     write_status(&job, &new, &context).await?;
     match &decision {
@@ -134,18 +134,21 @@ fn news(old: &StreamJobStatus, new: &StreamJobStatus) -> Vec<(String, String, bo
         status.conditions.iter().find(|condition| condition.type_ == kind).cloned()
     };
     let mut news = Vec::new();
-    let is_transition = old.phase != new.phase || old.attempt != new.attempt;
     let is_bad = matches!(new.phase, Phase::Failed | Phase::Recovering);
+    let said = |status: &StreamJobStatus| find(status, "Ready").map(|ready| ready.message);
+    // What is wrong may become something else while the phase stays: a missing Secret a wrong one.
+    let is_transition =
+        old.phase != new.phase || old.attempt != new.attempt || is_bad && said(old) != said(new);
     if is_transition {
         let message = find(new, "Ready").map_or(String::new(), |ready| ready.message);
         let reason =
             find(new, "Ready").filter(|_| is_bad).map_or(format!("{:?}", new.phase), |ready| ready.reason);
         news.push((reason, format!("attempt {}: {message}", new.attempt), is_bad));
     }
-    // What is wrong may become something else while the phase stays, and something may be wrong in any phase.
+    // Something may be wrong in any phase.
     if let Some(degraded) = find(new, "Degraded").filter(|degraded| degraded.status == "True")
         && !(is_transition && is_bad)
-        && find(old, "Degraded").is_none_or(|before| before.reason != degraded.reason)
+        && find(old, "Degraded").is_none_or(|before| before.message != degraded.message)
     {
         news.push((degraded.reason, degraded.message, true));
     }
@@ -206,12 +209,14 @@ mod tests {
             observed_generation: None,
             last_transition_time: Time(Timestamp::default()),
         };
+        let why = stalled.unwrap_or_default().to_owned();
         let stalled = stalled.map_or_else(
             || condition("Stalled", "False", "NotStalled", "nothing waits for you"),
             |message| condition("Stalled", "True", "PlanChanged", message),
         );
         let ready = match phase {
             Phase::Recovering => condition("Ready", "False", "WorkerLost", "lost worker 1"),
+            Phase::Failed => condition("Ready", "False", "InvalidSql", &why),
             _ => condition("Ready", "True", "Running", "all subtasks run"),
         };
         let conditions = vec![ready, stalled];
@@ -233,5 +238,7 @@ mod tests {
             assert_eq!(told, expected, "{case}");
             assert!(news(&new, &new).is_empty(), "{case}, again");
         }
+        let failed = |why| status(Phase::Failed, Some(why));
+        assert_eq!(news(&failed("line 1"), &failed("line 2")).len(), 1, "another mistake");
     }
 }

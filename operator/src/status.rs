@@ -7,6 +7,7 @@ use millrace_crds::contract::ReportedPhase;
 use millrace_crds::v1alpha1::{CheckpointStatus, FailureStatus, Phase, StreamJobStatus};
 
 use crate::decide::{Decision, Why};
+use crate::desired;
 use crate::labels::{self, Component};
 use crate::model::Observed;
 use crate::names;
@@ -18,7 +19,13 @@ const MESSAGE_MAX: usize = 1024;
 const CHECKPOINT_EVERY_MS: i64 = 60_000;
 
 /// The status after a reconcile.
-pub fn compute(job: &StreamJob, decision: &Decision, observed: &Observed, now: Timestamp) -> StreamJobStatus {
+pub fn compute(
+    job: &StreamJob,
+    decision: &Decision,
+    observed: &Observed,
+    image: &str,
+    now: Timestamp,
+) -> StreamJobStatus {
     let old = job.status.clone().unwrap_or_default();
     let mut status = old.clone();
     status.observed_generation = job.metadata.generation.unwrap_or_default();
@@ -26,6 +33,9 @@ pub fn compute(job: &StreamJob, decision: &Decision, observed: &Observed, now: T
     if let Decision::RecordAttempt { attempt, spec_hash } = decision {
         status.attempt = *attempt;
         status.spec_hash = spec_hash.clone();
+        // Another release of the controller restarts nothing: its image is for the next attempt.
+        status.image = image.to_owned();
+        status.rendering = desired::RENDERING;
     }
     status.phase = phase(decision, status.attempt > 0, old.phase, report.map(|report| report.phase));
     if let Some(report) = report {
@@ -132,6 +142,13 @@ fn conditions(
     let failure_kind = failure_kind.filter(|kind| !kind.is_empty()).unwrap_or("Failed");
     let obstacle = observed.obstacle.as_deref();
     let checkpoint_failure = checkpoint_failure(status.phase, observed);
+    let suspended = match &status.last_checkpoint {
+        Some(checkpoint) => format!(
+            "spec.suspend is true; the job will go on from checkpoint {} or a later one",
+            checkpoint.epoch
+        ),
+        None => "spec.suspend is true; the job has no checkpoint yet".to_owned(),
+    };
     let refusal = match decision {
         Decision::Refuse(refusal) => Some((false, refusal.reason, refusal.message.as_str())),
         _ => None,
@@ -139,7 +156,7 @@ fn conditions(
     let ready = match (status.phase, obstacle) {
         (Phase::Running, _) => (true, "Running", "all subtasks run"),
         (Phase::Succeeded, _) => (true, "Succeeded", "the bounded input has been processed"),
-        (Phase::Suspended, _) => (false, "Suspended", "spec.suspend is true"),
+        (Phase::Suspended, _) => (false, "Suspended", suspended.as_str()),
         (Phase::Failed, _) if status.attempt == 0 && refusal.is_some() => refusal.unwrap_or_default(),
         (Phase::Failed, _) => match decision {
             Decision::Fail { kind, message } => (false, kind.as_str(), message.as_str()),
@@ -240,10 +257,10 @@ mod tests {
     fn a_healthy_job_writes_its_checkpoint_once_a_minute() {
         let run = Decision::Run { attempt: 1 };
         let mut job = job();
-        job.status = Some(compute(&job, &run, &seen(ReportedPhase::Running, 1, 1_000), at(1)));
+        job.status = Some(compute(&job, &run, &seen(ReportedPhase::Running, 1, 1_000), "image:1", at(1)));
 
-        let soon = compute(&job, &run, &seen(ReportedPhase::Running, 2, 11_000), at(11));
-        let later = compute(&job, &run, &seen(ReportedPhase::Running, 7, 61_000), at(61));
+        let soon = compute(&job, &run, &seen(ReportedPhase::Running, 2, 11_000), "image:1", at(11));
+        let later = compute(&job, &run, &seen(ReportedPhase::Running, 7, 61_000), "image:1", at(61));
 
         assert_eq!(Some(&soon), job.status.as_ref());
         assert_eq!(later.last_checkpoint.unwrap().epoch, 7);
@@ -253,7 +270,7 @@ mod tests {
     fn conditions_say_what_is_and_since_when() {
         let run = Decision::Run { attempt: 1 };
         let mut job = job();
-        let running = compute(&job, &run, &seen(ReportedPhase::Running, 1, 1_000), at(1));
+        let running = compute(&job, &run, &seen(ReportedPhase::Running, 1, 1_000), "image:1", at(1));
         assert_eq!(holds(&running, "Ready"), (true, "Running".to_owned()));
         job.status = Some(running.clone());
 
@@ -261,7 +278,7 @@ mod tests {
             obstacle: Some("0/2 nodes are available".to_owned()),
             ..seen(ReportedPhase::Recovering, 1, 1_000)
         };
-        let recovering = compute(&job, &run, &stuck, at(5));
+        let recovering = compute(&job, &run, &stuck, "image:1", at(5));
 
         assert_eq!(holds(&recovering, "Ready"), (false, "PodsNotRunning".to_owned()));
         assert_eq!(recovering.conditions[0].message, "0/2 nodes are available");
@@ -272,6 +289,7 @@ mod tests {
             &job,
             &Decision::Fail { kind: "InvalidData".to_owned(), message: "x".to_owned() },
             &seen(ReportedPhase::Failed, 1, 1_000),
+            "image:1",
             at(6),
         );
         assert_eq!(holds(&failed, "Ready"), (false, "InvalidData".to_owned()));
@@ -283,8 +301,9 @@ mod tests {
         let mut seen = seen(ReportedPhase::Running, 1, 1_000);
         seen.report.as_mut().unwrap().last_checkpoint_failure = Some("no room".to_owned());
 
-        let running = compute(&job(), &Decision::Run { attempt: 1 }, &seen, at(1));
-        let stopping = compute(&job(), &Decision::Stop { attempt: 1, why: Why::Suspended }, &seen, at(1));
+        let running = compute(&job(), &Decision::Run { attempt: 1 }, &seen, "image:1", at(1));
+        let stopping =
+            compute(&job(), &Decision::Stop { attempt: 1, why: Why::Suspended }, &seen, "image:1", at(1));
 
         assert_eq!(holds(&running, "Ready"), (true, "Running".to_owned()));
         assert_eq!(holds(&running, "Degraded"), (true, "CheckpointFailed".to_owned()));

@@ -43,6 +43,7 @@ pub struct Tcp;
 
 #[async_trait]
 impl Transport for Tcp {
+    #[expect(clippy::disallowed_methods, reason = "the edge: the simulation has connections of its own")]
     async fn connect(&self, address: &str) -> io::Result<Stream> {
         // A Service may lead to a pod of a dead node: the kernel would try that one for more than a minute.
         let connected = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address)).await;

@@ -20,6 +20,10 @@ pub struct StreamJobStatus {
     pub attempt: u64,
     /// Hash of the spec that the attempt was made for.
     pub spec_hash: String,
+    /// Image that the attempt's pods run; another default of a newer controller is taken with the next attempt.
+    pub image: String,
+    /// Form of the attempt's objects; a newer controller leaves those of an older form as they are.
+    pub rendering: u32,
     /// Generation of the coordinator that leads the job.
     pub generation: u64,
     /// Recoveries led by the present coordinator process.

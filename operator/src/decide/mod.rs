@@ -69,8 +69,12 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
     let has_state =
         status.last_checkpoint.is_some() || report.is_some_and(|report| report.last_checkpoint.is_some());
     let is_led = observed.coordinator_attempt == Some(status.attempt);
-    let is_stopped =
-        phase != Some(ReportedPhase::Running) || !has_state || !is_led || observed.worker_attempts.is_empty();
+    // A coordinator that is well and has not answered just now is asked again; of one that is not, nobody knows when it will be.
+    let may_run = match phase {
+        None => observed.is_coordinator_ready,
+        phase => phase == Some(ReportedPhase::Running),
+    };
+    let is_stopped = !may_run || !has_state || !is_led || observed.worker_attempts.is_empty();
     if job.spec.suspend {
         return match has_attempt && !is_stopped {
             true => Decision::Stop { attempt: status.attempt, why: Why::Suspended },
@@ -125,6 +129,11 @@ mod tests {
     fn without_checkpoint(mut observed: Observed) -> Observed {
         observed.report.get_or_insert_default().last_checkpoint = None;
         observed
+    }
+
+    fn with_checkpoint(mut job: StreamJob) -> StreamJob {
+        job.status.get_or_insert_default().last_checkpoint = Some(Default::default());
+        job
     }
 
     fn with_phase(mut job: StreamJob, phase: Phase) -> StreamJob {
@@ -235,6 +244,22 @@ mod tests {
                 with_status(job(false, 4), 2, &old),
                 Observed { worker_attempts: vec![2], ..Default::default() },
                 record(3, &job(false, 4)),
+            ),
+            (
+                "a running job whose coordinator has not answered once is stopped before it is suspended",
+                with_checkpoint(with_status(job(true, 2), 1, &old)),
+                Observed {
+                    report: None,
+                    is_coordinator_ready: true,
+                    ..seen(1, ReportedPhase::Running, &[1])
+                },
+                Decision::Stop { attempt: 1, why: Why::Suspended },
+            ),
+            (
+                "a job whose coordinator is away is suspended at once",
+                with_checkpoint(with_status(job(true, 2), 1, &old)),
+                Observed { report: None, ..seen(1, ReportedPhase::Running, &[1]) },
+                Decision::Suspend,
             ),
             (
                 "a job that has no coordinator is replaced at once",

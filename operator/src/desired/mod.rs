@@ -25,8 +25,14 @@ pub const DATA_PORT: i32 = 6122;
 /// Probes, metrics, report.
 pub const HTTP_PORT: i32 = 6123;
 
+/// Form of the Deployments; grows whenever their pods would be replaced. Attempts of another form are left as they are.
+pub const RENDERING: u32 = 1;
+
 /// The objects of a job that runs as this attempt.
 pub fn running(job: &StreamJob, attempt: u64, settings: &Settings) -> Desired {
+    let status = job.status.as_ref();
+    let pinned = status.map(|status| status.image.clone()).filter(|image| !image.is_empty());
+    let settings = &Settings { image: pinned.unwrap_or_else(|| settings.image.clone()), ..settings.clone() };
     let config = config(job);
     let config_name = config.metadata.name.clone().unwrap_or_default();
     Desired {
@@ -38,6 +44,7 @@ pub fn running(job: &StreamJob, attempt: u64, settings: &Settings) -> Desired {
         ],
         config: Some(config),
         keeps_config: false,
+        keeps_deployments: status.is_some_and(|status| ![0, RENDERING].contains(&status.rendering)),
     }
 }
 
@@ -227,6 +234,32 @@ mod tests {
             let secret = volumes.iter().find_map(|volume| volume.secret.as_ref()).unwrap();
             assert_eq!((secret.secret_name.as_deref(), secret.optional), (Some("s3"), Some(true)));
         }
+    }
+
+    #[test]
+    fn another_release_changes_no_pod_of_an_attempt() {
+        let mut job = manifest::read(
+            "{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {name: a}, spec: {pipeline: {sql: x}}}",
+        )
+        .unwrap();
+        let settings =
+            |image: &str| Settings { image: image.to_owned(), image_pull_policy: "Never".to_owned() };
+        let image = |desired: &Desired| {
+            let pod = desired.deployments[0].spec.as_ref().unwrap().template.spec.clone().unwrap();
+            pod.containers[0].image.clone().unwrap()
+        };
+        assert_eq!(image(&running(&job, 1, &settings("millrace:1"))), "millrace:1");
+
+        let status = millrace_crds::v1alpha1::StreamJobStatus {
+            image: "millrace:1".to_owned(),
+            rendering: RENDERING,
+            ..Default::default()
+        };
+        job.status = Some(status);
+        let upgraded = running(&job, 1, &settings("millrace:2"));
+        assert_eq!((image(&upgraded).as_str(), upgraded.keeps_deployments), ("millrace:1", false));
+        job.status.as_mut().unwrap().rendering = RENDERING - 1 + 2;
+        assert!(running(&job, 1, &settings("millrace:2")).keeps_deployments);
     }
 
     #[test]

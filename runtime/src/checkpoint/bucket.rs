@@ -98,6 +98,8 @@ pub fn explain(error: &Error, settings: &BucketSettings) -> String {
         }
     } else if text.contains("error sending request") {
         format!("{text}; is spec.storage.endpoint right, and does it answer?")
+    } else if text.contains("503") || text.contains("500 Internal") || text.contains("SlowDown") {
+        format!("{text}; the store does not work at the moment, and is asked again")
     } else {
         text
     }
@@ -186,12 +188,7 @@ impl Store for BucketStore {
             Ok(_) => Ok(Created::Yes),
             // Also the answer to a race that nobody has won; the caller reads back what is there.
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(Created::Exists),
-            Err(Error::NotImplemented { .. }) => Err(StoreError {
-                action: format!("write '{key}' in '{}'", self.location),
-                reason: "the store cannot create an object only if it is absent (If-None-Match), which checkpoints need; use \
-                         a store that can"
-                    .to_owned(),
-            }),
+            Err(Error::NotImplemented { .. }) => Ok(Created::Unsupported),
             Err(error) => Err(self.failed("write", key, &error)),
         }
     }
@@ -245,6 +242,7 @@ mod tests {
             (document, &here, "; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
             ("<Error><Code>NoSuchBucket</Code></Error>", &here, "NoSuchBucket; make the bucket"),
             ("error sending request", &here, "is spec.storage.endpoint right"),
+            ("503 Service Unavailable", &here, "does not work at the moment"),
         ];
         for (text, settings, expected) in cases {
             let said = explain(&error(text), settings);
@@ -253,10 +251,7 @@ mod tests {
                 "{said}"
             );
         }
-        assert!(
-            explain(&error("slow down"), &here).ends_with("slow down"),
-            "what has no cure is left as it is"
-        );
+        assert!(explain(&error("odd"), &here).ends_with("odd"), "what has no cure is left as it is");
     }
 
     #[tokio::test]

@@ -1,9 +1,14 @@
 //! Keys of all objects, relative to a job's prefix. Numbers have 20 digits, so that keys sort as numbers do.
 
-use crate::model::{Epoch, Generation, WorkerId};
+use crate::model::{Epoch, Generation, JobUid, WorkerId};
 
 /// Identity and fixed settings of the job.
 pub const JOB: &str = "job.pb";
+
+/// Shows, before a job's first start, that the store creates objects only if they are absent.
+pub fn probe(uid: &JobUid) -> String {
+    format!("probes/{uid}")
+}
 /// A bounded job's end.
 pub const FINISHED: &str = "finished";
 /// Prefix of generation claims.

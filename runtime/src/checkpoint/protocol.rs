@@ -8,7 +8,7 @@ use prost::Message;
 use snafu::{OptionExt, Snafu};
 
 use super::paths;
-use super::records::{EpochRecord, FORMAT_VERSION, GenerationClaim, JobRecord, Manifest, Marker};
+use super::records::{self, EpochRecord, FORMAT_VERSION, GenerationClaim, JobRecord, Manifest, Marker};
 use super::resolve::{self, Claim, Owner};
 use super::store::{Created, Store, StoreError};
 use crate::fault::Safeguards;
@@ -29,9 +29,15 @@ pub enum CheckpointError {
     /// The user must choose another place.
     #[snafu(display("{message}"))]
     Refused { message: String },
-    #[snafu(display("the object '{key}' in '{location}' is malformed or cut short"))]
+    #[snafu(display(
+        "the object '{key}' in '{location}' is malformed or cut short; put it back from a copy of the bucket, and the job goes on. Without \
+         it the job cannot know what it has written already; to begin anew choose another checkpoint.location"
+    ))]
     Malformed { key: String, location: String },
-    #[snafu(display("the object '{key}' in '{location}' is missing, and a checkpoint refers to it"))]
+    #[snafu(display(
+        "the object '{key}' in '{location}' is missing, and a checkpoint refers to it; put it back from a copy of the bucket, and the job \
+         goes on. To begin anew choose another checkpoint.location"
+    ))]
     Missing { key: String, location: String },
 }
 
@@ -80,7 +86,7 @@ pub async fn finished(store: &dyn Store) -> Result<Option<Marker>, CheckpointErr
 pub async fn newest(store: &dyn Store) -> Result<Option<Manifest>, CheckpointError> {
     let records = epoch_records(store).await?;
     match resolve::newest_checkpoint(&records) {
-        Some((_, record)) => read(store, &record.manifest).await.map(Some),
+        Some((epoch, record)) => read_manifest(store, *epoch, &record.manifest).await.map(Some),
         None => Ok(None),
     }
 }
@@ -105,7 +111,7 @@ impl Checkpoints {
         let records = epoch_records(checkpoints.store.as_ref()).await?;
         let (mut restored, mut replays_commit) = (None, false);
         if let Some((epoch, record)) = resolve::newest_checkpoint(&records) {
-            let manifest: Manifest = read(checkpoints.store.as_ref(), &record.manifest).await?;
+            let manifest = read_manifest(checkpoints.store.as_ref(), *epoch, &record.manifest).await?;
             replays_commit = checkpoints.store.get(&paths::commit(*epoch)).await?.is_none();
             restored = Some(manifest);
         }
@@ -144,7 +150,7 @@ impl Checkpoints {
         self.check_fence().await?;
         let epoch = Epoch(manifest.epoch);
         let key = paths::manifest(epoch, self.generation);
-        self.create_once(&key, manifest.encode_to_vec()).await?;
+        self.create_once(&key, records::encode(manifest)).await?;
         loop {
             let next = self.last_record.lock().next();
             let of_record = if next < epoch { String::new() } else { key.clone() };
@@ -164,14 +170,14 @@ impl Checkpoints {
     /// Marks that an epoch's sinks have committed.
     pub async fn mark_committed(&self, epoch: Epoch, at_ms: u64) -> Result<(), CheckpointError> {
         let marker = Marker { epoch: epoch.0, at_ms };
-        self.store.create(&paths::commit(epoch), marker.encode_to_vec()).await?;
+        self.store.create(&paths::commit(epoch), records::encode(&marker)).await?;
         Ok(())
     }
 
     /// Marks that a bounded job has ended.
     pub async fn mark_finished(&self, epoch: Epoch, at_ms: u64) -> Result<(), CheckpointError> {
         let marker = Marker { epoch: epoch.0, at_ms };
-        self.store.create(paths::FINISHED, marker.encode_to_vec()).await?;
+        self.store.create(paths::FINISHED, records::encode(&marker)).await?;
         Ok(())
     }
 
@@ -187,7 +193,7 @@ impl Checkpoints {
     /// Creates an epoch's record; false if another's is there.
     async fn create_record(&self, epoch: Epoch, manifest: String) -> Result<bool, CheckpointError> {
         let record = EpochRecord { generation: self.generation.0, manifest, nonce: self.nonce };
-        create_or_own(self.store.as_ref(), &paths::epoch(epoch), record.encode_to_vec()).await
+        create_or_own(self.store.as_ref(), &paths::epoch(epoch), records::encode(&record)).await
     }
 
     /// Creates an object under a key that nobody else uses.
@@ -218,13 +224,41 @@ impl Checkpoints {
 /// Creates an object; true also if it exists with exactly these bytes, from a try whose answer was lost.
 async fn create_or_own(store: &dyn Store, key: &str, bytes: Vec<u8>) -> Result<bool, CheckpointError> {
     loop {
-        if store.create(key, bytes.clone()).await? == Created::Yes {
-            return Ok(true);
+        match store.create(key, bytes.clone()).await? {
+            Created::Yes => return Ok(true),
+            Created::Exists => {}
+            Created::Unsupported => return unconditional(store),
         }
         // Absent after "exists": a race inside of the store; the create did not count and is tried again.
         if let Some(found) = store.get(key).await? {
             return Ok(found == bytes);
         }
+    }
+}
+
+fn unconditional<T>(store: &dyn Store) -> Result<T, CheckpointError> {
+    let message = format!(
+        "'{}' cannot create an object only if it is absent (If-None-Match), which checkpoints need so that two coordinators never \
+         overwrite each other; choose a checkpoint.location in a store that can",
+        store.location()
+    );
+    RefusedSnafu { message }.fail()
+}
+
+/// Refuses a store that replaces an object although it was asked to create it only if absent. Asked once, before a job's first
+/// start.
+async fn probe(store: &dyn Store, uid: &JobUid) -> Result<(), CheckpointError> {
+    let key = paths::probe(uid);
+    // Another coordinator of this job may be asking the same.
+    if store.create(&key, b"first".to_vec()).await? == Created::Unsupported {
+        return unconditional(store);
+    }
+    let second = store.create(&key, b"second".to_vec()).await?;
+    match (second, store.get(&key).await?.as_deref()) {
+        (Created::Exists, Some(b"first")) => Ok(()),
+        // A race inside of the store: nothing is known yet, and the caller tries again.
+        (Created::Exists, None) => Ok(()),
+        _ => unconditional(store),
     }
 }
 
@@ -237,7 +271,10 @@ pub async fn check_owner(store: &dyn Store, identity: &JobIdentity) -> Result<()
         key_encoding: KEY_ENCODING_VERSION,
         name: identity.name.clone(),
     };
-    if create_or_own(store, paths::JOB, ours.encode_to_vec()).await? {
+    if store.get(paths::JOB).await?.is_none() {
+        probe(store, &identity.uid).await?;
+    }
+    if create_or_own(store, paths::JOB, records::encode(&ours)).await? {
         return Ok(());
     }
     let stored: JobRecord = read(store, paths::JOB).await?;
@@ -286,7 +323,7 @@ async fn claim(
             Claim::Superseded { by } => return SupersededSnafu { by }.fail(),
         };
         let ours = GenerationClaim { uid: identity.uid.0.clone(), attempt: identity.attempt.0, nonce };
-        if create_or_own(store, &paths::generation(next), ours.encode_to_vec()).await? {
+        if create_or_own(store, &paths::generation(next), records::encode(&ours)).await? {
             return Ok(next);
         }
     }
@@ -314,13 +351,22 @@ async fn epoch_records(store: &dyn Store) -> Result<Vec<(Epoch, EpochRecord)>, C
     Ok(records)
 }
 
+/// The manifest of a checkpoint; one of another epoch under its key is as good as none.
+async fn read_manifest(store: &dyn Store, epoch: Epoch, key: &str) -> Result<Manifest, CheckpointError> {
+    let manifest: Manifest = read(store, key).await?;
+    match manifest.epoch == epoch.0 {
+        true => Ok(manifest),
+        false => MalformedSnafu { key, location: store.location() }.fail(),
+    }
+}
+
 async fn read<T: Message + Default>(store: &dyn Store, key: &str) -> Result<T, CheckpointError> {
     let bytes = store.get(key).await?.context(MissingSnafu { key, location: store.location() })?;
     decode(store, key, &bytes)
 }
 
 fn decode<T: Message + Default>(store: &dyn Store, key: &str, bytes: &[u8]) -> Result<T, CheckpointError> {
-    T::decode(bytes).ok().context(MalformedSnafu { key, location: store.location() })
+    records::decode(bytes).context(MalformedSnafu { key, location: store.location() })
 }
 
 #[cfg(test)]

@@ -1,9 +1,40 @@
 //! The contents of the objects. Tags are never reused; every earlier form stays readable.
+//!
+//! ```text
+//! magic │ u32 length │ u32 crc32c │ message (prost)
+//! ```
+//! Numbers are little-endian. Without length and checksum an object that is cut short would be another message: of an epoch's
+//! record nothing would be left, which is a seal.
 
 use millrace_sql::plan::Plan;
+use prost::Message;
 
 /// Version of these forms.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+
+const MAGIC: &[u8; 8] = b"MRREC\0\0\x02";
+const HEADER_BYTES: usize = MAGIC.len() + 4 + 4;
+
+/// The bytes of an object.
+pub fn encode(message: &impl Message) -> Vec<u8> {
+    let body = message.encode_to_vec();
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend((body.len() as u32).to_le_bytes());
+    bytes.extend(crc32c::crc32c(&body).to_le_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// What an object says; `None` if it is cut short, changed, or something else.
+pub fn decode<T: Message + Default>(bytes: &[u8]) -> Option<T> {
+    let rest = bytes.strip_prefix(MAGIC)?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (checksum, body) = rest.split_first_chunk::<4>()?;
+    let is_whole = body.len() == u32::from_le_bytes(*length) as usize
+        && crc32c::crc32c(body) == u32::from_le_bytes(*checksum);
+    is_whole.then(|| T::decode(body).ok())?
+}
 
 /// `job.pb`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -146,6 +177,15 @@ pub struct Run {
     /// … to before here.
     #[prost(uint32, tag = "5")]
     pub end_group: u32,
+    /// Where in the segment: from this byte …
+    #[prost(uint64, tag = "6")]
+    pub offset: u64,
+    /// … as many.
+    #[prost(uint64, tag = "7")]
+    pub length: u64,
+    /// Length of the whole segment, whose footer is at its end.
+    #[prost(uint64, tag = "8")]
+    pub segment_bytes: u64,
 }
 
 /// A source split.
@@ -160,4 +200,24 @@ pub struct SplitState {
     /// The split was read to its end.
     #[prost(bool, tag = "4")]
     pub is_done: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_flipped_or_missing_byte_of_an_object_is_found() {
+        let record = EpochRecord { generation: 3, manifest: "manifests/7-3".to_owned(), nonce: 9 };
+        let bytes = encode(&record);
+        assert_eq!(decode::<EpochRecord>(&bytes), Some(record));
+
+        for position in 0..bytes.len() {
+            let mut broken = bytes.clone();
+            broken[position] ^= 0x40;
+            assert_eq!(decode::<EpochRecord>(&broken), None, "byte {position} flipped");
+            assert_eq!(decode::<EpochRecord>(&bytes[..position]), None, "cut at {position}");
+        }
+        assert_eq!(decode::<EpochRecord>(&[bytes, vec![0]].concat()), None, "a byte too much");
+    }
 }

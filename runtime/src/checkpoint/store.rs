@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use snafu::Snafu;
 
-use crate::folders::sync_folder;
+use crate::folders::{sync_folder, with_cure};
 
 /// A store could not do what was asked.
 #[derive(Debug, Snafu, Clone)]
@@ -26,6 +26,8 @@ pub enum Created {
     Yes,
     /// Another object, or ours from a try whose answer was lost, is there.
     Exists,
+    /// The store has no such request.
+    Unsupported,
 }
 
 /// Objects by key. Listing after creating shows what was created.
@@ -148,7 +150,7 @@ impl FolderStore {
         let action = format!("{action} in '{}'", self.root.display());
         match tokio::task::spawn_blocking(run).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(StoreError { action, reason: error.to_string() }),
+            Ok(Err(error)) => Err(StoreError { action, reason: with_cure(error).to_string() }),
             Err(error) => Err(StoreError { action, reason: error.to_string() }),
         }
     }

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::job::{Job, UserError};
 use super::{Exit, From, Logging, RunArguments, job, progress};
 use crate::checkpoint::protocol;
-use crate::checkpoint::records::JobRecord;
+use crate::checkpoint::records::{self, JobRecord};
 use crate::checkpoint::{Store, paths};
 use crate::clock::Clock;
 use crate::coordinator::{self, CoordinatorContext, JobEnd, JobError, JobReport, JobSettings, Wish, Workers};
@@ -52,6 +52,7 @@ pub fn runtime(name: &str, threads: usize) -> Result<Runtime, UserError> {
 }
 
 /// A generator seeded by the machine; the only place where it is asked for randomness.
+#[expect(clippy::disallowed_methods, reason = "this is where the machine is asked")]
 pub fn machine_random() -> Arc<Mutex<StdRng>> {
     Arc::new(Mutex::new(StdRng::from_os_rng()))
 }
@@ -140,9 +141,8 @@ fn finish(
 
 /// What an earlier run of the job has written of itself.
 async fn stored_job(store: &dyn Store) -> Result<Option<JobRecord>, protocol_error> {
-    use prost::Message;
     let bytes = store.get(paths::JOB).await?;
-    Ok(bytes.and_then(|bytes| JobRecord::decode(bytes.as_slice()).ok()))
+    Ok(bytes.and_then(|bytes| records::decode(&bytes)))
 }
 
 /// Uids that Kubernetes gives are UUIDs in five groups; those of runs like this one have three.

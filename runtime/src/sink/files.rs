@@ -17,7 +17,7 @@ use super::{
     Committable, IoSnafu, LostSnafu, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter,
     file_prefix,
 };
-use crate::folders::{local_path, sync_folder};
+use crate::folders::{local_path, sync_folder, with_cure};
 use crate::format::json::JsonEncoder;
 use crate::model::{Batch, Epoch, Generation, Subtask};
 use crate::options::TableOptions;
@@ -106,10 +106,12 @@ struct OpenFile {
 impl FileWriter {
     fn open(&mut self, batch: &Batch) -> Result<&mut OpenFile, SinkError> {
         if self.open.is_none() {
-            fs::create_dir_all(&self.folder).context(self.action("create the folder"))?;
+            fs::create_dir_all(&self.folder).map_err(with_cure).context(self.action("create the folder"))?;
             let staged = format!(".{}-g{}-{}", self.prefix, self.generation, self.files);
             self.files += 1;
-            let file = File::create(self.folder.join(&staged)).context(self.action("create a file in"))?;
+            let file = File::create(self.folder.join(&staged))
+                .map_err(with_cure)
+                .context(self.action("create a file in"))?;
             let file = BufWriter::with_capacity(BUFFER_BYTES, file);
             let encoder = JsonEncoder::new(&batch.records.schema());
             self.open = Some(OpenFile { staged, file, encoder, bytes: 0 });
@@ -176,6 +178,7 @@ impl SinkCommitter for FileCommitter {
             staged.iter().try_for_each(show)?;
             for folder in staged.iter().map(|file| &file.folder).collect::<std::collections::BTreeSet<_>>() {
                 sync_folder(Path::new(folder))
+                    .map_err(with_cure)
                     .context(IoSnafu { action: format!("sync the folder '{folder}'") })?;
             }
             Ok(())
@@ -231,7 +234,9 @@ fn show(file: &StagedFile) -> Result<(), SinkError> {
     let (from, to) = (folder.join(&file.staged), folder.join(&file.name));
     let length = |path: &Path| fs::metadata(path).map(|found| found.len());
     if length(&from).is_ok_and(|bytes| bytes == file.bytes) {
-        return fs::rename(&from, &to).context(IoSnafu { action: format!("show '{}'", to.display()) });
+        return fs::rename(&from, &to)
+            .map_err(with_cure)
+            .context(IoSnafu { action: format!("show '{}'", to.display()) });
     }
     match length(&to) {
         Ok(bytes) => {

@@ -72,6 +72,16 @@ pub struct SegmentWriter {
     runs: u32,
 }
 
+/// A run in a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrittenRun {
+    pub run: u32,
+    pub rows: u64,
+    /// Its first byte.
+    pub offset: u64,
+    pub length: u64,
+}
+
 /// One row of a segment.
 pub struct BlockRow<'a> {
     pub hash: u64,
@@ -90,12 +100,12 @@ impl SegmentWriter {
         self.runs == 0
     }
 
-    /// Adds the rows of a snapshot; returns the run's number and row count, or `None` if there are no rows.
+    /// Adds the rows of a snapshot; says where they are, or `None` if there are no rows.
     pub fn add(
         &mut self,
         snapshot: &TableSnapshot,
         groups: MaxParallelism,
-    ) -> Result<Option<(u32, u64)>, SegmentError> {
+    ) -> Result<Option<WrittenRun>, SegmentError> {
         let mut rows = Vec::new();
         for (number, (chunk, dirty)) in snapshot.chunks.iter().enumerate() {
             let slots = (0..chunk.len()).filter(|slot| dirty.as_ref().is_none_or(|dirty| dirty.has(*slot)));
@@ -107,6 +117,7 @@ impl SegmentWriter {
         let key = |row: &(u32, u32, u32)| snapshot.chunks[row.1 as usize].0.keys.key(row.2 as usize);
         rows.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| key(a).cmp(key(b))));
         let run = self.runs;
+        let offset = self.bytes.len() as u64;
         self.runs += 1;
         let mut raw = Vec::new();
         let mut first = 0;
@@ -129,7 +140,8 @@ impl SegmentWriter {
                 first = index + 1;
             }
         }
-        Ok(Some((run, rows.len() as u64)))
+        let length = self.bytes.len() as u64 - offset;
+        Ok(Some(WrittenRun { run, rows: rows.len() as u64, offset, length }))
     }
 
     fn block(

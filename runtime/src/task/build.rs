@@ -42,7 +42,9 @@ pub enum BuildError {
     Operator { source: OperatorError },
     #[snafu(transparent)]
     Evaluate { source: EvaluateError },
-    #[snafu(display("the segment '{key}' cannot be read"))]
+    #[snafu(display(
+        "the segment '{key}' cannot be read; put it back from a copy, and the job goes on. To begin anew choose another checkpoint.location"
+    ))]
     Segment { key: String, source: SegmentError },
     #[snafu(display("the segment '{key}' was not fetched"))]
     NotFetched { key: String },
@@ -334,6 +336,7 @@ mod tests {
             rows: 1,
             first_group: groups.start,
             end_group: groups.end,
+            ..Default::default()
         };
         SubtaskState {
             operator: "o".to_owned(),

@@ -289,11 +289,12 @@ async fn fetch(
         match context.store.get(&key).await {
             Ok(Some(bytes)) => drop(segments.insert(key, bytes)),
             Ok(None) => {
-                return Err(failed(
-                    &format!("the segment '{key}' is missing from {}", context.store.location()),
-                    "StateDamaged",
-                    true,
-                ));
+                let message = format!(
+                    "the segment '{key}' is missing from {}; put it back from a copy, and the job goes on. To begin anew choose another \
+                     checkpoint.location",
+                    context.store.location()
+                );
+                return Err(failed(&message, "StateDamaged", true));
             }
             Err(error) => return Err(failed(&chain(&error), "StoreUnavailable", false)),
         }

@@ -172,7 +172,14 @@ impl Snapshots {
         let bytes = if writer.is_empty() {
             0
         } else {
-            store_segment(self.store.as_ref(), &key, writer.finish()).await?
+            let segment = writer.finish();
+            let runs = self
+                .states
+                .values_mut()
+                .flat_map(|state| &mut state.tables)
+                .flat_map(|table| &mut table.runs);
+            runs.filter(|run| run.segment == key).for_each(|run| run.segment_bytes = segment.len() as u64);
+            store_segment(self.store.as_ref(), &key, segment).await?
         };
         self.is_broken = false;
         let mut subtasks: Vec<SubtaskState> = self.states.values().cloned().collect();
@@ -206,9 +213,18 @@ fn add_table(
         Some(known) if !table.is_full => known.runs.clone(),
         _ => Vec::new(),
     };
-    if let Some((run, rows)) = writer.add(&table.snapshot, groups).context(EncodeSnafu)? {
-        let (first_group, end_group) = (owner.first_group, owner.end_group);
-        runs.push(Run { segment: key.to_owned(), run, rows, first_group, end_group });
+    if let Some(written) = writer.add(&table.snapshot, groups).context(EncodeSnafu)? {
+        runs.push(Run {
+            segment: key.to_owned(),
+            run: written.run,
+            rows: written.rows,
+            first_group: owner.first_group,
+            end_group: owner.end_group,
+            offset: written.offset,
+            length: written.length,
+            // Known once the segment is finished.
+            segment_bytes: 0,
+        });
     }
     Ok(TableState { table: table.name.to_owned(), namespace: table.namespace, runs })
 }

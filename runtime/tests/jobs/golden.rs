@@ -7,9 +7,8 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use millrace::checkpoint::records::Manifest;
+use millrace::checkpoint::records::{self, Manifest};
 use millrace_sql::plan::OperatorKind;
-use prost::Message;
 use serde_json::Value;
 
 use super::harness::{Place, text};
@@ -116,7 +115,7 @@ fn check(query: &str) {
 fn assert_all_subtasks_had_rows(place: &Place, parallelism: u32, case: &str) {
     let manifests = place.path().join(".millrace/default/job/manifests");
     let newest = fs::read_dir(manifests).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
-    let manifest = Manifest::decode(fs::read(newest).unwrap().as_slice()).unwrap();
+    let manifest: Manifest = records::decode(&fs::read(newest).unwrap()).unwrap();
     let plan = manifest.plan.as_ref().unwrap();
     let operators = &plan.operators;
     // Without a key all rows are of one subtask.

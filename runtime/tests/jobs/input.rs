@@ -138,7 +138,6 @@ fn print_shows_every_row_after_the_name_of_its_table() {
 
 #[test]
 fn the_state_of_a_clusters_job_is_refused_and_the_job_runs_at_a_place_of_its_own() {
-    use prost::Message;
     let place = Place::new(1, SQL);
     let state = place.path().join(".millrace/default/job");
     fs::create_dir_all(&state).unwrap();
@@ -149,7 +148,7 @@ fn the_state_of_a_clusters_job_is_refused_and_the_job_runs_at_a_place_of_its_own
         key_encoding: 1,
         name: "shop/totals".to_owned(),
     };
-    fs::write(state.join("job.pb"), record.encode_to_vec()).unwrap();
+    fs::write(state.join("job.pb"), millrace::checkpoint::records::encode(&record)).unwrap();
 
     refused(
         &place,
@@ -184,18 +183,43 @@ fn wrong_options_are_all_shown_with_their_places() {
 }
 
 #[test]
-fn a_missing_file_is_named_and_the_job_runs_once_it_is_there() {
+fn a_missing_file_is_named_and_the_running_job_goes_on_once_it_is_there() {
     let place = Place::new(1, SQL);
-    let manifest = fs::read_to_string(place.path().join("job.yaml")).unwrap();
-    fs::write(place.path().join("job.yaml"), manifest.replace("spec:", "spec:\n  restart: {strategy: None}"))
-        .unwrap();
-    refused(&place, 3, &["failed to read 'numbers'", "No such file or directory"]);
+    let mut job = place.start(&[]);
+    place.wait_until("the missing file and the cure are named", || {
+        let log = place.log();
+        log.contains("failed to read 'numbers'") && log.contains("put it there, or correct the option 'path'")
+    });
 
     write_numbers(&place, "{\"n\":1}\n{\"n\":2}\n");
 
-    let output = place.run(&[]);
-    assert!(output.status.success(), "{}", text(&output));
+    assert!(job.wait().unwrap().success(), "{}", place.log());
     assert_eq!(place.rows("result"), ["{\"n\":2}"]);
+}
+
+#[test]
+fn without_a_restart_strategy_the_first_failure_ends_the_job() {
+    let place = Place::new(1, SQL);
+    place.edit_job("spec:", "spec:\n  restart: {strategy: None}");
+
+    refused(
+        &place,
+        3,
+        &["failed to read 'numbers'", "No such file or directory", "correct the option 'path'"],
+    );
+
+    runs(&place);
+}
+
+#[test]
+fn a_secret_can_only_be_read_on_a_cluster_and_the_environment_stands_in_for_it() {
+    let place = Place::new(1, SQL);
+    place.edit_job("spec:", "spec:\n  storage: {credentials: {secretRef: {name: s3}}}");
+    refused(&place, 1, &["spec.storage.credentials: the Secret 's3'", "set AWS_ACCESS_KEY_ID"]);
+
+    let place = place.with_env(&[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")]);
+
+    runs(&place);
 }
 
 #[test]
@@ -256,7 +280,7 @@ INSERT INTO result SELECT bid.auction, COUNT(*) FROM TABLE(TUMBLE(TABLE events, 
         whole.push((path, bytes));
     }
 
-    refused(&place, 3, &["segments/", "cut short"]);
+    refused(&place, 3, &["segments/", "cut short", "put it back from a copy"]);
 
     whole.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
     let output = place.run(&[]);
@@ -265,4 +289,41 @@ INSERT INTO result SELECT bid.auction, COUNT(*) FROM TABLE(TUMBLE(TABLE events, 
     assert!(straight.run(&[]).status.success());
     let rows = place.rows("result");
     assert!(!rows.is_empty() && rows == straight.rows("result"), "{} rows", rows.len());
+}
+
+/// Every object of a checkpoint is cut to nothing, to its half and by a byte, each in turn: named, and never taken for another one.
+#[test]
+fn damaged_records_are_named_and_the_job_goes_on_once_they_are_whole() {
+    let place = Place::new(
+        1,
+        "CREATE TABLE events (event_type INT) WITH ('connector' = 'nexmark', 'events' = '20000', 'rows-per-second' = '20000');
+         CREATE TABLE result (event_type INT) WITH ('connector' = 'filesystem', 'path' = 'result', 'format' = 'json');
+         INSERT INTO result SELECT event_type FROM events WHERE event_type = 0;",
+    );
+    let mut job = place.start(&[]);
+    super::harness::wait_until("two checkpoints are complete", || {
+        place.log().matches("checkpoint complete").count() >= 2
+    });
+    job.kill().unwrap();
+    job.wait().unwrap();
+    let state = place.path().join(".millrace/default/job");
+    for folder in ["epochs", "manifests", "generations"] {
+        let newest =
+            fs::read_dir(state.join(folder)).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+        let whole = fs::read(&newest).unwrap();
+        for length in [0, whole.len() / 2, whole.len() - 1] {
+            fs::write(&newest, &whole[..length]).unwrap();
+            let name = format!("{folder}/{}", newest.file_name().unwrap().to_string_lossy());
+            refused(&place, 3, &[&name, "malformed or cut short", "put it back from a copy"]);
+        }
+        fs::write(&newest, &whole).unwrap();
+        // Each try has claimed a generation and sealed an epoch unless it was that which was damaged.
+        let output = place.verb("validate", &[]);
+        assert!(output.status.success());
+    }
+
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(place.rows("result").len(), 400);
 }

@@ -43,7 +43,10 @@ impl Drop for Disk {
 fn check(place: &Place, disk: &Disk, what: &str) {
     let mut job = place.start(&[]);
     place.wait_until("the full disk is named", || {
-        place.log().contains("No space left on device") && place.log().contains(what)
+        let log = place.log();
+        log.contains("No space left on device")
+            && log.contains("make room, and the job goes on")
+            && log.contains(what)
     });
     assert!(job.try_wait().unwrap().is_none(), "the job has ended: {}", place.log());
 

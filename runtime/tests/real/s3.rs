@@ -132,6 +132,36 @@ fn a_missing_bucket_and_a_wrong_secret_are_named() {
     assert_eq!(cured.rows("totals"), straight.rows("totals"));
 }
 
+#[test]
+fn missing_buckets_and_files_of_tables_are_named_and_the_running_job_goes_on_once_they_are_there() {
+    let data = tempfile::tempdir().unwrap();
+    fs::create_dir(data.path().join("state")).unwrap();
+    let server = Server::start(data.path());
+    let sql = "
+CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'filesystem', 'path' = 's3://inputs/numbers', 'format' = 'json');
+CREATE TABLE doubled (n BIGINT) WITH ('connector' = 'filesystem', 'path' = 's3://outputs/doubled', 'format' = 'json');
+INSERT INTO doubled SELECT n * 2 FROM numbers;";
+    let place = place_of(&server, "millrace-secret", sql);
+    let mut job = place.start(&[]);
+    place.wait_until("the bucket of the source is named", || {
+        place.log().contains("s3://inputs/numbers") && place.log().contains("NoSuchBucket; make the bucket")
+    });
+    fs::create_dir(data.path().join("inputs")).unwrap();
+    place.wait_until("the missing files are named", || {
+        place.log().contains("there is nothing; put files there, or correct the option 'path'")
+    });
+    fs::create_dir(data.path().join("inputs/numbers")).unwrap();
+    fs::write(data.path().join("inputs/numbers/a.jsonl"), "{\"n\":1}\n{\"n\":2}\n").unwrap();
+    place.wait_until("the bucket of the sink is named", || {
+        place.log().contains("s3://outputs/doubled") && place.log().matches("NoSuchBucket").count() > 1
+    });
+    fs::create_dir(data.path().join("outputs")).unwrap();
+
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    let rows: Vec<String> = objects(&data.path().join("outputs/doubled")).into_values().collect();
+    assert_eq!(rows, ["{\"n\":2}\n{\"n\":4}\n"]);
+}
+
 /// Visible files below a folder of the server, with their contents. It keeps what is not complete in hidden folders.
 fn objects(folder: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();

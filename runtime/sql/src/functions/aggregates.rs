@@ -68,7 +68,8 @@ impl AggregateUDFImpl for Marker {
     fn schema_name(&self, params: &AggregateFunctionParams) -> Result<String> {
         let arguments: Vec<String> = params.args.iter().map(ToString::to_string).collect();
         let distinct = if params.distinct { "DISTINCT " } else { "" };
-        let filter = params.filter.as_ref().map_or(String::new(), |filter| format!(" FILTER (WHERE {filter})"));
+        let filter =
+            params.filter.as_ref().map_or(String::new(), |filter| format!(" FILTER (WHERE {filter})"));
         Ok(format!("{}({distinct}{}){filter}", self.name, arguments.join(", ")))
     }
 

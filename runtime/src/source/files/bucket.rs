@@ -51,8 +51,12 @@ impl Bucket {
         if found.is_empty() {
             match self.store.head(&folder).await {
                 Ok(object) => found.push(self::found(object)),
-                // An empty folder is an empty table; a bucket that is not there is an error of the list.
-                Err(Error::NotFound { .. }) => {}
+                // A bucket has no empty folders.
+                Err(Error::NotFound { .. }) => {
+                    let reason = "there is nothing; put files there, or correct the option 'path'";
+                    let source = std::io::Error::new(std::io::ErrorKind::NotFound, reason);
+                    return Err(SourceError::Io { action: action(), source });
+                }
                 Err(error) => return Err(self.failed(action(), &error)),
             }
         }

@@ -136,25 +136,25 @@ impl LineReader {
         }
         SourceError::Data { message: format!("'{}' cannot be decoded at byte {start}", self.position.path) }
     }
+
+    fn rows(&mut self, lines: &[u8]) -> Result<Read, SourceError> {
+        let start = self.next - lines.len() as u64;
+        if let Ok(records) = self.decoder.decode(lines) {
+            return Ok(Read::Rows(records));
+        }
+        let place = format!("'{}' from byte {start}", self.position.path);
+        let each: Vec<&[u8]> = lines.split_inclusive(|byte| *byte == b'\n').collect();
+        match self.bad_records.decode(&mut self.decoder, &each, &place) {
+            Some(rows) => Ok(Read::Rows(rows)),
+            None => Err(self.poison(lines, start)),
+        }
+    }
 }
 
 impl SplitReader for LineReader {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, SourceError>> {
         let Some(lines) = ready!(self.poll_lines(cx))? else { return Poll::Ready(Ok(Read::End)) };
-        Poll::Ready((|| {
-            let start = self.next - lines.len() as u64;
-            match self.decoder.decode(&lines) {
-                Ok(records) => Ok(Read::Rows(records)),
-                Err(_) => {
-                    let place = format!("'{}' from byte {start}", self.position.path);
-                    let each: Vec<&[u8]> = lines.split_inclusive(|byte| *byte == b'\n').collect();
-                    match self.bad_records.decode(&mut self.decoder, &each, &place) {
-                        Some(rows) => Ok(Read::Rows(rows)),
-                        None => Err(self.poison(&lines, start)),
-                    }
-                }
-            }
-        })())
+        Poll::Ready(self.rows(&lines))
     }
 
     fn position(&self) -> Vec<u8> {

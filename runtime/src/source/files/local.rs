@@ -9,16 +9,20 @@ use snafu::ResultExt;
 
 use super::super::{IoSnafu, SourceError};
 use super::{Found, Input};
+use crate::folders::with_cure;
 
 /// Files below a path, which may be a file itself. Hidden ones are unfinished output and not found.
 pub fn list(path: &Path) -> Result<Vec<Found>, SourceError> {
-    let metadata = fs::metadata(path).context(IoSnafu { action: format!("read '{}'", path.display()) })?;
+    let metadata = fs::metadata(path).map_err(with_cure);
+    let metadata = metadata.context(IoSnafu { action: format!("read '{}'", path.display()) })?;
     let found = |path: &Path, length| Found { path: path.display().to_string(), length, tag: None };
     if metadata.is_file() {
         return Ok(vec![found(path, metadata.len())]);
     }
     let mut files = Vec::new();
-    collect(path, &mut files).context(IoSnafu { action: format!("list the folder '{}'", path.display()) })?;
+    collect(path, &mut files)
+        .map_err(with_cure)
+        .context(IoSnafu { action: format!("list the folder '{}'", path.display()) })?;
     files.sort();
     Ok(files.iter().map(|(path, length)| found(Path::new(path), *length)).collect())
 }
@@ -49,7 +53,7 @@ impl LocalFile {
     /// Opens a file at a byte.
     pub fn open(path: &str, from: u64) -> Result<Self, SourceError> {
         let action = format!("open '{path}'");
-        let mut file = File::open(path).context(IoSnafu { action: action.clone() })?;
+        let mut file = File::open(path).map_err(with_cure).context(IoSnafu { action: action.clone() })?;
         file.seek(SeekFrom::Start(from)).context(IoSnafu { action })?;
         Ok(LocalFile { file, path: path.to_owned() })
     }

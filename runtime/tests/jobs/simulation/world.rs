@@ -136,7 +136,8 @@ async fn put(world: World, process: ProcessId, key: String, bytes: Vec<u8>) -> R
         return Err(failed("create", &key));
     }
     // Of a large object a crash of the store may leave a part.
-    let is_torn = is_segment && world.dice.one_in(60, &format!("{roll} torn"));
+    let is_large = is_segment || key.starts_with("manifests/");
+    let is_torn = is_large && world.dice.one_in(60, &format!("{roll} torn"));
     let created = {
         let mut state = world.state.lock();
         match state.objects.contains_key(&key) {

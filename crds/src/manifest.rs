@@ -101,6 +101,7 @@ fn ranges(job: &StreamJob) -> Vec<String> {
     check("spec.parallelism", spec.parallelism, 32_768);
     check("spec.maxParallelism", spec.max_parallelism, 32_768);
     check("spec.workers.slots", spec.workers.slots, 64);
+    check("spec.checkpoint.retain", spec.checkpoint.retain, 1000);
     if let Some(credentials) = &spec.storage.credentials
         && !(1..=NAME_CHARS_MAX).contains(&credentials.secret_ref.name.chars().count())
     {

@@ -27,7 +27,7 @@ fn defaults_are_those_of_the_documentation() {
             "maxParallelism": 1024,
             "suspend": false,
             "storage": {"pathStyle": false, "allowHttp": false},
-            "checkpoint": {"interval": "10s", "timeout": "10m"},
+            "checkpoint": {"interval": "10s", "timeout": "10m", "retain": 3},
             "restart": {"strategy": "Exponential", "initialDelay": "1s", "maxDelay": "1m"},
             "workers": {"slots": 2},
         })
@@ -69,6 +69,7 @@ fn mistakes_name_the_field_and_the_cure() {
             "spec:\n  restart: {strategy: Sometimes}",
             &["spec.restart.strategy: ", "Sometimes", "Exponential"],
         ),
+        ("spec:", "spec:\n  checkpoint: {retain: 0}", &["spec.checkpoint.retain: 0 is not from 1 to 1000"]),
         ("spec:", "spec:\n  workers: {slots: 65}", &["spec.workers.slots: 65 is not from 1 to 64"]),
         ("sql: INSERT INTO a SELECT 1", "sql: ''", &["spec.pipeline.sql: is empty"]),
         ("spec:", "sepc: {}\nspec:", &["sepc: is not known", "spec, status"]),

@@ -3,6 +3,7 @@
 //! reason, message and cure; once the cure is applied the job goes on by itself, and its rows are compared.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use snafu::{OptionExt, ResultExt, whatever};
@@ -13,6 +14,9 @@ use crate::outside::{self, Kafka, Outcome, apply, kubectl, records, run, wait};
 
 /// How long a condition or phase may take to come: the kubelet writes a changed Secret within a minute and a half.
 const SECONDS: u64 = 150;
+
+/// How long the store answers nothing but errors.
+const OUTAGE: Duration = Duration::from_secs(60);
 
 /// Events of the generator, and the rate that keeps a job busy until it is told otherwise.
 const EVENTS: u64 = 200_000;
@@ -51,6 +55,8 @@ impl Life<'_> {
         self.life()?;
         self.broken_sql_and_foreign_state()?;
         self.damaged_state()?;
+        self.store_errors()?;
+        self.missing_files()?;
         self.wrong_secret()?;
         self.missing_bucket()?;
         self.missing_topic()?;
@@ -223,6 +229,64 @@ impl Life<'_> {
         std::fs::write(&newest, &whole).whatever_context("failed to put an epoch record back")?;
         self.finish(&job)?;
         (self.say)("a truncated checkpoint object: named; the job went on once it was put back");
+        Ok(())
+    }
+
+    /// The store answers nothing but errors for a minute: checkpoints fail, and the job runs on.
+    fn store_errors(&self) -> Outcome<()> {
+        let mut job = self.job("outage", &self.sql("outage", SLOW));
+        let bucket = bucket_folder()?.with_file_name(format!("{}-outage", self.namespace));
+        std::fs::create_dir(&bucket).whatever_context("failed to make a bucket")?;
+        job.location = format!("s3://{}-outage/state", self.namespace);
+        self.apply(&job)?;
+        self.checkpoint("outage", 2)?;
+        let (pods, aside) = (self.pods("outage")?, bucket.with_extension("aside"));
+        std::fs::rename(&bucket, &aside).whatever_context("failed to take the bucket away")?;
+        let said = self.condition(
+            "outage",
+            "Degraded",
+            "True",
+            "CheckpointFailed",
+            &["The job runs on", "make the bucket"],
+        );
+        outside::pause(OUTAGE);
+        let running = self.status("outage");
+        std::fs::rename(&aside, &bucket).whatever_context("failed to put the bucket back")?;
+        said?;
+        let (running, now) = (running?, self.pods("outage")?);
+        if running["status"]["phase"] != "Running" || now != pods {
+            whatever!(
+                "the job has not run on through the outage: {now:?} were {pods:?}; {}",
+                running["status"]
+            );
+        }
+        self.condition("outage", "Degraded", "False", "Healthy", &[])?;
+        job.sql = self.sql("outage", FAST);
+        self.apply(&job)?;
+        self.finish(&job)?;
+        (self.say)("a store that answers errors for a minute: said; the job ran on, and its rows are right");
+        Ok(())
+    }
+
+    fn missing_files(&self) -> Outcome<()> {
+        let input = format!("{}/late-input", self.namespace);
+        let sql = format!(
+            "CREATE TABLE numbers (id BIGINT, k BIGINT) WITH ('connector' = 'filesystem', 'path' = 's3://millrace/{input}', 'format' = 'json');
+             CREATE TABLE copied (id BIGINT, k BIGINT) WITH ({});
+             INSERT INTO copied SELECT id, k FROM numbers;",
+            self.files("copied")
+        );
+        self.apply(&self.job("input", &sql))?;
+        let parts = [input.as_str(), "put files there, or correct the option 'path'"];
+        self.condition("input", "Degraded", "True", "SourceUnavailable", &parts)?;
+        let (rows, folder) = (events::picked(1_000), bucket_folder()?.join(&input));
+        let aside = folder.with_extension("aside");
+        std::fs::create_dir_all(&aside).whatever_context("failed to make a folder")?;
+        std::fs::write(aside.join("rows.jsonl"), rows.join("\n")).whatever_context("failed to write rows")?;
+        std::fs::rename(&aside, &folder).whatever_context("failed to show rows")?;
+        self.phase("input", "Succeeded")?;
+        self.compare("copied", &rows)?;
+        (self.say)("missing input files: named; the job went on once they were there");
         Ok(())
     }
 

@@ -14,16 +14,25 @@ pub struct CheckpointSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
 
-    /// Time from the start of one checkpoint to the start of the next. Default: 10s. Results become visible once a
-    /// checkpoint.
+    /// Time from the start of one checkpoint to the start of the next. Default: 10s. Results become visible with
+    /// it.
     pub interval: Duration,
 
     /// A checkpoint that takes longer is given up and counted as failed. Default: 10m.
     pub timeout: Duration,
+
+    /// How many complete checkpoints are kept; what older ones alone need is removed. Default: 3.
+    #[schemars(range(min = 1, max = 1000))]
+    pub retain: u32,
 }
 
 impl Default for CheckpointSpec {
     fn default() -> Self {
-        CheckpointSpec { location: None, interval: Duration::seconds(10), timeout: Duration::seconds(600) }
+        CheckpointSpec {
+            location: None,
+            interval: Duration::seconds(10),
+            timeout: Duration::seconds(600),
+            retain: 3,
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential, S3ConditionalPut};
 use object_store::path::Path;
 use object_store::{
@@ -213,6 +213,18 @@ impl Store for BucketStore {
         let mut keys: Vec<String> = keys.map(str::to_owned).collect();
         keys.sort();
         Ok(keys)
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+        let paths: Vec<object_store::Result<Path>> = keys.iter().map(|key| Ok(self.path(key))).collect();
+        let mut deleted = self.store.delete_stream(futures::stream::iter(paths).boxed());
+        while let Some(deleted) = deleted.next().await {
+            match deleted {
+                Ok(_) | Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(self.failed("remove", "old objects", &error)),
+            }
+        }
+        Ok(())
     }
 
     fn location(&self) -> String {

@@ -7,13 +7,14 @@
 //! ```
 //! Only the coordinator of the newest generation can create an epoch's record: a newer one seals the next epoch before it
 //! starts anything, so a stalled predecessor's record finds its place taken. Records have no gaps, so that there is only one
-//! such place. Everything can be repeated.
+//! such place. Everything can be repeated. What no kept checkpoint needs is removed, after a floor has said so.
 
 pub mod bucket;
 pub mod paths;
 pub mod protocol;
 pub mod records;
 pub mod resolve;
+pub mod retention;
 pub mod store;
 
 pub use bucket::{BucketSettings, BucketStore, MountedCredentials};

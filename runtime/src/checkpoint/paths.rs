@@ -9,12 +9,32 @@ pub const JOB: &str = "job.pb";
 pub fn probe(uid: &JobUid) -> String {
     format!("probes/{uid}")
 }
+
 /// A bounded job's end.
 pub const FINISHED: &str = "finished";
 /// Prefix of generation claims.
 pub const GENERATIONS: &str = "generations/";
 /// Prefix of epoch records.
 pub const EPOCHS: &str = "epochs/";
+
+/// Prefix of manifests.
+pub const MANIFESTS: &str = "manifests/";
+/// Prefix of segments.
+pub const SEGMENTS: &str = "segments/";
+/// Prefix of marks of commits.
+pub const COMMITS: &str = "commits/";
+/// Prefix of floors.
+pub const FLOORS: &str = "floors/";
+
+/// Records below this epoch are about to be removed, and count no more.
+pub fn floor(epoch: Epoch) -> String {
+    format!("{FLOORS}{:020}", epoch.0)
+}
+
+/// The epoch that any object's key begins with under its prefix.
+pub fn epoch_of(key: &str, prefix: &str) -> Option<Epoch> {
+    key.strip_prefix(prefix)?.split('-').next()?.parse().ok().map(Epoch)
+}
 
 /// The claim of a generation.
 pub fn generation(generation: Generation) -> String {
@@ -28,17 +48,17 @@ pub fn epoch(epoch: Epoch) -> String {
 
 /// The manifest of an epoch, by one generation.
 pub fn manifest(epoch: Epoch, generation: Generation) -> String {
-    format!("manifests/{:020}-{:020}", epoch.0, generation.0)
+    format!("{MANIFESTS}{:020}-{:020}", epoch.0, generation.0)
 }
 
 /// State of one worker and epoch.
 pub fn segment(epoch: Epoch, generation: Generation, worker: WorkerId, number: u64) -> String {
-    format!("segments/{:020}-{:020}-{:020}-{number:020}", epoch.0, generation.0, worker.0)
+    format!("{SEGMENTS}{:020}-{:020}-{:020}-{number:020}", epoch.0, generation.0, worker.0)
 }
 
 /// The mark that an epoch's sinks have committed.
 pub fn commit(epoch: Epoch) -> String {
-    format!("commits/{:020}", epoch.0)
+    format!("{COMMITS}{:020}", epoch.0)
 }
 
 /// The number at the end of a key under a prefix.

@@ -10,6 +10,7 @@ use snafu::{OptionExt, Snafu};
 use super::paths;
 use super::records::{self, EpochRecord, FORMAT_VERSION, GenerationClaim, JobRecord, Manifest, Marker};
 use super::resolve::{self, Claim, Owner};
+use super::retention::{self, Kept};
 use super::store::{Created, Store, StoreError};
 use crate::fault::Safeguards;
 use crate::model::key_encoding::KEY_ENCODING_VERSION;
@@ -159,12 +160,30 @@ impl Checkpoints {
             }
             *self.last_record.lock() = next;
             if next >= epoch {
-                return Ok(());
+                // The place may have been free because a newer generation has removed its own record from it.
+                return self.check_fence().await;
             }
         }
         self.check_fence().await?;
         // Nobody newer has claimed, and yet the place is taken: only a newer claim under way explains it.
         FencedSnafu { by: Generation(self.generation.0 + 1) }.fail()
+    }
+
+    /// Removes what none of these checkpoints, newest first, needs.
+    pub async fn remove_old(&self, kept: &[Kept]) -> Result<(), CheckpointError> {
+        let prefixes = [paths::EPOCHS, paths::MANIFESTS, paths::COMMITS, paths::SEGMENTS, paths::FLOORS];
+        let mut keys = Vec::new();
+        for prefix in prefixes {
+            keys.extend(self.store.list(prefix).await?);
+        }
+        let Some(removal) = retention::plan(kept, &keys).filter(|removal| !removal.keys.is_empty()) else {
+            return Ok(());
+        };
+        self.check_fence().await?;
+        let marker = Marker { epoch: removal.floor.0, at_ms: 0 };
+        create_or_own(self.store.as_ref(), &paths::floor(removal.floor), records::encode(&marker)).await?;
+        self.store.delete(&removal.keys).await?;
+        Ok(())
     }
 
     /// Marks that an epoch's sinks have committed.
@@ -334,9 +353,12 @@ async fn newest_generation(store: &dyn Store) -> Result<Option<Generation>, Stor
     Ok(keys.iter().filter_map(|key| paths::number_of(key, paths::GENERATIONS)).max().map(Generation))
 }
 
-/// All epoch records. The number of records is bounded by retention.
+/// The epoch records from the newest checkpoint on. Those below the newest floor do not count: some may be removed already.
 async fn epoch_records(store: &dyn Store) -> Result<Vec<(Epoch, EpochRecord)>, CheckpointError> {
+    let floors = store.list(paths::FLOORS).await?;
+    let floor = floors.iter().filter_map(|key| paths::number_of(key, paths::FLOORS)).max().unwrap_or(0);
     let mut keys = store.list(paths::EPOCHS).await?;
+    keys.retain(|key| paths::number_of(key, paths::EPOCHS).is_some_and(|epoch| epoch >= floor));
     let mut records = Vec::new();
     // Only the newest checkpoint matters: read backwards until one is found.
     while let Some(key) = keys.pop() {

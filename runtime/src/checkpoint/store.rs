@@ -42,6 +42,9 @@ pub trait Store: Send + Sync {
     /// Keys under a prefix, sorted.
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError>;
 
+    /// Removes objects; one that is not there counts as removed.
+    async fn delete(&self, keys: &[String]) -> Result<(), StoreError>;
+
     /// Where this is, for messages.
     fn location(&self) -> String;
 }
@@ -134,6 +137,17 @@ impl Store for FolderStore {
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         let (root, name) = (self.root.clone(), prefix.to_owned());
         self.blocking(format!("list '{prefix}'"), move || list_sync(&root, &name)).await
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+        let paths: Vec<PathBuf> = keys.iter().map(|key| self.root.join(key)).collect();
+        let remove = move || {
+            paths.iter().try_for_each(|path| match fs::remove_file(path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            })
+        };
+        self.blocking("remove old objects".to_owned(), remove).await
     }
 
     fn location(&self) -> String {

@@ -165,6 +165,7 @@ impl Job {
             parallelism: spec.parallelism,
             checkpoint_interval: spec.checkpoint.interval.to_std(),
             checkpoint_timeout: spec.checkpoint.timeout.to_std(),
+            checkpoints_kept: spec.checkpoint.retain as usize,
             restart,
             is_patient: false,
         })

@@ -14,8 +14,9 @@ use super::checkpointing::{Answered, Pending};
 use super::report::{self, JobReport, Phase};
 use super::workers::{WorkerEvent, Workers};
 use super::{Committers, CoordinatorContext, Failure, JobSettings, Stop, Wish, assignment, check, commit};
-use crate::checkpoint::TakenOver;
 use crate::checkpoint::records::{Manifest, SubtaskState};
+use crate::checkpoint::retention::{self, Kept};
+use crate::checkpoint::{CheckpointError, TakenOver};
 use crate::model::{Epoch, Generation, WorkerId};
 use crate::rpc::{CoordinatorSays, Deploy, Empty, FromWorker, Peer, WorkerSays};
 use crate::topology::Topology;
@@ -48,6 +49,12 @@ struct Run<'a> {
     sources_left: BTreeSet<(u32, u32)>,
     pending: Option<Pending>,
     publishing: Option<(Publishing<'a>, bool)>,
+    /// The complete checkpoints that are kept, newest first.
+    kept: Vec<Kept>,
+    /// How many were complete since the last removal.
+    complete: usize,
+    /// Removal of what they do not need; beside checkpoints, which it must not delay.
+    removing: Option<BoxFuture<'a, Result<(), CheckpointError>>>,
     next_epoch: Epoch,
     next_at: Duration,
     /// After a checkpoint that has failed a last one is not tried again before this.
@@ -104,10 +111,19 @@ impl RunningJob<'_> {
                     let is_last = run.publishing.take().is_some_and(|(_, is_last)| is_last);
                     let (manifest, started) = published?;
                     self.complete(&manifest, started);
+                    retention::keep(&mut run.kept, Kept::of(&manifest), self.settings.checkpoints_kept);
+                    self.remove_old(&mut run);
                     let completed = CoordinatorSays::Completed(manifest.epoch);
                     workers.tell(run.members.iter(), self.generation(), &completed).await;
                     if is_last {
                         return self.end(&manifest).await;
+                    }
+                }
+                removed = removed(&mut run.removing) => {
+                    run.removing = None;
+                    if let Err(error) = removed {
+                        // The next removal takes what this one has left.
+                        warn!(error = %crate::error::chain(&error), "failed to remove what no kept checkpoint needs");
                     }
                 }
                 changed = wish.changed() => {
@@ -202,6 +218,9 @@ impl RunningJob<'_> {
             sources_left,
             pending: None,
             publishing: None,
+            kept: self.taken.restored.iter().map(Kept::of).collect(),
+            complete: 0,
+            removing: None,
             next_epoch: self.taken.next_epoch,
             next_at: self.context.clock.elapsed() + self.settings.checkpoint_interval,
             retry_at: Duration::ZERO,
@@ -350,6 +369,16 @@ impl RunningJob<'_> {
         });
     }
 
+    /// Every time that so many checkpoints are complete as are kept, what older ones alone need goes: to list the store costs money.
+    fn remove_old<'r>(&'r self, run: &mut Run<'r>) {
+        run.complete += 1;
+        if run.removing.is_none() && run.complete >= self.settings.checkpoints_kept {
+            run.complete = 0;
+            let kept = run.kept.clone();
+            run.removing = Some(async move { self.taken.checkpoints.remove_old(&kept).await }.boxed());
+        }
+    }
+
     async fn end(&self, manifest: &Manifest) -> Result<GenerationEnd, Stop> {
         if !manifest.is_final {
             return Ok(GenerationEnd::Stopped);
@@ -365,6 +394,16 @@ fn lost(worker: WorkerId, reason: &str) -> Stop {
 
 fn failure(message: String, kind: String, is_permanent: bool) -> Stop {
     Stop::Failure(Failure { message, kind, is_permanent })
+}
+
+/// The result of the removal under way; never, if there is none.
+async fn removed(
+    removing: &mut Option<BoxFuture<'_, Result<(), CheckpointError>>>,
+) -> Result<(), CheckpointError> {
+    match removing {
+        Some(removing) => removing.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The result of the publishing under way; never, if there is none.

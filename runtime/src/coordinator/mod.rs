@@ -46,6 +46,8 @@ pub struct JobSettings {
     pub parallelism: u32,
     pub checkpoint_interval: std::time::Duration,
     pub checkpoint_timeout: std::time::Duration,
+    /// So many complete checkpoints stay in the store.
+    pub checkpoints_kept: usize,
     pub restart: RestartStrategy,
     /// A failure that would come again is tried again all the same, with the delays of `restart`: on a cluster the cure (an object
     /// put back, a topic mended) comes from outside, and nobody is there to start the job anew.

@@ -138,7 +138,7 @@ impl SinkWriter for FileWriter {
         open.encoder
             .encode(&batch.records, &mut text)
             .map_err(|error| SinkError::Data { message: error.to_string() })?;
-        open.file.write_all(text.as_bytes()).context(action)?;
+        open.file.write_all(text.as_bytes()).map_err(with_cure).context(action)?;
         open.bytes += text.len() as u64;
         self.text = text;
         Ok(())
@@ -158,7 +158,7 @@ impl SinkWriter for FileWriter {
             file.sync_all()
         };
         async move {
-            blocking(sync).await.context(action)?;
+            blocking(sync).await.map_err(with_cure).context(action)?;
             Ok(vec![staged.encode_to_vec()])
         }
         .boxed()

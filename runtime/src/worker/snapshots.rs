@@ -264,6 +264,10 @@ mod tests {
             Ok(Vec::new())
         }
 
+        async fn delete(&self, _keys: &[String]) -> Result<(), StoreError> {
+            Ok(())
+        }
+
         fn location(&self) -> String {
             "memory".to_owned()
         }

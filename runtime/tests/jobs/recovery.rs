@@ -96,6 +96,25 @@ fn everything_killed_at_once_goes_on_with_another_parallelism() {
 }
 
 #[test]
+fn only_the_objects_of_kept_checkpoints_stay() {
+    let place = Place::new(2, SQL);
+    place.edit_job("interval: 300ms", "interval: 50ms\n    retain: 2");
+    let mut job = place.start(&["--workers", "2"]);
+    let state = place.path().join(".millrace/default/job");
+    let count = |folder: &str| std::fs::read_dir(state.join(folder)).map_or(0, Iterator::count);
+    wait_until("many checkpoints are complete", || checkpoints(&place.log()) >= 20);
+    wait_until("few of them are left", || (1..10).contains(&count("manifests")) && count("floors") == 1);
+    assert!(count("epochs") < 10 && count("commits") < 10, "{} {}", count("epochs"), count("commits"));
+    job.kill().unwrap();
+    job.wait().unwrap();
+
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!((place.rows("picked"), place.rows("totals")), straight());
+}
+
+#[test]
 fn an_interrupted_job_takes_a_last_checkpoint_and_goes_on() {
     let place = Place::new(2, SQL);
     let mut job = place.start(&[]);

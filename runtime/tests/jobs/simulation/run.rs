@@ -292,6 +292,7 @@ impl Run {
                 parallelism: PARALLELISM,
                 checkpoint_interval: Duration::from_millis(100),
                 checkpoint_timeout: Duration::from_secs(1),
+                checkpoints_kept: 2,
                 restart: RestartStrategy::Exponential {
                     initial: Duration::from_millis(50),
                     max: Duration::from_millis(500),

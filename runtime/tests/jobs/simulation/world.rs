@@ -181,6 +181,17 @@ impl Store for SimulatedStore {
         Ok(state.objects.keys().filter(|key| key.starts_with(prefix)).cloned().collect())
     }
 
+    async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+        let roll = self.world.roll(&format!("delete {}", self.process));
+        self.world.rest(&roll).await;
+        // It may fail half-way.
+        let fails = self.world.dice.one_in(20, &format!("{roll} fails"));
+        let count = if fails { keys.len() / 2 } else { keys.len() };
+        keys[..count].iter().for_each(|key| drop(self.world.state.lock().objects.remove(key)));
+        self.world.note(format!("{} delete {count} of {}", self.process, keys.len()));
+        if fails { Err(failed("remove", "old objects")) } else { Ok(()) }
+    }
+
     fn location(&self) -> String {
         "simulated".to_owned()
     }

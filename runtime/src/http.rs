@@ -119,8 +119,8 @@ async fn report(
     if let Some(after) = after {
         let newer = state.report.wait_for(|report| report.public.version > after);
         tokio::select! {
-            // The sender lives as long as the process; its end answers with what is known.
-            _ = newer => {}
+            // Once the job has ended there is nothing newer to come: an answer at once would be asked for again at once.
+            Ok(_) = newer => {}
             () = state.clock.sleep(LONG_POLL_MAX) => {}
         }
     }
@@ -135,4 +135,24 @@ async fn stop(State(state): State<CoordinatorState>) -> StatusCode {
 async fn go_on(State(state): State<CoordinatorState>) -> StatusCode {
     state.wish.send_replace(Wish::Run);
     StatusCode::ACCEPTED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Attempt;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_that_nothing_follows_is_answered_as_late_as_any() {
+        let (sender, report) = watch::channel(JobReport::new("totals", "uid", Attempt(1)));
+        JobReport::change(&sender, |report| report.restarts += 1);
+        drop(sender);
+        let (wish, clock) = (Arc::new(watch::channel(Wish::Run).0), Clock::starting_at(0));
+        let state = CoordinatorState { report, wish, source_chains: [].into(), clock };
+        let asked = |after| super::report(State(state.clone()), Query(After { after }));
+        let Json(known) = asked(Some(0)).await;
+        assert_eq!(clock.elapsed(), Duration::ZERO);
+        let Json(again) = asked(Some(known.version)).await;
+        assert_eq!((again.version, clock.elapsed()), (known.version, LONG_POLL_MAX));
+    }
 }

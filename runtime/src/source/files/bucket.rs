@@ -19,6 +19,9 @@ use crate::checkpoint::bucket::{explain, open_bucket};
 /// Bytes asked for at a time: enough that the round trips do not count.
 const RANGE_BYTES: u64 = 4 << 20;
 
+/// Begins the version of an object that has no entity tag.
+const UNTAGGED: &str = "changed at ";
+
 /// A folder of a bucket.
 #[derive(Clone)]
 pub struct Bucket {
@@ -84,7 +87,22 @@ impl Bucket {
 }
 
 fn found(object: ObjectMeta) -> Found {
-    Found { path: object.location.to_string(), length: object.size, tag: object.e_tag }
+    let tag = Some(version(&object));
+    Found { path: object.location.to_string(), length: object.size, tag }
+}
+
+/// The entity tag of an object, if the store has one.
+fn entity_tag(object: &ObjectMeta) -> Option<&str> {
+    object.e_tag.as_deref().filter(|tag| !tag.trim_matches('"').is_empty())
+}
+
+/// What differs once another object takes the place of one: its entity tag or, where a store has none for an object (one
+/// that was put past it, into its folder), the second of its last change.
+fn version(object: &ObjectMeta) -> String {
+    match entity_tag(object) {
+        Some(tag) => tag.to_owned(),
+        None => format!("{UNTAGGED}{}", object.last_modified.timestamp()),
+    }
 }
 
 /// An object, read in order.
@@ -110,7 +128,7 @@ impl Object {
         let end = (self.next + RANGE_BYTES).min(self.length);
         let options = GetOptions {
             range: Some(GetRange::Bounded(self.next..end)),
-            if_match: self.tag.clone(),
+            if_match: self.tag.clone().filter(|tag| !tag.starts_with(UNTAGGED)),
             ..Default::default()
         };
         self.next = end;
@@ -144,7 +162,8 @@ async fn fetch_range(
     length: u64,
     tag: Option<&str>,
 ) -> Result<Bytes, Error> {
-    let is_other = |object: &ObjectMeta| object.size != length || object.e_tag.as_deref() != tag;
+    let is_other =
+        |object: &ObjectMeta| object.size != length || tag.is_some_and(|tag| tag != version(object));
     let changed = || Error::Precondition { path: key.to_string(), source: "it is another object".into() };
     match store.get_opts(key, options).await {
         Ok(found) if is_other(&found.meta) => Err(changed()),
@@ -192,5 +211,28 @@ impl Drop for Object {
         if let Some(fetching) = &self.fetching {
             fetching.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    #[test]
+    fn another_object_has_another_version() {
+        let object = |tag: Option<&str>, second| ObjectMeta {
+            location: Path::from("in/rows.jsonl"),
+            last_modified: DateTime::from_timestamp(second, 7).unwrap(),
+            size: 3,
+            e_tag: tag.map(str::to_owned),
+            version: None,
+        };
+        assert_eq!(version(&object(Some("\"a\""), 1)), version(&object(Some("\"a\""), 2)));
+        assert_ne!(version(&object(Some("\"a\""), 1)), version(&object(Some("\"b\""), 1)));
+        // A listing may say an empty tag where a read says none.
+        assert_eq!(version(&object(Some("\"\""), 1)), version(&object(None, 1)));
+        assert_ne!(version(&object(None, 1)), version(&object(None, 2)));
     }
 }

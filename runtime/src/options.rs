@@ -85,7 +85,7 @@ mod tests {
 
     fn table(options: &[(&str, &str)]) -> Table {
         let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Table { name: "t".to_owned(), schema: None, options }
+        Table { name: "t".to_owned(), options, ..Table::default() }
     }
 
     #[test]
@@ -138,7 +138,7 @@ mod tests {
                 for setting in settings.iter().filter(|setting| setting.is_required) {
                     least.push((setting.key, examples(setting).swap_remove(0)));
                 }
-                if connector == "kafka" {
+                if connector.ends_with("kafka") {
                     least.push(("bootstrap.servers", "localhost:9092".to_owned()));
                 }
                 for setting in &settings {

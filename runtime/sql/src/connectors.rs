@@ -100,6 +100,17 @@ const KAFKA_SINK: &[Setting] = &[
     connection("properties.transaction.timeout.ms", Number(1)),
 ];
 
+const UPSERT_KAFKA_SINK: &[Setting] = &[
+    required("topic", Text("totals")),
+    SERVERS,
+    SERVERS_SHORT,
+    required("key.format", OneOf(&["json"])),
+    required("value.format", OneOf(&["json"])),
+    meaning("value.fields-include", OneOf(&["ALL"])),
+    meaning("sink.delivery-guarantee", OneOf(&["exactly-once"])),
+    connection("properties.transaction.timeout.ms", Number(1)),
+];
+
 const FILES_SOURCE: &[Setting] = &[required("path", Text("folder")), FORMAT, BAD_RECORDS];
 
 const FILES_SINK: &[Setting] = &[required("path", Text("s3://bucket/folder")), FORMAT];
@@ -121,6 +132,7 @@ type Settings = Option<&'static [Setting]>;
 /// The connectors, each as a source and as a sink.
 const CONNECTORS: &[(&str, Settings, Settings)] = &[
     ("kafka", Some(KAFKA_SOURCE), Some(KAFKA_SINK)),
+    ("upsert-kafka", None, Some(UPSERT_KAFKA_SINK)),
     ("filesystem", Some(FILES_SOURCE), Some(FILES_SINK)),
     ("nexmark", Some(NEXMARK), None),
     ("print", None, Some(PRINT)),
@@ -149,7 +161,29 @@ pub fn settings(connector: &str, role: Role) -> Option<Vec<Setting>> {
 
 /// True if a sink of this connector takes rows that change, and not only rows that are added.
 pub fn takes_changes(connector: &str) -> bool {
-    matches!(connector, "print" | "blackhole")
+    matches!(connector, "print" | "blackhole") || uses_key(connector)
+}
+
+/// True if a sink of this connector writes by the table's primary key: a row takes the place of the one with its key.
+pub fn uses_key(connector: &str) -> bool {
+    connector == "upsert-kafka"
+}
+
+/// The mistake of a primary key that a table lacks, or has in vain.
+pub fn check_key(options: &BTreeMap<String, String>, has_key: bool) -> Option<Mistake> {
+    let connector = options.get("connector").map_or("", String::as_str);
+    let (message, hint) = match (uses_key(connector), has_key) {
+        (true, false) => (
+            format!("'{connector}' needs a PRIMARY KEY"),
+            "add PRIMARY KEY (…) NOT ENFORCED after the columns".to_owned(),
+        ),
+        (false, true) if names(None).iter().any(|name| name == connector) => (
+            format!("'{connector}' has no use for a PRIMARY KEY"),
+            "remove it, or write to 'upsert-kafka'".to_owned(),
+        ),
+        _ => return None,
+    };
+    Some(Mistake { key: None, message, hint: Some(hint) })
 }
 
 /// True if the option may be edited while a job has state.
@@ -297,7 +331,10 @@ mod tests {
             (
                 "path=a",
                 None,
-                &[("'connector' is missing", "'kafka', 'filesystem', 'nexmark', 'print' or 'blackhole'")],
+                &[(
+                    "'connector' is missing",
+                    "'kafka', 'upsert-kafka', 'filesystem', 'nexmark', 'print' or 'blackhole'",
+                )],
             ),
             ("connector=kafak", None, &[("'kafak' is not known", "use 'kafka'")]),
             (

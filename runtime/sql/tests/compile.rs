@@ -304,7 +304,6 @@ fn mistakes_are_shown_where_they_are() {
 #[test]
 fn what_a_table_cannot_say_yet_is_refused_by_name() {
     let cases = [
-        ("x BIGINT, PRIMARY KEY (x) NOT ENFORCED", "", "line 1, column 27: PRIMARY KEY is not supported yet"),
         ("x BIGINT", " PARTITIONED BY (x)", "line 1, column 27: PARTITIONED BY is not supported yet"),
         ("x BIGINT METADATA", "", "line 1, column 26: METADATA columns are not supported yet"),
     ];
@@ -347,7 +346,9 @@ fn what_changes_goes_only_where_changes_are_taken() {
     let refused = compile(&sql(files, counts)).unwrap_err();
     let said = refused[0].to_string();
     assert!(
-        said.contains("'out' can only add rows; group by a window, or write to print, blackhole"),
+        said.contains(
+            "'out' can only add rows; group by a window, or write to upsert-kafka, print, blackhole"
+        ),
         "{said}"
     );
     assert!(refused[0].line > 0);
@@ -402,4 +403,92 @@ fn a_text_without_insert_is_refused() {
     let mistakes = compile(SETUP).unwrap_err();
 
     assert_eq!(mistakes[0].message, "the SQL has no INSERT INTO, so the job would do nothing");
+}
+
+const UPSERT: &str = "'connector' = 'upsert-kafka', 'topic' = 't', 'bootstrap.servers' = 'b:9092', 'key.format' = 'json', 'value.format' = 'json'";
+
+#[test]
+fn a_primary_key_is_of_columns_that_are_written_and_says_that_nothing_enforces_it() {
+    let cases = [
+        ("a BIGINT PRIMARY KEY NOT ENFORCED, n BIGINT", None),
+        ("a BIGINT, n BIGINT, CONSTRAINT pk PRIMARY KEY (a) NOT ENFORCED", None),
+        (
+            "a BIGINT, PRIMARY KEY (a)",
+            Some("line 1, column 44: a PRIMARY KEY is not checked against what is outside"),
+        ),
+        (
+            "a BIGINT, PRIMARY KEY (b) NOT ENFORCED",
+            Some("line 1, column 42: there is no column 'b' for the PRIMARY KEY"),
+        ),
+        (
+            "a BIGINT, PRIMARY KEY (a, a) NOT ENFORCED",
+            Some("line 1, column 45: 'a' is in the PRIMARY KEY twice"),
+        ),
+        ("a BIGINT, c AS a + 1, PRIMARY KEY (c) NOT ENFORCED", Some("line 1, column 54: 'c' is computed")),
+        (
+            "a BIGINT PRIMARY KEY NOT ENFORCED, PRIMARY KEY (a) NOT ENFORCED",
+            Some("line 1, column 54: a table has one PRIMARY KEY at most"),
+        ),
+        ("a BIGINT, UNIQUE (a)", Some("line 1, column 29: UNIQUE is not supported")),
+        ("a BIGINT", Some("line 1, column 14: table 'out': 'upsert-kafka' needs a PRIMARY KEY")),
+    ];
+    for (columns, expected) in cases {
+        let sql = format!("CREATE TABLE out ({columns}) WITH ({UPSERT});");
+        // Nothing is written to it, which is a mistake of its own.
+        let found = compile(&sql).err().unwrap_or_default();
+        let found: Vec<_> = found.iter().filter(|mistake| !mistake.message.contains("INSERT INTO")).collect();
+        match expected {
+            None => assert!(found.is_empty(), "{columns}: {found:?}"),
+            Some(expected) => {
+                assert!(found[0].to_string().starts_with(expected), "{columns}: {found:?}");
+                assert!(
+                    found[0].hint.is_some() || expected.contains("one") || expected.contains("twice"),
+                    "{columns}"
+                );
+            }
+        }
+    }
+    let in_vain = "CREATE TABLE out (a BIGINT, PRIMARY KEY (a) NOT ENFORCED) WITH ('connector' = 'print');";
+    let found = compile(in_vain).unwrap_err();
+    assert!(
+        found.iter().any(|found| found.message.contains("'print' has no use for a PRIMARY KEY")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn rows_by_key_come_to_one_writer_in_order() {
+    let columns = "a BIGINT, b STRING, n BIGINT, PRIMARY KEY (a, b) NOT ENFORCED";
+    let job = |query: &str| {
+        format!("{SETUP}\nCREATE TABLE out ({columns}) WITH ({UPSERT});\nINSERT INTO out {query};")
+    };
+    let into_sink = |query: &str| {
+        let plan = plan(&job(query));
+        let sink = plan.operators.iter().position(|operator| operator.id == "out/out/sink").unwrap();
+        let hashes: Vec<_> =
+            plan.inputs(sink).map(|edge| edge.hash.clone().map(|hash| hash.columns)).collect();
+        hashes
+    };
+    // Grouped by the very key: its subtask already has all changes of it.
+    let grouped = "SELECT auction, url, COUNT(*) FROM bid GROUP BY url, auction";
+    assert_eq!(into_sink(grouped), [None]);
+    assert_eq!(into_sink(&format!("{grouped} HAVING COUNT(*) > 1")), [None]);
+    // Only added: brought to where the key is.
+    let added = "SELECT auction, url, price FROM bid";
+    assert_eq!(into_sink(added), [Some(vec![0, 1])]);
+    assert_eq!(into_sink(&format!("{added} UNION ALL {added}")), [Some(vec![0, 1]), Some(vec![0, 1])]);
+
+    let refused = [
+        "SELECT auction, 'x', COUNT(*) FROM bid GROUP BY auction",
+        "SELECT auction % 2, url, COUNT(*) FROM bid GROUP BY auction, url",
+        "SELECT auction, url, COUNT(*) FROM bid GROUP BY auction, url, channel",
+    ];
+    for query in refused {
+        let found = compile(&job(query)).expect_err(query);
+        assert!(
+            found[0].message.contains("has to find them by its PRIMARY KEY (a, b)"),
+            "{query}: {found:?}"
+        );
+        assert!(found[0].line > 0, "{query}");
+    }
 }

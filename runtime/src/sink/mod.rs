@@ -176,12 +176,16 @@ pub fn connector(plan: &SinkPlan, identity: SinkIdentity) -> Result<Box<dyn Sink
     let connector: Box<dyn SinkConnector> = match kind.as_str() {
         "filesystem" => files::open(&mut options, identity)?,
         "kafka" => Box::new(kafka::Kafka::new(&mut options, identity)?),
+        "upsert-kafka" => Box::new(kafka::Kafka::by_key(&mut options, &table, identity)?),
         "print" => Box::new(print::Print::new(&mut options, &table)),
         "blackhole" => Box::new(blackhole::Blackhole),
         "nexmark" => return Err(options.wrong("connector", "can only be read from").into()),
         _ => {
             return Err(options
-                .wrong("connector", "is not known; use 'kafka', 'filesystem', 'print' or 'blackhole'")
+                .wrong(
+                    "connector",
+                    "is not known; use 'kafka', 'upsert-kafka', 'filesystem', 'print' or 'blackhole'",
+                )
                 .into());
         }
     };

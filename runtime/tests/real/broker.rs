@@ -176,6 +176,26 @@ impl Broker {
         listed.transaction_states.iter().map(|state| state.transactional_id.0.to_string()).collect()
     }
 
+    /// All committed records of a topic as key and value, those of a partition in order, as Kafka's own consumer reads them.
+    pub fn keyed(&self, topic: &str) -> Vec<(String, String)> {
+        let read = java("org.apache.kafka.tools.consumer.ConsoleConsumer")
+            .args(["--bootstrap-server", &self.address, "--topic", topic, "--from-beginning"])
+            .args([
+                "--isolation-level",
+                "read_committed",
+                "--timeout-ms",
+                "3000",
+                "--property",
+                "print.key=true",
+            ])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(read.stdout).unwrap();
+        let record =
+            |line: &str| line.split_once('\t').map(|(key, value)| (key.to_owned(), value.to_owned()));
+        text.lines().filter_map(record).collect()
+    }
+
     /// All committed values of a topic, sorted, as Kafka's own consumer reads them; at least `expected`, if it can find as many.
     pub fn committed(&self, topic: &str, expected: usize) -> Vec<String> {
         let mut rows: Vec<String> = Vec::new();

@@ -244,3 +244,100 @@ fn a_transaction_that_the_broker_has_ended_is_reported_as_lost() {
         }
     }
 }
+
+#[test]
+fn the_newest_row_of_each_key_is_right_through_kills() {
+    let broker = Broker::start(2);
+    broker.create_topic("events", 2);
+    broker.create_topic("counts", 3);
+    let options = format!("'properties.bootstrap.servers' = '{}'", broker.address());
+    // What HAVING no longer lets through is taken away.
+    let place = Place::new(
+        2,
+        &format!(
+            "CREATE TABLE events (id BIGINT, k INT) WITH ({options}, 'connector' = 'kafka', 'topic' = 'events', 'format' = 'json');
+CREATE TABLE counts (k INT, n BIGINT, total BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+  WITH ({options}, 'connector' = 'upsert-kafka', 'topic' = 'counts', 'key.format' = 'json', 'value.format' = 'json');
+INSERT INTO counts SELECT k, COUNT(*), SUM(id) FROM events GROUP BY k HAVING k <> 3 OR COUNT(*) < 500;"
+        ),
+    );
+    let mut sent = 0;
+    let mut send = |rows: i64| {
+        for partition in 0..2 {
+            let ids = (sent..sent + rows).filter(|id| id % 2 == partition);
+            broker.append("events", partition as i32, &ids.map(row).collect::<Vec<_>>());
+        }
+        sent += rows;
+        sent
+    };
+    let is_covered = |place: &Place, rows: i64| last(&place.log(), "rows_in=") == rows;
+
+    let mut job = place.start(&["--workers", "2"]);
+    let first = send(2_000);
+    place.wait_until("a checkpoint covers the first rows", || is_covered(&place, first));
+    send(2_000);
+    kill_a_worker(&place.log());
+    let second = send(2_000);
+    place.wait_until("a checkpoint covers the rows around the kill", || is_covered(&place, second));
+    send(2_000);
+    job.kill().unwrap();
+    job.wait().unwrap();
+    let mut job = place.start(&["--workers", "2"]);
+    let third = send(2_000);
+    place.wait_until("a checkpoint covers the rows around the job's death", || is_covered(&place, third));
+
+    let mut expected = BTreeMap::<String, String>::new();
+    for k in [0, 1, 2, 4, 5, 6] {
+        let ids: Vec<i64> = (0..third).filter(|id| id % 7 == k).collect();
+        let (n, total) = (ids.len(), ids.iter().sum::<i64>());
+        expected.insert(format!("{{\"k\":{k}}}"), format!("{{\"k\":{k},\"n\":{n},\"total\":{total}}}"));
+    }
+    let mut records = Vec::new();
+    let newest = |records: &[(String, String)]| {
+        let newest: BTreeMap<String, String> = records.iter().cloned().collect();
+        newest.into_iter().filter(|(_, value)| value != "null").collect::<BTreeMap<_, _>>()
+    };
+    place.wait_until("the results are committed", || {
+        records = broker.keyed("counts");
+        newest(&records) == expected
+    });
+    job.kill().unwrap();
+    job.wait().unwrap();
+
+    // A key that was taken away has been there before, and no count has ever gone back: nothing was written twice.
+    let of = |k: i64| records.iter().filter(move |(key, _)| *key == format!("{{\"k\":{k}}}"));
+    let of_three: Vec<_> = of(3).collect();
+    assert!(of_three.len() > 1 && of_three.last().unwrap().1 == "null", "{of_three:?}");
+    for k in [0, 1, 2, 4, 5, 6] {
+        let counts: Vec<i64> = of(k)
+            .map(|(_, value)| {
+                value.split("\"n\":").nth(1).unwrap().split(',').next().unwrap().parse().unwrap()
+            })
+            .collect();
+        assert!(counts.len() > 1 && counts.is_sorted_by(|a, b| a < b), "{k}: {counts:?}");
+    }
+}
+
+#[test]
+fn a_row_without_a_key_is_named_with_its_cure() {
+    let broker = Broker::start(2);
+    broker.create_topic("events", 1);
+    broker.create_topic("counts", 1);
+    broker.append("events", 0, &["{\"id\": 1}".to_owned()]);
+    let options = format!("'properties.bootstrap.servers' = '{}'", broker.address());
+    let place = Place::new(
+        1,
+        &format!(
+            "CREATE TABLE events (id BIGINT, k INT) WITH ({options}, 'connector' = 'kafka', 'topic' = 'events', 'format' = 'json');
+CREATE TABLE counts (k INT, n BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+  WITH ({options}, 'connector' = 'upsert-kafka', 'topic' = 'counts', 'key.format' = 'json', 'value.format' = 'json');
+INSERT INTO counts SELECT k, COUNT(*) FROM events GROUP BY k;"
+        ),
+    );
+
+    let output = place.run(&[]);
+
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("has NULL in 'k', a column of the PRIMARY KEY; leave such rows out"), "{text}");
+}

@@ -1,4 +1,4 @@
-//! CREATE TABLE: columns, computed columns, watermark, options.
+//! CREATE TABLE: columns, computed columns, watermark, primary key, options.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,8 @@ pub struct CreateTable {
     pub name: Name,
     pub columns: Vec<ColumnDeclaration>,
     pub watermark: Option<WatermarkDeclaration>,
+    /// Columns of PRIMARY KEY; without one, none.
+    pub primary_key: Vec<Name>,
     pub options: BTreeMap<String, String>,
     /// Where each option's key stands.
     pub option_spans: BTreeMap<String, Span>,
@@ -50,6 +52,7 @@ pub fn create_table(cursor: &mut Cursor<'_>) -> Parsed<CreateTable> {
         name,
         columns: Vec::new(),
         watermark: None,
+        primary_key: Vec::new(),
         options: BTreeMap::new(),
         option_spans: BTreeMap::new(),
     };
@@ -61,6 +64,7 @@ pub fn create_table(cursor: &mut Cursor<'_>) -> Parsed<CreateTable> {
         }
     }
     cursor.expect(&Token::RParen)?;
+    check_key(&table)?;
     if cursor.take_word("COMMENT") {
         cursor.string("a comment in quotes")?;
     }
@@ -79,11 +83,82 @@ fn item(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Parsed<()> {
     if !is_quoted && cursor.at_word("WATERMARK") && !is_type_next(cursor) {
         return watermark(cursor, table);
     }
-    if !is_quoted && (cursor.at_word("PRIMARY") || cursor.at_word("CONSTRAINT")) {
-        return Err(mistake(&token, "PRIMARY KEY is not supported yet")
-            .hint("remove it: no connector of this release uses a key"));
+    if !is_quoted && (cursor.at_word("PRIMARY") || cursor.at_word("CONSTRAINT") || is_unique(cursor)) {
+        if cursor.take_word("CONSTRAINT") {
+            Name::parse(cursor, "the constraint's name")?;
+        }
+        let place = cursor.peek();
+        primary_key(cursor)?;
+        cursor.expect(&Token::LParen)?;
+        let mut key = Vec::new();
+        loop {
+            key.push(Name::parse(cursor, "a column's name")?);
+            if !cursor.take(&Token::Comma) {
+                break;
+            }
+        }
+        cursor.expect(&Token::RParen)?;
+        not_enforced(cursor)?;
+        return set_key(table, key, &place);
     }
     column(cursor, table)
+}
+
+fn primary_key(cursor: &mut Cursor<'_>) -> Parsed<()> {
+    if cursor.at_word("UNIQUE") {
+        return Err(
+            mistake(&cursor.peek(), "UNIQUE is not supported").hint("use PRIMARY KEY (…) NOT ENFORCED")
+        );
+    }
+    cursor.expect_word("PRIMARY")?;
+    cursor.expect_word("KEY")
+}
+
+/// A column may be called `unique`; then a type follows and no list.
+fn is_unique(cursor: &Cursor<'_>) -> bool {
+    cursor.at_word("UNIQUE") && cursor.peek_second() == Token::LParen
+}
+
+/// Nothing outside is looked at to see that keys are unique, and the text has to say so, as in Flink.
+fn not_enforced(cursor: &mut Cursor<'_>) -> Parsed<()> {
+    if cursor.take_words(&["NOT", "ENFORCED"]) {
+        return Ok(());
+    }
+    let message = "a PRIMARY KEY is not checked against what is outside, and must say so";
+    Err(mistake(&cursor.peek(), message).hint("write NOT ENFORCED after it"))
+}
+
+fn set_key(table: &mut CreateTable, key: Vec<Name>, place: &TokenWithSpan) -> Parsed<()> {
+    if !table.primary_key.is_empty() {
+        return Err(mistake(place, "a table has one PRIMARY KEY at most").hint("name all its columns in one"));
+    }
+    table.primary_key = key;
+    Ok(())
+}
+
+/// A key is of physical columns, each once.
+fn check_key(table: &CreateTable) -> Parsed<()> {
+    for (index, name) in table.primary_key.iter().enumerate() {
+        if table.primary_key[..index].iter().any(|before| before.text == name.text) {
+            return Err(at_span(name.span, format!("'{}' is in the PRIMARY KEY twice", name.text)));
+        }
+        match table.columns.iter().find(|column| column.name.text == name.text) {
+            None => {
+                let names: Vec<&str> = table.columns.iter().map(|column| column.name.text.as_str()).collect();
+                return Err(at_span(
+                    name.span,
+                    format!("there is no column '{}' for the PRIMARY KEY", name.text),
+                )
+                .hint(format!("its columns are: {}", names.join(", "))));
+            }
+            Some(column) if matches!(column.kind, ColumnKind::Computed { .. }) => {
+                let message = format!("'{}' is computed, and cannot be in the PRIMARY KEY", name.text);
+                return Err(at_span(name.span, message).hint("use columns that are written"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// A column may be called `watermark`; then a type follows and not FOR.
@@ -104,6 +179,12 @@ fn column(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Parsed<()> {
             return Err(
                 mistake(&cursor.peek(), "METADATA columns are not supported yet").hint("remove the column")
             );
+        }
+        if cursor.at_word("PRIMARY") {
+            let place = cursor.peek();
+            primary_key(cursor)?;
+            not_enforced(cursor)?;
+            set_key(table, vec![name.clone()], &place)?;
         }
         ColumnKind::Physical { data_type, nullable }
     };

@@ -86,6 +86,18 @@ pub struct Table {
     /// The WITH options, ordered by key.
     #[prost(btree_map = "string, string", tag = "3")]
     pub options: std::collections::BTreeMap<String, String>,
+    /// Columns that tell its rows apart, if it has such.
+    #[prost(string, repeated, tag = "4")]
+    pub primary_key: Vec<String>,
+}
+
+impl Table {
+    /// Positions of the primary key's columns.
+    pub fn key_columns(&self) -> Vec<usize> {
+        let fields = self.schema.as_ref().map_or(&[][..], |schema| schema.fields.as_slice());
+        let position = |name: &String| fields.iter().position(|field| field.name == *name);
+        self.primary_key.iter().filter_map(position).collect()
+    }
 }
 
 /// Filter, then projection, over one batch at a time.

@@ -98,7 +98,8 @@ fn wrong_options(statements: &[Statement]) -> Vec<Diagnostic> {
         let name = &declaration.name;
         let roles = roles_of(&name.text, statements);
         let found = roles.into_iter().flat_map(|role| connectors::check(&declaration.options, role));
-        for mistake in found {
+        let key = connectors::check_key(&declaration.options, !declaration.primary_key.is_empty());
+        for mistake in found.chain(key) {
             let span = mistake.key.as_ref().and_then(|key| declaration.option_spans.get(key));
             let message = format!("table '{}': {}", name.text, mistake.message);
             let mut diagnostic = at(*span.unwrap_or(&name.span), message);
@@ -149,6 +150,7 @@ impl Compiler {
             name: declaration.name.text.clone(),
             schema: Some(Schema { fields: physical.collect() }),
             options: declaration.options.clone(),
+            primary_key: declaration.primary_key.iter().map(|name| name.text.clone()).collect(),
         };
         let plan = self.table_plan(declaration, &table)?;
         let event_time = self.event_time(declaration, &table, &plan)?;

@@ -101,10 +101,13 @@ impl StreamBuilder {
         if let Some(window) = stream.window {
             return Err(without_aggregate(&window));
         }
-        if stream.is_changing && !takes_changes(&sink.table) {
+        if stream.is_changing && !connectors::takes_changes(connector(&sink.table)) {
             return Err(only_appends(&sink.table));
         }
         let schema = sink.table.schema.clone().unwrap_or_default();
+        if connectors::uses_key(connector(&sink.table)) {
+            return self.insert_by_key(catalog, sink, schema, stream);
+        }
         for branch in stream.branches {
             let mut conversion = Conversion { builder: self, catalog, sink: name.clone() };
             let columns = branch.columns.clone();
@@ -114,6 +117,55 @@ impl StreamBuilder {
             self.connect(above, index, None);
         }
         Ok(())
+    }
+
+    /// Rows of one key must come to one writer, and in order. What changes comes so from where it is grouped by the key; what is
+    /// only added is brought there.
+    fn insert_by_key(
+        &mut self,
+        catalog: &Catalog,
+        sink: &DeclaredTable,
+        schema: Schema,
+        stream: Stream,
+    ) -> Result<(), Refused> {
+        let name = &sink.table.name;
+        let key = sink.table.key_columns();
+        if stream.is_changing && !self.is_grouped_by(&key, &stream.branches) {
+            let message = format!(
+                "the query changes rows that it has given before, and '{name}' has to find them by its PRIMARY KEY ({}); make \
+                 the key the very columns of GROUP BY, and select those as they are",
+                sink.table.primary_key.join(", ")
+            );
+            return Err((DataFusionError::Plan(message), Some(name.clone())));
+        }
+        let hash = HashKeys { columns: key.iter().map(|column| *column as u32).collect() };
+        let hash = (!stream.is_changing).then_some(hash);
+        let mut above = Vec::new();
+        for branch in stream.branches {
+            let mut conversion = Conversion { builder: self, catalog, sink: name.clone() };
+            let columns = branch.columns.clone();
+            above.push(conversion.calc(branch, columns, schema.clone(), name)?);
+        }
+        let kind = OperatorKind::Sink(Sink { table: Some(sink.table.clone()) });
+        let index = self.add(&format!("{name}/{name}/sink"), schema, kind);
+        for above in above {
+            self.connect(above, index, hash.clone());
+        }
+        Ok(())
+    }
+
+    /// True if the columns of a key are the columns that an aggregate groups by, all of them.
+    fn is_grouped_by(&self, key: &[usize], branches: &[Branch]) -> bool {
+        let [branch] = branches else { return false };
+        let Base::Operator(base) = branch.base else { return false };
+        let Some(OperatorKind::GroupAggregate(aggregate)) = &self.plan.operators[base].kind else {
+            return false;
+        };
+        let group = |column: &usize| same_values(&branch.columns[*column], &aggregate.key_fields);
+        let mut grouped: Vec<_> = key.iter().map(group).collect();
+        grouped.sort_unstable();
+        grouped.dedup();
+        grouped == (0..aggregate.keys.len()).map(Some).collect::<Vec<_>>()
     }
 
     fn add(&mut self, path: &str, output: Schema, kind: OperatorKind) -> usize {
@@ -137,8 +189,19 @@ fn without_aggregate(window: &PendingWindow) -> Refused {
     (error, Some(window.table.clone()))
 }
 
-fn takes_changes(table: &Table) -> bool {
-    connectors::takes_changes(table.options.get("connector").map_or("", String::as_str))
+/// The column whose values an expression gives unchanged: itself, or as a type that holds each of them as another one.
+fn same_values(expression: &plan::Expr, fields: &[Field]) -> Option<usize> {
+    let Some(Node::Cast(cast)) = &expression.node else { return expression.as_column() };
+    let column = cast.expr.as_ref()?.as_column()?;
+    let (from, to) = (fields.get(column)?.data_type(), cast.to.as_ref()?);
+    let whole = [TypeKind::TinyInt, TypeKind::SmallInt, TypeKind::Int, TypeKind::BigInt];
+    let width = |data_type: &DataType| whole.iter().position(|kind| *kind == data_type.kind());
+    let is_wider = width(&from).is_some_and(|narrow| width(to).is_some_and(|wide| wide >= narrow));
+    (from == *to || is_wider).then_some(column)
+}
+
+fn connector(table: &Table) -> &str {
+    table.options.get("connector").map_or("", String::as_str)
 }
 
 fn only_appends(table: &Table) -> Refused {

@@ -6,6 +6,7 @@
 //! `millrace/<job uid>/<operator hash>/<generation>/<subtask>/<slot>`; only writers of a generation use its ids, and a slot is
 //! used again only when a later complete checkpoint no longer names it.
 
+mod by_key;
 mod committer;
 mod producer;
 mod slots;
@@ -14,10 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
+use millrace_sql::plan::Table;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -48,6 +51,8 @@ struct Settings {
     bootstrap: Vec<String>,
     topic: String,
     partitioner: Partitioner,
+    /// Columns whose values are the records' keys; none for records without keys.
+    key: Vec<usize>,
     transaction_timeout_ms: u32,
     /// What all transactional ids of this sink of this job begin with.
     prefix: String,
@@ -59,6 +64,8 @@ enum Partitioner {
     Sticky,
     /// Each subtask always writes to one.
     Fixed,
+    /// By the record's key, as Kafka's own producers do.
+    ByKey,
 }
 
 /// A transaction that holds an epoch's rows, as a checkpoint names it.
@@ -87,23 +94,47 @@ struct Transaction {
 }
 
 impl Kafka {
-    /// Reads the options.
+    /// Reads the options of a topic that rows are added to.
     pub fn new(options: &mut TableOptions<'_>, identity: SinkIdentity) -> Result<Self, SinkError> {
+        let partitioner = match options.optional("sink.partitioner").as_deref() {
+            None | Some("default" | "round-robin") => Partitioner::Sticky,
+            Some("fixed") => Partitioner::Fixed,
+            Some(_) => {
+                return Err(options
+                    .wrong("sink.partitioner", "is not supported; use 'default', 'fixed' or 'round-robin'")
+                    .into());
+            }
+        };
+        is_one_of(options, "format", "json")?;
+        Self::open(options, identity, partitioner, Vec::new())
+    }
+
+    /// Reads the options of a topic that holds the newest row of each key: a record takes the place of the one before, and one
+    /// without a value takes that away (`upsert-kafka` of Flink; compacted topics of Kafka).
+    pub fn by_key(
+        options: &mut TableOptions<'_>,
+        table: &Table,
+        identity: SinkIdentity,
+    ) -> Result<Self, SinkError> {
+        is_one_of(options, "key.format", "json")?;
+        is_one_of(options, "value.format", "json")?;
+        if !matches!(options.optional("value.fields-include").as_deref(), None | Some("ALL")) {
+            return Err(options.wrong("value.fields-include", "is not supported; use 'ALL'").into());
+        }
+        Self::open(options, identity, Partitioner::ByKey, table.key_columns())
+    }
+
+    fn open(
+        options: &mut TableOptions<'_>,
+        identity: SinkIdentity,
+        partitioner: Partitioner,
+        key: Vec<usize>,
+    ) -> Result<Self, SinkError> {
         let settings = Settings {
             bootstrap: servers(options)?,
             topic: topic(options)?,
-            partitioner: match options.optional("sink.partitioner").as_deref() {
-                None | Some("default" | "round-robin") => Partitioner::Sticky,
-                Some("fixed") => Partitioner::Fixed,
-                Some(_) => {
-                    return Err(options
-                        .wrong(
-                            "sink.partitioner",
-                            "is not supported; use 'default', 'fixed' or 'round-robin'",
-                        )
-                        .into());
-                }
-            },
+            partitioner,
+            key,
             transaction_timeout_ms: options
                 .parsed("properties.transaction.timeout.ms", "a number of milliseconds")?
                 .unwrap_or(DEFAULT_TRANSACTION_TIMEOUT_MS),
@@ -111,9 +142,6 @@ impl Kafka {
         };
         if settings.transaction_timeout_ms == 0 {
             return Err(options.wrong("properties.transaction.timeout.ms", "must be at least 1").into());
-        }
-        if options.required("format")? != "json" {
-            return Err(options.wrong("format", "is not supported; use 'json'").into());
         }
         if !matches!(options.optional("sink.delivery-guarantee").as_deref(), None | Some("exactly-once")) {
             return Err(options
@@ -131,7 +159,8 @@ impl SinkConnector for Kafka {
         let producer =
             Producer::new(Arc::clone(&self.settings), &self.identity, subtask, receiver, Arc::clone(&shared));
         let running = tokio::spawn(producer.run()).abort_handle();
-        Ok(Box::new(Writer { commands, shared, running, encoder: None, text: String::new() }))
+        let settings = Arc::clone(&self.settings);
+        Ok(Box::new(Writer { settings, commands, shared, running, encoders: None, text: String::new() }))
     }
 
     fn committer(&self) -> Option<Box<dyn SinkCommitter>> {
@@ -150,16 +179,79 @@ struct Shared {
 
 /// The half of a writer that the task calls; the other half, [`Producer`], talks to brokers.
 struct Writer {
+    settings: Arc<Settings>,
     commands: mpsc::UnboundedSender<Command>,
     shared: Arc<Shared>,
     running: AbortHandle,
-    encoder: Option<JsonEncoder>,
+    encoders: Option<Encoders>,
     text: String,
+}
+
+/// Of rows and of their keys.
+struct Encoders {
+    row: JsonEncoder,
+    key: JsonEncoder,
+}
+
+/// A record to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub key: Option<Bytes>,
+    /// Without one, the record takes the key's row away.
+    pub value: Option<Bytes>,
+}
+
+impl Record {
+    fn bytes(&self) -> usize {
+        let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        bytes(&self.key) + bytes(&self.value)
+    }
 }
 
 impl Writer {
     fn check(&self) -> Result<(), SinkError> {
         self.shared.failure.lock().take().map_or(Ok(()), Err)
+    }
+
+    fn records(&mut self, batch: &Batch) -> Result<Vec<Record>, SinkError> {
+        let key = self.settings.key.as_slice();
+        by_key::check(&batch.records, key)?;
+        let keys = batch.records.project(key).map_err(not_writable)?;
+        let Encoders { row: of_rows, key: of_keys } = self.encoders.get_or_insert_with(|| Encoders {
+            row: JsonEncoder::new(&batch.records.schema()),
+            key: JsonEncoder::new(&keys.schema()),
+        });
+        let values = lines(of_rows, &batch.records, &mut self.text)?;
+        if key.is_empty() {
+            return Ok(values.into_iter().map(|value| Record { key: None, value: Some(value) }).collect());
+        }
+        let keys = lines(of_keys, &keys, &mut self.text)?;
+        Ok(by_key::records(keys, values, batch.kinds.as_deref()))
+    }
+}
+
+fn not_writable(error: impl std::fmt::Display) -> SinkError {
+    SinkError::Data { message: error.to_string() }
+}
+
+/// Rows as lines; a row is a line, for line breaks in values are escaped.
+fn lines(encoder: &JsonEncoder, rows: &RecordBatch, text: &mut String) -> Result<Vec<Bytes>, SinkError> {
+    text.clear();
+    encoder.encode(rows, text).map_err(not_writable)?;
+    let mut rest = Bytes::copy_from_slice(text.as_bytes());
+    let mut values = Vec::with_capacity(rows.num_rows());
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        values.push(rest.split_to(end));
+        drop(rest.split_to(1));
+    }
+    Ok(values)
+}
+
+/// Refuses all values of an option but one.
+fn is_one_of(options: &mut TableOptions<'_>, key: &str, value: &str) -> Result<(), SinkError> {
+    match options.required(key)? == value {
+        true => Ok(()),
+        false => Err(options.wrong(key, &format!("is not supported; use '{value}'")).into()),
     }
 }
 
@@ -169,22 +261,11 @@ impl SinkWriter for Writer {
         if batch.rows() == 0 {
             return Ok(());
         }
-        self.text.clear();
-        let encoder = self.encoder.get_or_insert_with(|| JsonEncoder::new(&batch.records.schema()));
-        encoder
-            .encode(&batch.records, &mut self.text)
-            .map_err(|error| SinkError::Data { message: error.to_string() })?;
-        let text = Bytes::copy_from_slice(self.text.as_bytes());
-        let mut values = Vec::with_capacity(batch.rows());
-        let mut rest = text;
-        // A row is a line; line breaks in values are escaped.
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            values.push(rest.split_to(end));
-            drop(rest.split_to(1));
-        }
-        self.shared.unsent.fetch_add(self.text.len(), Ordering::Relaxed);
+        let records = self.records(batch)?;
+        let bytes = records.iter().map(Record::bytes).sum();
+        self.shared.unsent.fetch_add(bytes, Ordering::Relaxed);
         // If the producer is gone, its failure is told by the next call.
-        let _ = self.commands.send(Command::Rows { values, bytes: self.text.len() });
+        let _ = self.commands.send(Command::Rows { records, bytes });
         Ok(())
     }
 

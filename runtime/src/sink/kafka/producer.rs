@@ -12,13 +12,13 @@ use kafka_protocol::messages::{
     EndTxnRequest, InitProducerIdRequest, ProduceRequest, ProducerId, TransactionalId,
 };
 use kafka_protocol::protocol::StrBytes;
-use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
+use kafka_protocol::records::{self, Compression, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use super::slots::{Identity, Slots};
-use super::{Partitioner, Settings, Shared, SinkIdentity, Transaction, failed};
+use super::{Partitioner, Record, Settings, Shared, SinkIdentity, Transaction, by_key, failed};
 use crate::clock::Clock;
 use crate::error::chain;
 use crate::kafka::{
@@ -51,7 +51,7 @@ const REPLICAS_WAIT_MS: i32 = 10_000;
 /// What the writer asks of its producer.
 pub enum Command {
     Rows {
-        values: Vec<Bytes>,
+        records: Vec<Record>,
         bytes: usize,
     },
     /// Everything so far belongs to this epoch.
@@ -140,12 +140,11 @@ impl Producer {
                 },
             };
             match command {
-                Command::Rows { values, bytes } => {
-                    let (mut values, mut bytes) = (values, bytes);
+                Command::Rows { mut records, mut bytes } => {
                     while bytes < BATCH_BYTES {
                         match self.commands.try_recv() {
-                            Ok(Command::Rows { values: more, bytes: more_bytes }) => {
-                                values.extend(more);
+                            Ok(Command::Rows { records: more, bytes: more_bytes }) => {
+                                records.extend(more);
                                 bytes += more_bytes;
                             }
                             Ok(prepare) => {
@@ -155,7 +154,7 @@ impl Producer {
                             Err(_) => break,
                         }
                     }
-                    self.write(values).await?;
+                    self.write(records).await?;
                     self.shared.unsent.fetch_sub(bytes, Ordering::Relaxed);
                     self.shared.waker.wake();
                 }
@@ -186,38 +185,55 @@ impl Producer {
         })
     }
 
-    async fn write(&mut self, values: Vec<Bytes>) -> Result<(), SinkError> {
-        let mut rest = values.as_slice();
+    async fn write(&mut self, records: Vec<Record>) -> Result<(), SinkError> {
+        if self.partitions.is_empty() {
+            self.partitions = self.find_partitions().await?;
+            self.partitions.sort_by_key(|partition| partition.index);
+        }
+        if self.settings.partitioner == Partitioner::ByKey {
+            // In the order of the partitions: with what is written, requests are the same from run to run.
+            for (place, records) in by_key::by_partition(records, self.partitions.len()) {
+                self.write_to(Some(self.partitions[place].index), &records).await?;
+            }
+            return Ok(());
+        }
+        self.write_to(None, &records).await
+    }
+
+    /// Writes records to a partition, or each batch of them to the next one.
+    async fn write_to(&mut self, partition: Option<i32>, records: &[Record]) -> Result<(), SinkError> {
+        let mut rest = records;
         while !rest.is_empty() {
             let mut bytes = 0;
-            let fits = |value: &&Bytes| {
-                bytes += value.len() + RECORD_BYTES;
+            let fits = |record: &&Record| {
+                bytes += record.bytes() + RECORD_BYTES;
                 bytes <= BATCH_BYTES
             };
             let count = rest.iter().take_while(fits).count().max(1);
             let (batch, after) = rest.split_at(count);
-            self.write_batch(batch).await?;
+            let partition = partition.unwrap_or_else(|| self.next_partition());
+            self.write_batch(partition, batch).await?;
             rest = after;
         }
         Ok(())
     }
 
+    fn next_partition(&mut self) -> i32 {
+        let turn = match self.settings.partitioner {
+            Partitioner::Fixed => self.subtask.0 as usize,
+            Partitioner::Sticky | Partitioner::ByKey => self.turn,
+        };
+        self.turn = self.turn.wrapping_add(1);
+        self.partitions[turn % self.partitions.len()].index
+    }
+
     /// Writes a batch; one that is too large for the topic in halves.
-    async fn write_batch(&mut self, values: &[Bytes]) -> Result<(), SinkError> {
-        if self.partitions.is_empty() {
-            self.partitions = self.find_partitions().await?;
-        }
+    async fn write_batch(&mut self, partition: i32, records: &[Record]) -> Result<(), SinkError> {
         let mut open = match self.open.take() {
             Some(open) => open,
             None => self.begin().await?,
         };
-        let turn = match self.settings.partitioner {
-            Partitioner::Fixed => self.subtask.0 as usize,
-            Partitioner::Sticky => self.turn,
-        };
-        self.turn = self.turn.wrapping_add(1);
-        let partition = self.partitions[turn % self.partitions.len()].index;
-        let mut left = vec![values];
+        let mut left = vec![records];
         while let Some(batch) = left.pop() {
             let sequence = open.sequences.entry(partition).or_insert(0);
             let now = self.clock.now_ms();
@@ -282,6 +298,7 @@ impl Producer {
             retry.wait(error, &self.settings.topic).await?;
             if let Ok(partitions) = self.client.partitions(&self.settings.topic).await {
                 self.partitions = partitions;
+                self.partitions.sort_by_key(|partition| partition.index);
             }
         }
     }
@@ -379,8 +396,8 @@ pub fn transactional(id: &str) -> TransactionalId {
     TransactionalId(StrBytes::from_string(id.to_owned()))
 }
 
-fn encode(values: &[Bytes], identity: Identity, sequence: i32, time_ms: i64) -> Result<Bytes, String> {
-    let record = |(index, value): (usize, &Bytes)| Record {
+fn encode(written: &[Record], identity: Identity, sequence: i32, time_ms: i64) -> Result<Bytes, String> {
+    let record = |(index, Record { key, value }): (usize, &Record)| records::Record {
         transactional: true,
         control: false,
         delete_horizon: false,
@@ -391,11 +408,11 @@ fn encode(values: &[Bytes], identity: Identity, sequence: i32, time_ms: i64) -> 
         offset: index as i64,
         sequence: sequence.wrapping_add(index as i32),
         timestamp: time_ms,
-        key: None,
-        value: Some(value.clone()),
+        key: key.clone(),
+        value: value.clone(),
         headers: IndexMap::new(),
     };
-    let records: Vec<Record> = values.iter().enumerate().map(record).collect();
+    let records: Vec<records::Record> = written.iter().enumerate().map(record).collect();
     let options = RecordEncodeOptions { version: 2, compression: Compression::None };
     let mut bytes = BytesMut::new();
     RecordBatchEncoder::encode(&mut bytes, &records, &options).map_err(|error| error.to_string())?;

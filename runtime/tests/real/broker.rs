@@ -21,6 +21,9 @@ use crate::harness::wait_until;
 /// How often a consumer that finds too little is started again.
 const CONSUMER_TRIES: usize = 5;
 
+/// Codes of an unknown partition, of one without a leader, and of one that another broker leads.
+const NOT_LEADING: [i16; 3] = [3, 5, 6];
+
 /// A broker that is its own controller; ends with this value.
 pub struct Broker {
     folder: tempfile::TempDir,
@@ -161,9 +164,14 @@ impl Broker {
         let data = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
         let request =
             ProduceRequest::default().with_acks(-1).with_timeout_ms(5_000).with_topic_data(vec![data]);
-        let answer =
-            self.runtime.block_on(async { self.client().call(&self.address, &request, 11).await }).unwrap();
-        assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+        wait_until("the rows are appended", || {
+            let answer = async { self.client().call(&self.address, &request, 11).await };
+            let answer = self.runtime.block_on(answer).unwrap();
+            let code = answer.responses[0].partition_responses[0].error_code;
+            // After a start the broker may not lead the partition yet; such an answer says that nothing was written.
+            assert!(code == 0 || NOT_LEADING.contains(&code), "{topic} partition {partition}: code {code}");
+            code == 0
+        });
     }
 
     /// Ids of transactions that are open.

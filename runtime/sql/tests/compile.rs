@@ -198,8 +198,8 @@ fn mistakes_are_shown_where_they_are() {
         ("SELECT auction FROM bid WHERE", "1:30+1 expected an expression, found EOF", None),
         (
             "SELECT auction FROM TABLE(SESSION(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND))",
-            "1:27+7 the window function SESSION is not supported yet",
-            Some("use TUMBLE or HOP"),
+            "1:41+3 SESSION without GROUP BY window_start, window_end is not supported yet",
+            None,
         ),
         (
             "SELECT auction FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(price), INTERVAL '1' SECOND)) GROUP BY auction, window_start, window_end",
@@ -242,9 +242,29 @@ fn mistakes_are_shown_where_they_are() {
             Some("use a view"),
         ),
         (
-            "SELECT COUNT(DISTINCT bidder) FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND)) GROUP BY window_start, window_end",
-            "1:14+8 an aggregate of DISTINCT values in a window is not supported yet",
+            "SELECT COUNT(DISTINCT bidder) FROM TABLE(SESSION(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND)) GROUP BY window_start, window_end",
+            "1:14+8 an aggregate of DISTINCT values in a SESSION is not supported yet",
             None,
+        ),
+        (
+            "SELECT COUNT(*) FROM TABLE(SESSION(TABLE bid PARTITION BY bidder, channel, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND)) GROUP BY bidder, window_start, window_end",
+            "1:122+5 a SESSION is grouped by the columns of its PARTITION BY (bidder, channel), window_start and window_end, and by no others",
+            None,
+        ),
+        (
+            "SELECT COUNT(*) FROM TABLE(SESSION(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND)) GROUP BY bidder, window_start, window_end",
+            "1:93+5 a SESSION without PARTITION BY is grouped by window_start and window_end alone; write SESSION(TABLE t PARTITION BY key, …) for sessions of each key",
+            None,
+        ),
+        (
+            "SELECT COUNT(*) FROM TABLE(SESSION(TABLE bid PARTITION BY biddr, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND)) GROUP BY window_start, window_end",
+            "1:59+5 'bid' has no column 'biddr'",
+            Some("did you mean `bidder`?"),
+        ),
+        (
+            "SELECT COUNT(*) FROM TABLE(SESSION(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '0' SECOND)) GROUP BY window_start, window_end",
+            "1:71+8 the gap between sessions is longer than zero",
+            Some("write a length such as INTERVAL '10' SECOND"),
         ),
         (
             "SELECT MAX(n) FROM (SELECT COUNT(*) AS n FROM bid GROUP BY auction) AS c",
@@ -257,9 +277,9 @@ fn mistakes_are_shown_where_they_are() {
             None,
         ),
         (
-            "SELECT auction FROM TABLE(CUMULATE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND, INTERVAL '2' SECOND))",
-            "1:27+8 the window function CUMULATE is not supported yet",
-            None,
+            "SELECT COUNT(*) FROM TABLE(CUMULATE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '2' SECOND, INTERVAL '5' SECOND)) GROUP BY window_start, window_end",
+            "1:72+8 the size of a CUMULATE window is a multiple of its step",
+            Some("the order is CUMULATE(TABLE t, DESCRIPTOR(ts), step, size)"),
         ),
         (
             "SELECT auction FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND))",

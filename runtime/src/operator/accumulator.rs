@@ -31,7 +31,15 @@ pub struct Accumulator {
 
 /// Prepares all aggregates of an operator; returns them and the layout of their state table.
 pub fn prepare(aggregates: &[Aggregate]) -> Result<(Vec<Accumulator>, Arc<[StateType]>), OperatorError> {
-    let mut layout = Vec::new();
+    prepare_behind(&[], aggregates)
+}
+
+/// Like [`prepare`], for a table that begins with columns of the operator's own.
+pub fn prepare_behind(
+    own: &[StateType],
+    aggregates: &[Aggregate],
+) -> Result<(Vec<Accumulator>, Arc<[StateType]>), OperatorError> {
+    let mut layout = own.to_vec();
     let mut prepared = Vec::new();
     for aggregate in aggregates {
         let function = aggregate.function();

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::{and, concat, take};
 use arrow::datatypes::SchemaRef;
@@ -13,9 +13,10 @@ use millrace_sql::plan::{Aggregate, AggregateFunction, DataType, GroupAggregate 
 use snafu::{OptionExt, ResultExt};
 
 use super::accumulator::{Accumulator, Rows, prepare};
+use super::kept::Kept;
 use super::{
-    Collector, ComputeSnafu, Operator, OperatorError, OperatorFigures, OperatorSnapshot, OperatorTable,
-    PlanSnafu, StateSnafu,
+    Collector, ComputeSnafu, Operator, OperatorError, OperatorFigures, OperatorSnapshot, PlanSnafu,
+    StateSnafu,
 };
 use crate::model::key_encoding::{EncodedKeys, decode, encode};
 use crate::model::key_group::{hash_of, hash_within};
@@ -27,33 +28,24 @@ use crate::state::{BlockRow, StateColumn, StateTable, StateType};
 const GROUPS: &str = "groups";
 const DISTINCT: &str = "distinct";
 
-/// State is written whole again after this many snapshots of changes, so that a restore reads few runs.
-const DELTAS_MAX: u32 = 8;
-
 /// Aggregates per key.
 pub struct GroupAggregate {
     plan: Plan,
     keys: Vec<usize>,
     /// The first counts rows: a key without rows is not in the result.
     accumulators: Vec<Accumulator>,
-    groups: Written,
+    groups: Kept,
     distinct: Vec<Distinct>,
     output: SchemaRef,
-}
-
-/// A table and how it was written last.
-struct Written {
-    table: StateTable,
-    deltas: u32,
-    is_written: bool,
 }
 
 /// How often each value of an aggregate of distinct values is there, per key.
 struct Distinct {
     accumulator: usize,
     argument: usize,
-    filter: Option<usize>,
-    counts: Written,
+    counts: Kept,
+    /// Slots of values whose count came to 0 in the batch.
+    gone: Vec<u32>,
 }
 
 /// The rows of a batch, prepared.
@@ -83,14 +75,14 @@ impl GroupAggregate {
             distinct.push(Distinct {
                 accumulator: number,
                 argument: argument as usize,
-                filter: aggregate.filter.map(|filter| filter as usize),
-                counts: Written::new(StateTable::new([StateType::I64].into())),
+                counts: Kept::new(StateTable::new([StateType::I64].into())),
+                gone: Vec::new(),
             });
         }
         Ok(GroupAggregate {
             keys: plan.keys.iter().map(|key| *key as usize).collect(),
             accumulators,
-            groups: Written::new(StateTable::new(layout)),
+            groups: Kept::new(StateTable::new(layout)),
             distinct,
             output: plan.output_schema().to_arrow(),
             plan: plan.clone(),
@@ -126,6 +118,22 @@ impl GroupAggregate {
                 Some((_, rows)) => accumulator.add(input.columns, rows.view(), &mut chunks)?,
                 None => accumulator.add(input.columns, all, &mut chunks)?,
             }
+        }
+        Ok(())
+    }
+
+    /// Drops the keys that have no rows any more, and values that none of their rows has.
+    fn forget(&mut self, touched: &[u32], after: &Chunk) -> Result<(), OperatorError> {
+        let counts = row_counts(after)?;
+        let gone = touched.iter().zip(counts).filter(|(_, count)| **count == 0).map(|(slot, _)| *slot);
+        self.groups.table.remove(&gone.collect::<Vec<_>>());
+        self.groups.table.compact();
+        for distinct in &mut self.distinct {
+            let (table, mut gone) = (&mut distinct.counts.table, std::mem::take(&mut distinct.gone));
+            // A later row of the batch may have brought the value back.
+            gone.retain(|slot| matches!(table.at(*slot), (chunk, at) if is_zero(&chunk.columns[0], at)));
+            table.remove(&gone);
+            table.compact();
         }
         Ok(())
     }
@@ -193,6 +201,10 @@ fn row_counts(chunk: &Chunk) -> Result<&[i64], OperatorError> {
     }
 }
 
+fn is_zero(counts: &StateColumn, slot: usize) -> bool {
+    matches!(counts, StateColumn::I64(counts, _) if counts[slot] == 0)
+}
+
 /// Rows that change what an aggregate of distinct values is about: the first of a value, and the last that is taken back.
 #[derive(Default)]
 struct Effective {
@@ -211,11 +223,7 @@ impl Distinct {
     fn add(&mut self, input: &Input<'_>) -> Result<Effective, OperatorError> {
         let values = &input.columns[self.argument];
         let nulls = values.logical_nulls();
-        let filter = self.filter.map(|filter| input.columns[filter].as_boolean());
-        let counts = |row: usize| {
-            nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row))
-                && filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row))
-        };
+        let counts = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
         let encoded = encode(std::slice::from_ref(values), values.len())?;
         let mut effective = Effective::default();
         let mut key = Vec::new();
@@ -233,6 +241,9 @@ impl Distinct {
             let (sign, was) = (input.signs[row], times[offset]);
             times[offset] = was + sign;
             valid[offset] = true;
+            if was + sign == 0 {
+                self.gone.push(slot);
+            }
             if (was > 0) != (was + sign > 0) {
                 effective.rows.push(row as u32);
                 effective.slots.push(input.slots[row]);
@@ -240,24 +251,6 @@ impl Distinct {
             }
         }
         Ok(effective)
-    }
-}
-
-impl Written {
-    fn new(table: StateTable) -> Self {
-        Written { table, deltas: 0, is_written: false }
-    }
-
-    fn snapshot(&mut self, name: &'static str, namespace: i64, is_full: bool) -> OperatorTable {
-        let is_full = is_full || !self.is_written || self.deltas >= DELTAS_MAX;
-        self.deltas = if is_full { 0 } else { self.deltas + 1 };
-        self.is_written = true;
-        OperatorTable { name, namespace, snapshot: self.table.snapshot(is_full), is_full }
-    }
-
-    fn restore(&mut self, row: &BlockRow<'_>) -> Option<()> {
-        self.is_written = true;
-        self.table.restore(row.hash, row.key, row.values)
     }
 }
 
@@ -270,7 +263,8 @@ impl Operator for GroupAggregate {
         let before = self.groups.table.gather(&touched);
         self.add(&input, &touched)?;
         let after = self.groups.table.gather(&touched);
-        self.emit(&before, &after, out)
+        self.emit(&before, &after, out)?;
+        self.forget(&touched, &after)
     }
 
     fn snapshot(&mut self, is_full: bool) -> OperatorSnapshot {
@@ -302,7 +296,7 @@ impl Operator for GroupAggregate {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Int64Array, StringArray};
+    use arrow::array::{AsArray, Int64Array, StringArray};
     use arrow::datatypes::Int64Type;
     use millrace_sql::plan::Field;
 
@@ -376,6 +370,7 @@ mod tests {
                 &[(UpdateBefore, "b", Some(3)), (UpdateAfter, "b", None)],
                 &[(UpdateBefore, "b,3,1"), (UpdateAfter, "b,,0")],
             ),
+            (&[(Delete, "b", None)], &[(Delete, "b,,0")]),
         ];
         for (given, expected) in steps {
             let mut out = Given::default();
@@ -385,6 +380,8 @@ mod tests {
                 expected.iter().map(|(kind, row)| (*kind, (*row).to_owned())).collect();
             assert_eq!(out.0, expected, "{given:?}");
         }
+        assert!(operator.groups.table.is_empty(), "a key without rows has no state");
+        assert!(operator.distinct[0].counts.table.is_empty(), "nor have its values");
     }
 
     #[test]

@@ -56,7 +56,9 @@ impl LocalAggregate {
                     columns.extend(accumulator.states(chunk)?);
                 }
                 let records = RecordBatch::try_new(self.output.clone(), columns).context(ComputeSnafu)?;
-                out.batch(Batch { records, kinds: None, hashes: Some(chunk.hashes.as_slice().into()) })?;
+                // With distinct values among the keys the hashes are not those of the global half's keys.
+                let hashes = self.plan.distinct_fields.is_empty().then(|| chunk.hashes.as_slice().into());
+                out.batch(Batch { records, kinds: None, hashes })?;
             }
         }
         Ok(())

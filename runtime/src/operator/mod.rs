@@ -7,8 +7,13 @@
 pub mod accumulator;
 pub mod calc;
 pub mod group_aggregate;
+mod kept;
 pub mod local_aggregate;
+pub mod session_aggregate;
+mod slice;
 pub mod window_aggregate;
+
+use std::borrow::Cow;
 
 use arrow::error::ArrowError;
 use millrace_sql::evaluate::EvaluateError;
@@ -53,7 +58,7 @@ pub enum Progress {
 /// State of one table at a barrier.
 #[derive(Debug, Clone)]
 pub struct OperatorTable {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Divides a table into parts that are dropped as a whole, such as slices of windows.
     pub namespace: i64,
     pub snapshot: TableSnapshot,

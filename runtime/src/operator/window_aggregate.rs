@@ -2,6 +2,7 @@
 //!
 //! A window is a run of slices; tumbling windows have one. A window fires when the watermark reaches its last
 //! millisecond, a slice is dropped with the last window that needs it (Li et al., "No pane, no gain"). No timer per key exists.
+//! Cumulating windows only grow, so what has fired is kept merged in the first slice, and each slice is merged once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -11,32 +12,25 @@ use arrow::datatypes::{Int64Type, SchemaRef};
 use millrace_sql::plan::{Window, WindowAggregate as Plan};
 use snafu::{OptionExt, ResultExt};
 
-use super::accumulator::{Accumulator, prepare};
+use super::slice::{Partial, Shape, Slice};
 use super::{
-    Collector, ComputeSnafu, Operator, OperatorError, OperatorFigures, OperatorSnapshot, OperatorTable,
-    PlanSnafu, Progress, StateSnafu,
+    Collector, ComputeSnafu, Operator, OperatorError, OperatorFigures, OperatorSnapshot, PlanSnafu, Progress,
+    StateSnafu,
 };
-use crate::model::key_encoding::{decode, encode};
+use crate::model::key_encoding::encode;
 use crate::model::key_group::hash_of;
 use crate::model::{Batch, EventTime};
+use crate::state::BlockRow;
 use crate::state::table::Chunk;
-use crate::state::{BlockRow, StateTable, StateType};
-
-/// Name of the state table; its namespaces are slice ends.
-const SLICES: &str = "slices";
 
 /// Chunks of results emitted before the driver may send them on and look at barriers.
 const CHUNKS_PER_TURN: usize = 4;
 
-/// A part is written whole again after this many snapshots of changes, so that a restore reads few runs.
-const DELTAS_MAX: u32 = 8;
-
 /// Merges and fires.
 pub struct WindowAggregate {
-    plan: Plan,
     window: Window,
-    accumulators: Vec<Accumulator>,
-    layout: Arc<[StateType]>,
+    keys: usize,
+    shape: Shape,
     slices: BTreeMap<i64, Slice>,
     /// Ends of windows that have rows and have not fired.
     pending: BTreeSet<i64>,
@@ -47,27 +41,19 @@ pub struct WindowAggregate {
     output: SchemaRef,
 }
 
-struct Slice {
-    table: StateTable,
-    deltas: u32,
-    is_written: bool,
-}
-
 impl WindowAggregate {
     /// Prepares the aggregates.
     pub fn new(plan: &Plan) -> Result<Self, OperatorError> {
-        let (accumulators, layout) = prepare(&plan.aggregates)?;
         Ok(WindowAggregate {
             window: plan.window.context(PlanSnafu { message: "a window aggregate without window" })?,
-            accumulators,
-            layout,
+            keys: plan.key_fields.len(),
+            shape: Shape::new(plan)?,
             slices: BTreeMap::new(),
             pending: BTreeSet::new(),
             firing: VecDeque::new(),
             watermark: EventTime::MIN,
             late_rows: 0,
             output: plan.output_schema().to_arrow(),
-            plan: plan.clone(),
         })
     }
 
@@ -82,75 +68,70 @@ impl WindowAggregate {
         }
         let ends: Vec<i64> = self.window.window_ends(slice_end).filter(|end| !self.is_fired(*end)).collect();
         self.pending.extend(ends);
-        let table = StateTable::new(Arc::clone(&self.layout));
-        self.slices.insert(slice_end, Slice { table, deltas: 0, is_written: false });
+        self.slices.insert(slice_end, self.shape.slice());
     }
 
     /// Computes the results of a window and queues them.
     fn fire(&mut self, window_end: i64) -> Result<(), OperatorError> {
-        let start = window_end - self.window.size_ms;
-        let parts: Vec<i64> = self.slices.range(start + 1..=window_end).map(|(end, _)| *end).collect();
-        match parts.as_slice() {
-            [] => {}
-            [only] => {
-                let chunks = self.slices[only].table.chunks().iter().cloned();
-                self.firing.extend(chunks.map(|chunk| (window_end, chunk)));
-            }
-            parts => {
-                let mut merged = StateTable::new(Arc::clone(&self.layout));
-                for part in parts {
-                    merge(&mut merged, &self.slices[part].table, &self.accumulators)?;
-                }
-                self.firing.extend(merged.chunks().iter().cloned().map(|chunk| (window_end, chunk)));
-            }
+        let start = self.window.window_start(window_end);
+        if self.window.is_cumulating {
+            self.gather_into_first(start, window_end)?;
         }
+        let parts: Vec<&Slice> = self.slices.range(start + 1..=window_end).map(|(_, slice)| slice).collect();
+        let chunks = match parts.as_slice() {
+            [] => Vec::new(),
+            [only] => only.chunks().to_vec(),
+            parts => {
+                let mut merged = self.shape.slice();
+                for part in parts {
+                    self.shape.absorb(&mut merged, part)?;
+                }
+                merged.chunks().to_vec()
+            }
+        };
+        self.firing.extend(chunks.into_iter().map(|chunk| (window_end, chunk)));
         let window = self.window;
         self.slices.retain(|slice_end, _| window.window_ends(*slice_end).any(|end| end > window_end));
+        Ok(())
+    }
+
+    /// Merges the slices of a window into its first one, which is as good for all windows that are still to fire.
+    fn gather_into_first(&mut self, start: i64, window_end: i64) -> Result<(), OperatorError> {
+        let parts: Vec<i64> = self.slices.range(start + 1..=window_end).map(|(end, _)| *end).collect();
+        let Some((first, others)) = parts.split_first() else { return Ok(()) };
+        for other in others {
+            let Some(from) = self.slices.remove(other) else { continue };
+            let Some(into) = self.slices.get_mut(first) else { continue };
+            self.shape.absorb(into, &from)?;
+        }
         Ok(())
     }
 
     fn emit(&self, window_end: i64, chunk: &Chunk, out: &mut dyn Collector) -> Result<(), OperatorError> {
         let rows = chunk.len();
         let times = |time: i64| Arc::new(TimestampMillisecondArray::from(vec![time; rows])) as ArrayRef;
-        let mut columns = decode(&self.plan.key_fields, (0..rows).map(|slot| chunk.keys.key(slot)))?;
-        columns.extend([times(window_end - self.window.size_ms), times(window_end), times(window_end - 1)]);
-        for accumulator in &self.accumulators {
-            columns.push(accumulator.results(chunk)?);
-        }
+        let mut columns = self.shape.keys(chunk)?;
+        let window_start = self.window.window_start(window_end);
+        columns.extend([times(window_start), times(window_end), times(window_end - 1)]);
+        columns.extend(self.shape.results(chunk)?);
         let records = RecordBatch::try_new(self.output.clone(), columns).context(ComputeSnafu)?;
         out.batch(Batch { records, kinds: None, hashes: None })
     }
-}
-
-/// Merges all keys of a table into another.
-fn merge(
-    into: &mut StateTable,
-    from: &StateTable,
-    accumulators: &[Accumulator],
-) -> Result<(), OperatorError> {
-    for chunk in from.chunks() {
-        let slots: Vec<u32> =
-            (0..chunk.len()).map(|slot| into.slot(chunk.hashes[slot], chunk.keys.key(slot))).collect();
-        let rows: Vec<u32> = (0..chunk.len() as u32).collect();
-        let mut states = Vec::new();
-        for accumulator in accumulators {
-            states.extend(accumulator.states(chunk)?);
-        }
-        let mut chunks = into.write(&slots);
-        for accumulator in accumulators {
-            accumulator.merge(&states, &rows, &slots, &mut chunks)?;
-        }
-    }
-    Ok(())
 }
 
 impl Operator for WindowAggregate {
     fn process(&mut self, batch: Batch, _: &mut dyn Collector) -> Result<(), OperatorError> {
         let columns = batch.records.columns();
         let ends: &Int64Array = columns[0].as_primitive::<Int64Type>();
-        let key_count = self.plan.key_fields.len();
-        let keys = encode(&columns[1..=key_count], batch.rows())?;
-        let states = &columns[key_count + 1..];
+        let keys = encode(&columns[1..=self.keys], batch.rows())?;
+        let computed: Vec<u64>;
+        let hashes = match &batch.hashes {
+            Some(hashes) => &hashes[..],
+            None => {
+                computed = (0..batch.rows()).map(|row| hash_of(keys.key(row))).collect();
+                &computed
+            }
+        };
         let mut by_slice: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
         for row in 0..batch.rows() {
             by_slice.entry(ends.value(row)).or_default().push(row as u32);
@@ -162,20 +143,8 @@ impl Operator for WindowAggregate {
                 continue;
             }
             self.add_slice(slice_end);
-            let Some(Slice { table, .. }) = self.slices.get_mut(&slice_end) else { continue };
-            let slots: Vec<u32> = rows
-                .iter()
-                .map(|row| {
-                    let key = keys.key(*row as usize);
-                    let hash =
-                        batch.hashes.as_ref().map_or_else(|| hash_of(key), |hashes| hashes[*row as usize]);
-                    table.slot(hash, key)
-                })
-                .collect();
-            let mut chunks = table.write(&slots);
-            for accumulator in &self.accumulators {
-                accumulator.merge(states, &rows, &slots, &mut chunks)?;
-            }
+            let Some(slice) = self.slices.get_mut(&slice_end) else { continue };
+            self.shape.add(slice, &Partial { columns, keys: &keys, hashes, rows: &rows })?;
         }
         Ok(())
     }
@@ -200,17 +169,7 @@ impl Operator for WindowAggregate {
     }
 
     fn snapshot(&mut self, is_full: bool) -> OperatorSnapshot {
-        let tables = self.slices.iter_mut().map(|(slice_end, slice)| {
-            let is_full = is_full || !slice.is_written || slice.deltas >= DELTAS_MAX;
-            slice.deltas = if is_full { 0 } else { slice.deltas + 1 };
-            slice.is_written = true;
-            OperatorTable {
-                name: SLICES,
-                namespace: *slice_end,
-                snapshot: slice.table.snapshot(is_full),
-                is_full,
-            }
-        });
+        let tables = self.slices.iter_mut().flat_map(|(end, slice)| slice.snapshot(*end, is_full));
         OperatorSnapshot { tables: tables.collect(), watermark: Some(self.watermark) }
     }
 
@@ -221,12 +180,11 @@ impl Operator for WindowAggregate {
     fn restore(&mut self, table: &str, namespace: i64, row: BlockRow<'_>) -> Result<(), OperatorError> {
         self.add_slice(namespace);
         let slice = self.slices.get_mut(&namespace).context(StateSnafu { table })?;
-        slice.is_written = true;
-        slice.table.restore(row.hash, row.key, row.values).context(StateSnafu { table })
+        slice.restore(table, &row)
     }
 
     fn figures(&self) -> OperatorFigures {
-        let state_bytes = self.slices.values().map(|slice| slice.table.byte_len() as u64).sum();
+        let state_bytes = self.slices.values().map(|slice| slice.byte_len() as u64).sum();
         OperatorFigures { late_rows: self.late_rows, state_bytes }
     }
 }

@@ -4,7 +4,8 @@
 //! magic │ block │ block │ … │ footer (prost) │ u32 footer length │ u32 footer crc32c │ magic
 //! ```
 //! A block holds rows of one operator, subtask and table, sorted by key group and key, zstd-compressed, with a
-//! crc32c. The footer tells the key groups of each block, so that a reader fetches only those it owns.
+//! crc32c. The footer tells the key groups of each block, so that a reader fetches only those it owns. A row without values
+//! says that its key was removed.
 
 use prost::Message;
 use snafu::{OptionExt, ResultExt, Snafu, ensure};
@@ -17,6 +18,9 @@ const MAGIC: &[u8; 8] = b"MRSEG\0\0\x01";
 
 /// Rows are cut into blocks of about this many uncompressed bytes: small enough to fetch by key group.
 const BLOCK_BYTES: usize = 1 << 20;
+
+/// In place of the number of a chunk: the row says that its key was removed.
+const REMOVED: u32 = u32::MAX;
 
 /// Level 1: nearly the speed of no compression at a third of the bytes.
 const ZSTD_LEVEL: i32 = 1;
@@ -86,7 +90,7 @@ pub struct WrittenRun {
 pub struct BlockRow<'a> {
     pub hash: u64,
     pub key: &'a [u8],
-    /// The columns, in the form of [`StateColumn::write`](super::StateColumn::write).
+    /// The columns, in the form of [`StateColumn::write`](super::StateColumn::write); nothing for a key that was removed.
     pub values: &'a [u8],
 }
 
@@ -111,10 +115,16 @@ impl SegmentWriter {
             let slots = (0..chunk.len()).filter(|slot| dirty.as_ref().is_none_or(|dirty| dirty.has(*slot)));
             rows.extend(slots.map(|slot| (groups.group_of(chunk.hashes[slot]), number as u32, slot as u32)));
         }
+        let removed = &snapshot.removed;
+        let gone = removed.hashes.iter().enumerate();
+        rows.extend(gone.map(|(number, hash)| (groups.group_of(*hash), REMOVED, number as u32)));
         if rows.is_empty() {
             return Ok(None);
         }
-        let key = |row: &(u32, u32, u32)| snapshot.chunks[row.1 as usize].0.keys.key(row.2 as usize);
+        let key = |row: &(u32, u32, u32)| match row.1 {
+            REMOVED => removed.keys.key(row.2 as usize),
+            chunk => snapshot.chunks[chunk as usize].0.keys.key(row.2 as usize),
+        };
         rows.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| key(a).cmp(key(b))));
         let run = self.runs;
         let offset = self.bytes.len() as u64;
@@ -122,15 +132,16 @@ impl SegmentWriter {
         let mut raw = Vec::new();
         let mut first = 0;
         for (index, row) in rows.iter().enumerate() {
-            let (chunk, slot) = (&snapshot.chunks[row.1 as usize].0, row.2 as usize);
-            write_row(
-                chunk.hashes[slot],
-                chunk.keys.key(slot),
-                |out| {
-                    chunk.columns.iter().for_each(|column| column.write(slot, out));
-                },
-                &mut raw,
-            );
+            let slot = row.2 as usize;
+            match row.1 {
+                REMOVED => write_row(removed.hashes[slot], removed.keys.key(slot), |_| {}, &mut raw),
+                chunk => {
+                    let chunk = &snapshot.chunks[chunk as usize].0;
+                    let values =
+                        |out: &mut Vec<u8>| chunk.columns.iter().for_each(|column| column.write(slot, out));
+                    write_row(chunk.hashes[slot], chunk.keys.key(slot), values, &mut raw);
+                }
+            }
             let is_last = index + 1 == rows.len();
             // A key group is never cut in two, so that a reader's range decides whole blocks.
             let is_boundary = is_last || rows[index + 1].0 != row.0;
@@ -318,6 +329,28 @@ mod tests {
 
         assert_eq!(restored.len(), 10_000);
         assert_eq!(segment(&mut restored, groups), bytes);
+    }
+
+    #[test]
+    fn changes_bring_a_table_to_where_it_was() {
+        let groups = MaxParallelism::new(8).unwrap();
+        let mut table = filled(1000);
+        let first = segment(&mut table, groups);
+        let gone: Vec<u32> = (0..1000).filter(|slot| slot % 3 == 0).collect();
+        table.remove(&gone);
+        let mut writer = SegmentWriter::new();
+        let run = writer.add(&table.snapshot(false), groups).unwrap().unwrap();
+        let second = writer.finish();
+
+        let mut restored = StateTable::new(Arc::new([StateType::I64, StateType::Bytes]));
+        for bytes in [&first, &second] {
+            let reader = SegmentReader::open(bytes).unwrap();
+            reader.read(0, &(0..8), groups, |row| restored.restore(row.hash, row.key, row.values)).unwrap();
+        }
+
+        assert_eq!(run.rows, 334);
+        assert_eq!(restored.len(), 666);
+        assert_eq!(segment(&mut restored, groups), segment(&mut table, groups));
     }
 
     #[test]

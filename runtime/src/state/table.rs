@@ -1,5 +1,6 @@
 //! A keyed table: copy-on-write column chunks, an index over encoded keys, dirty bits.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -18,9 +19,12 @@ pub struct Chunk {
     pub columns: Vec<StateColumn>,
 }
 
-/// Which slots of a chunk were written since the last snapshot.
+/// Slots without a key are given up once they are the most, and at least this many.
+const VACANT_MIN: usize = 1024;
+
+/// Some slots of a chunk.
 #[derive(Debug, Clone)]
-pub struct DirtySlots {
+pub struct SlotSet {
     words: Box<[u64; CHUNK_SLOTS / 64]>,
 }
 
@@ -29,9 +33,15 @@ pub struct DirtySlots {
 pub struct StateTable {
     layout: Arc<[StateType]>,
     chunks: Vec<Arc<Chunk>>,
-    dirty: Vec<Option<DirtySlots>>,
+    /// Which slots of a chunk were written since the last snapshot.
+    dirty: Vec<Option<SlotSet>>,
+    /// Which slots of a chunk have lost their key.
+    vacant: Vec<Option<SlotSet>>,
+    /// Keys that were removed since the last snapshot.
+    removed: RemovedKeys,
     index: HashTable<u32>,
-    len: usize,
+    /// Slots, vacant ones too.
+    slots: usize,
 }
 
 /// A table as it was at a barrier. Shares its chunks with the table until either is written.
@@ -39,21 +49,46 @@ pub struct StateTable {
 pub struct TableSnapshot {
     pub layout: Arc<[StateType]>,
     /// Chunks with the slots to write; `None`: all of them.
-    pub chunks: Vec<(Arc<Chunk>, Option<DirtySlots>)>,
+    pub chunks: Vec<(Arc<Chunk>, Option<SlotSet>)>,
+    /// Keys that are no longer there and were, or may have been, at the snapshot before.
+    pub removed: RemovedKeys,
 }
 
-impl DirtySlots {
+/// Keys without state.
+#[derive(Debug, Clone, Default)]
+pub struct RemovedKeys {
+    pub hashes: Vec<u64>,
+    pub keys: EncodedKeys,
+}
+
+impl SlotSet {
     fn none() -> Self {
-        DirtySlots { words: Box::new([0; CHUNK_SLOTS / 64]) }
+        SlotSet { words: Box::new([0; CHUNK_SLOTS / 64]) }
     }
 
     fn set(&mut self, slot: usize) {
         self.words[slot / 64] |= 1 << (slot % 64);
     }
 
-    /// True if the slot was written.
+    /// True if the slot is among them.
     pub fn has(&self, slot: usize) -> bool {
         self.words[slot / 64] >> (slot % 64) & 1 == 1
+    }
+
+    fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    fn without(mut self, other: &SlotSet) -> SlotSet {
+        self.words.iter_mut().zip(other.words.iter()).for_each(|(word, other)| *word &= !other);
+        self
+    }
+
+    /// All others.
+    fn complement(&self) -> SlotSet {
+        let mut all = SlotSet { words: Box::new([u64::MAX; CHUNK_SLOTS / 64]) };
+        all = all.without(self);
+        all
     }
 }
 
@@ -63,6 +98,15 @@ impl Chunk {
             hashes: Vec::new(),
             keys: EncodedKeys::default(),
             columns: layout.iter().map(|state_type| StateColumn::new(*state_type)).collect(),
+        }
+    }
+
+    /// Appends a slot of another chunk of the same layout.
+    fn push_from(&mut self, from: &Chunk, offset: usize) {
+        self.hashes.push(from.hashes[offset]);
+        self.keys.push(from.keys.key(offset));
+        for (to, from) in self.columns.iter_mut().zip(&from.columns) {
+            to.push_from(from, offset);
         }
     }
 
@@ -76,66 +120,141 @@ impl Chunk {
 impl StateTable {
     /// An empty table with these columns.
     pub fn new(layout: Arc<[StateType]>) -> Self {
-        StateTable { layout, chunks: Vec::new(), dirty: Vec::new(), index: HashTable::new(), len: 0 }
+        StateTable {
+            layout,
+            chunks: Vec::new(),
+            dirty: Vec::new(),
+            vacant: Vec::new(),
+            removed: RemovedKeys::default(),
+            index: HashTable::new(),
+            slots: 0,
+        }
     }
 
     /// How many keys.
     pub fn len(&self) -> usize {
-        self.len
+        self.index.len()
     }
 
     /// True without keys.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.index.is_empty()
     }
 
-    /// All chunks, in slot order.
+    /// All slots that hold a key, in order.
+    pub fn occupied(&self) -> impl Iterator<Item = u32> {
+        (0..self.slots as u32).filter(|slot| !self.is_vacant(*slot))
+    }
+
+    /// True if the slot has lost its key.
+    pub fn is_vacant(&self, slot: u32) -> bool {
+        let (chunk, offset) = place(slot);
+        self.vacant[chunk].as_ref().is_some_and(|vacant| vacant.has(offset))
+    }
+
+    /// Chunk and offset of a slot.
+    pub fn at(&self, slot: u32) -> (&Chunk, usize) {
+        let (chunk, offset) = place(slot);
+        (&self.chunks[chunk], offset)
+    }
+
+    /// All chunks, in slot order; of tables that no key was removed from.
     pub fn chunks(&self) -> &[Arc<Chunk>] {
         &self.chunks
     }
 
     /// The slot of a key; a new key gets a new slot with NULL columns.
     pub fn slot(&mut self, hash: u64, key: &[u8]) -> u32 {
-        let chunks = &self.chunks;
-        let is_same = |slot: &u32| {
-            let (chunk, offset) = (&chunks[*slot as usize / CHUNK_SLOTS], *slot as usize % CHUNK_SLOTS);
-            chunk.hashes[offset] == hash && chunk.keys.key(offset) == key
-        };
-        if let Some(slot) = self.index.find(hash, is_same) {
-            return *slot;
+        if let Some(slot) = self.find(hash, key) {
+            return slot;
         }
-        let slot = self.len as u32;
-        self.append(hash, key);
-        let chunks = &self.chunks;
-        self.index.insert_unique(hash, slot, |slot| {
-            chunks[*slot as usize / CHUNK_SLOTS].hashes[*slot as usize % CHUNK_SLOTS]
-        });
-        slot
-    }
-
-    fn append(&mut self, hash: u64, key: &[u8]) {
-        if self.len.is_multiple_of(CHUNK_SLOTS) {
-            self.chunks.push(Arc::new(Chunk::new(&self.layout)));
-            self.dirty.push(None);
-        }
-        let last = self.chunks.len() - 1;
-        let chunk = Arc::make_mut(&mut self.chunks[last]);
+        let slot = self.slots as u32;
+        let chunk = self.append();
         chunk.hashes.push(hash);
         chunk.keys.push(key);
         chunk.columns.iter_mut().for_each(StateColumn::push_null);
-        self.len += 1;
+        self.enter(hash, slot);
+        slot
+    }
+
+    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        let is_same = |slot: &u32| {
+            let (chunk, offset) = self.at(*slot);
+            chunk.hashes[offset] == hash && chunk.keys.key(offset) == key
+        };
+        self.index.find(hash, is_same).copied()
+    }
+
+    fn enter(&mut self, hash: u64, slot: u32) {
+        let chunks = &self.chunks;
+        self.index.insert_unique(hash, slot, |slot| {
+            let (chunk, offset) = place(*slot);
+            chunks[chunk].hashes[offset]
+        });
+    }
+
+    /// The chunk of the next slot, which the caller fills.
+    fn append(&mut self) -> &mut Chunk {
+        if self.slots.is_multiple_of(CHUNK_SLOTS) {
+            self.chunks.push(Arc::new(Chunk::new(&self.layout)));
+            self.dirty.push(None);
+            self.vacant.push(None);
+        }
+        self.slots += 1;
+        let last = self.chunks.len() - 1;
+        Arc::make_mut(&mut self.chunks[last])
+    }
+
+    /// Removes the keys of slots. The slots stay, and are nobody's, until [`Self::compact`].
+    pub fn remove(&mut self, slots: &[u32]) {
+        for slot in slots {
+            let (chunk, offset) = place(*slot);
+            let (hash, key) = (self.chunks[chunk].hashes[offset], self.chunks[chunk].keys.key(offset));
+            self.removed.hashes.push(hash);
+            self.removed.keys.push(key);
+            self.vacate(*slot);
+        }
+    }
+
+    fn vacate(&mut self, slot: u32) {
+        let (chunk, offset) = place(slot);
+        let hash = self.chunks[chunk].hashes[offset];
+        if let Ok(entry) = self.index.find_entry(hash, |known| *known == slot) {
+            entry.remove();
+            self.vacant[chunk].get_or_insert_with(SlotSet::none).set(offset);
+        }
+    }
+
+    /// Gives vacant slots up if they are many. True if it did: every key may then have another slot than before.
+    pub fn compact(&mut self) -> bool {
+        let vacant = self.slots - self.len();
+        if vacant < VACANT_MIN || vacant * 2 < self.slots {
+            return false;
+        }
+        let mut compacted = StateTable::new(Arc::clone(&self.layout));
+        compacted.removed = std::mem::take(&mut self.removed);
+        compacted.index.reserve(self.len(), |_| 0);
+        for old in self.occupied() {
+            let (from, offset) = self.at(old);
+            let (hash, slot) = (from.hashes[offset], compacted.slots as u32);
+            compacted.append().push_from(from, offset);
+            compacted.enter(hash, slot);
+            let (chunk, offset) = place(old);
+            if self.dirty[chunk].as_ref().is_some_and(|dirty| dirty.has(offset)) {
+                let (chunk, offset) = place(slot);
+                compacted.dirty[chunk].get_or_insert_with(SlotSet::none).set(offset);
+            }
+        }
+        *self = compacted;
+        true
     }
 
     /// A copy of some slots.
     pub fn gather(&self, slots: &[u32]) -> Chunk {
         let mut gathered = Chunk::new(&self.layout);
         for slot in slots {
-            let (chunk, offset) = (&self.chunks[*slot as usize / CHUNK_SLOTS], *slot as usize % CHUNK_SLOTS);
-            gathered.hashes.push(chunk.hashes[offset]);
-            gathered.keys.push(chunk.keys.key(offset));
-            for (to, from) in gathered.columns.iter_mut().zip(&chunk.columns) {
-                to.push_from(from, offset);
-            }
+            let (chunk, offset) = self.at(*slot);
+            gathered.push_from(chunk, offset);
         }
         gathered
     }
@@ -143,8 +262,8 @@ impl StateTable {
     /// Lends the chunks of these slots for writing and marks the slots dirty.
     pub fn write(&mut self, slots: &[u32]) -> ChunksMut<'_> {
         for slot in slots {
-            let (chunk, offset) = (*slot as usize / CHUNK_SLOTS, *slot as usize % CHUNK_SLOTS);
-            self.dirty[chunk].get_or_insert_with(DirtySlots::none).set(offset);
+            let (chunk, offset) = place(*slot);
+            self.dirty[chunk].get_or_insert_with(SlotSet::none).set(offset);
         }
         let dirty = &self.dirty;
         let chunks = self.chunks.iter_mut().enumerate();
@@ -153,22 +272,51 @@ impl StateTable {
         ChunksMut { chunks }
     }
 
-    /// The state at a barrier: what was written since the last snapshot, or everything.
+    /// The state at a barrier: what was written and removed since the last snapshot, or everything.
     pub fn snapshot(&mut self, is_full: bool) -> TableSnapshot {
-        let dirty = self.dirty.iter_mut().map(Option::take);
-        let chunks = self.chunks.iter().zip(dirty).filter_map(|(chunk, dirty)| match dirty {
-            _ if is_full => Some((Arc::clone(chunk), None)),
-            None => None,
-            Some(dirty) => Some((Arc::clone(chunk), Some(dirty))),
-        });
-        TableSnapshot { layout: Arc::clone(&self.layout), chunks: chunks.collect() }
+        let mut chunks = Vec::new();
+        for ((chunk, dirty), vacant) in self.chunks.iter().zip(&mut self.dirty).zip(&self.vacant) {
+            let slots = match (dirty.take(), vacant) {
+                (_, None) if is_full => None,
+                (_, Some(vacant)) if is_full => Some(vacant.complement()),
+                (None, _) => continue,
+                (Some(dirty), None) => Some(dirty),
+                (Some(dirty), Some(vacant)) => Some(dirty.without(vacant)),
+            };
+            if slots.as_ref().is_none_or(|slots| !slots.is_empty()) {
+                chunks.push((Arc::clone(chunk), slots));
+            }
+        }
+        let removed = std::mem::take(&mut self.removed);
+        let removed = if is_full { RemovedKeys::default() } else { self.still_removed(removed) };
+        TableSnapshot { layout: Arc::clone(&self.layout), chunks, removed }
     }
 
-    /// Sets a key's columns from a segment; the row is not dirty afterwards.
+    /// Those that were not added again, each once.
+    fn still_removed(&self, removed: RemovedKeys) -> RemovedKeys {
+        let mut gone = RemovedKeys::default();
+        let mut seen = HashSet::new();
+        for (row, hash) in removed.hashes.iter().enumerate() {
+            let key = removed.keys.key(row);
+            if self.find(*hash, key).is_none() && seen.insert(key) {
+                gone.hashes.push(*hash);
+                gone.keys.push(key);
+            }
+        }
+        gone
+    }
+
+    /// Does to a key what a segment says: sets its columns, or removes it if there are none. The row is not dirty afterwards.
     pub fn restore(&mut self, hash: u64, key: &[u8], mut values: &[u8]) -> Option<()> {
-        let slot = self.slot(hash, key) as usize;
-        let chunk = Arc::make_mut(&mut self.chunks[slot / CHUNK_SLOTS]);
-        chunk.columns.iter_mut().try_for_each(|column| column.read(slot % CHUNK_SLOTS, &mut values))?;
+        if values.is_empty() {
+            if let Some(slot) = self.find(hash, key) {
+                self.vacate(slot);
+            }
+            return Some(());
+        }
+        let (chunk, offset) = place(self.slot(hash, key));
+        let chunk = Arc::make_mut(&mut self.chunks[chunk]);
+        chunk.columns.iter_mut().try_for_each(|column| column.read(offset, &mut values))?;
         values.is_empty().then_some(())
     }
 
@@ -182,6 +330,11 @@ impl StateTable {
     }
 }
 
+/// Number of the chunk of a slot, and the offset in it.
+fn place(slot: u32) -> (usize, usize) {
+    (slot as usize / CHUNK_SLOTS, slot as usize % CHUNK_SLOTS)
+}
+
 /// Chunks lent for writing.
 pub struct ChunksMut<'a> {
     chunks: Vec<Option<&'a mut Chunk>>,
@@ -193,8 +346,8 @@ impl ChunksMut<'_> {
     /// # Panics
     /// If the slot was not among those lent.
     pub fn at(&mut self, slot: u32) -> (&mut Chunk, usize) {
-        let chunk = self.chunks[slot as usize / CHUNK_SLOTS].as_deref_mut();
-        (chunk.expect("the slot was lent by write()"), slot as usize % CHUNK_SLOTS)
+        let (chunk, offset) = place(slot);
+        (self.chunks[chunk].as_deref_mut().expect("the slot was lent by write()"), offset)
     }
 }
 
@@ -251,6 +404,55 @@ mod tests {
 
         assert_eq!(written(&before), [(1, 10)]);
         assert_eq!(written(&table.snapshot(false)), [(1, 20)]);
+    }
+
+    fn remove(table: &mut StateTable, key: u64) {
+        let slot = table.slot(key, &key.to_be_bytes());
+        table.remove(&[slot]);
+    }
+
+    #[test]
+    fn a_snapshot_names_what_was_removed_and_not_added_again() {
+        let mut table = table();
+        (0..3).for_each(|key| set(&mut table, key, 1));
+        table.snapshot(false);
+        set(&mut table, 0, 2);
+        for key in [0, 1, 2, 3] {
+            remove(&mut table, key);
+        }
+        set(&mut table, 1, 5);
+        remove(&mut table, 1);
+        set(&mut table, 2, 7);
+
+        let delta = table.snapshot(false);
+
+        assert_eq!(written(&delta), [(2, 7)]);
+        assert_eq!(delta.removed.hashes, [0, 1, 3]);
+        assert_eq!(table.len(), 1);
+        assert!(table.snapshot(false).removed.hashes.is_empty());
+        let full = table.snapshot(true);
+        assert_eq!(written(&full), [(2, 7)]);
+        assert!(full.removed.hashes.is_empty());
+    }
+
+    #[test]
+    fn a_table_without_its_vacant_slots_is_the_same() {
+        let mut table = table();
+        (0..5000).for_each(|key| set(&mut table, key, key as i64));
+        table.snapshot(false);
+        (0..4900).for_each(|key| remove(&mut table, key));
+        set(&mut table, 4950, -1);
+
+        assert!(table.compact());
+
+        assert!(!table.compact());
+        assert_eq!(table.len(), 100);
+        assert_eq!(table.occupied().count(), 100);
+        let delta = table.snapshot(false);
+        assert_eq!(written(&delta), [(4950, -1)]);
+        assert_eq!(delta.removed.hashes, (0..4900).collect::<Vec<u64>>());
+        let rest: Vec<u64> = written(&table.snapshot(true)).iter().map(|(key, _)| *key).collect();
+        assert_eq!(rest, (4900..5000).collect::<Vec<u64>>());
     }
 
     #[test]

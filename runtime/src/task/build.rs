@@ -20,6 +20,7 @@ use crate::model::{Epoch, EventTime, Generation, JobUid, KeyGroups, MaxParalleli
 use crate::operator::calc::Calc;
 use crate::operator::group_aggregate::GroupAggregate;
 use crate::operator::local_aggregate::LocalAggregate;
+use crate::operator::session_aggregate::SessionAggregate;
 use crate::operator::window_aggregate::WindowAggregate;
 use crate::operator::{Operator, OperatorError};
 use crate::outside::Outside;
@@ -287,6 +288,7 @@ fn make_operator(
         OperatorKind::Calc(plan) => Box::new(Calc::new(plan, input, output)?),
         OperatorKind::LocalAggregate(plan) => Box::new(LocalAggregate::new(plan)?),
         OperatorKind::WindowAggregate(plan) => Box::new(WindowAggregate::new(plan)?),
+        OperatorKind::SessionAggregate(plan) => Box::new(SessionAggregate::new(plan)?),
         OperatorKind::GroupAggregate(plan) => Box::new(GroupAggregate::new(plan)?),
         OperatorKind::Source(_) | OperatorKind::Sink(_) => {
             return PlanSnafu { message: "a source or sink in the middle of a chain" }.fail();

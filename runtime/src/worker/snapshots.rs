@@ -226,7 +226,7 @@ fn add_table(
             segment_bytes: 0,
         });
     }
-    Ok(TableState { table: table.name.to_owned(), namespace: table.namespace, runs })
+    Ok(TableState { table: table.name.into_owned(), namespace: table.namespace, runs })
 }
 
 #[cfg(test)]
@@ -279,7 +279,7 @@ mod tests {
         let operator = OperatorSnapshot {
             watermark: None,
             tables: vec![OperatorTable {
-                name: "t",
+                name: "t".into(),
                 namespace: 0,
                 snapshot: table.snapshot(is_full),
                 is_full,

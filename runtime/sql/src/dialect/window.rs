@@ -14,12 +14,23 @@ use crate::plan::Window;
 pub struct WindowCall {
     /// The name that stands for the call in the query.
     pub placeholder: String,
-    /// `tumble` or `hop`.
+    /// `tumble`, `hop`, `cumulate` or `session`.
     pub kind: &'static str,
     pub table: Name,
     pub time_column: Name,
-    pub window: Window,
+    pub cut: Cut,
+    /// PARTITION BY, which only sessions have.
+    pub partition: Vec<Name>,
     pub span: Span,
+}
+
+/// How a window function cuts event time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cut {
+    /// Windows that are the same for all keys.
+    Windows(Window),
+    /// Windows of each key, from its first row to this long after its last.
+    Sessions { gap_ms: i64 },
 }
 
 /// Replaces each window table function of a query by a name; `first` numbers the names.
@@ -97,15 +108,14 @@ fn window_call(tokens: &[TokenWithSpan], found: Found, number: usize) -> Parsed<
     let kind = match kind_token.token.to_string().to_ascii_uppercase().as_str() {
         "TUMBLE" => "tumble",
         "HOP" => "hop",
-        other => {
-            return Err(mistake(&kind_token, format!("the window function {other} is not supported yet"))
-                .hint("use TUMBLE or HOP"));
-        }
+        "CUMULATE" => "cumulate",
+        _ => "session",
     };
     cursor.expect(&Token::LParen)?;
     parameter(&mut cursor, "DATA");
     cursor.expect_word("TABLE")?;
     let table = Name::parse(&mut cursor, "the name of a table or view")?;
+    let partition = if kind == "session" { partition_by(&mut cursor)? } else { Vec::new() };
     cursor.expect(&Token::Comma)?;
     parameter(&mut cursor, "TIMECOL");
     cursor.expect_word("DESCRIPTOR")?;
@@ -113,12 +123,50 @@ fn window_call(tokens: &[TokenWithSpan], found: Found, number: usize) -> Parsed<
     let time_column = Name::parse(&mut cursor, "the event-time column")?;
     cursor.expect(&Token::RParen)?;
     cursor.expect(&Token::Comma)?;
-    let window = window_arguments(&mut cursor, kind)?;
+    let cut = if kind == "session" { session(&mut cursor)? } else { window_arguments(&mut cursor, kind)? };
     cursor.expect(&Token::RParen)?;
     if found.is_wrapped {
         cursor.expect(&Token::RParen)?;
     }
-    Ok(WindowCall { placeholder: format!("__window_{number}"), kind, table, time_column, window, span })
+    let placeholder = format!("__window_{number}");
+    Ok(WindowCall { placeholder, kind, table, time_column, cut, partition, span })
+}
+
+/// Parses `PARTITION BY a, b` or `PARTITION BY (a, b)`, if it is there.
+fn partition_by(cursor: &mut Cursor<'_>) -> Parsed<Vec<Name>> {
+    let mut columns = Vec::new();
+    if !cursor.take_words(&["PARTITION", "BY"]) {
+        return Ok(columns);
+    }
+    let is_enclosed = cursor.take(&Token::LParen);
+    loop {
+        columns.push(Name::parse(cursor, "a column to partition by")?);
+        // The comma before DESCRIPTOR ends the list.
+        let is_more = cursor.peek().token == Token::Comma && !ends_partition(&cursor.peek_second());
+        if !is_more {
+            break;
+        }
+        cursor.next();
+    }
+    if is_enclosed {
+        cursor.expect(&Token::RParen)?;
+    }
+    Ok(columns)
+}
+
+fn ends_partition(token: &Token) -> bool {
+    matches!(token, Token::Word(word) if is_word(word, "DESCRIPTOR") || is_word(word, "TIMECOL"))
+}
+
+fn session(cursor: &mut Cursor<'_>) -> Parsed<Cut> {
+    let place = cursor.peek();
+    parameter(cursor, "GAP");
+    let gap_ms = interval(cursor)?;
+    if gap_ms <= 0 {
+        return Err(mistake(&place, "the gap between sessions is longer than zero")
+            .hint("write a length such as INTERVAL '10' SECOND"));
+    }
+    Ok(Cut::Sessions { gap_ms })
 }
 
 fn parameter(cursor: &mut Cursor<'_>, name: &str) {
@@ -128,15 +176,16 @@ fn parameter(cursor: &mut Cursor<'_>, name: &str) {
     }
 }
 
-fn window_arguments(cursor: &mut Cursor<'_>, kind: &str) -> Parsed<Window> {
+fn window_arguments(cursor: &mut Cursor<'_>, kind: &str) -> Parsed<Cut> {
     let place = cursor.peek();
-    let slide_ms = if kind == "hop" {
-        parameter(cursor, "SLIDE");
+    let is_cumulating = kind == "cumulate";
+    let slide_ms = if kind == "tumble" {
+        None
+    } else {
+        parameter(cursor, if is_cumulating { "STEP" } else { "SLIDE" });
         let slide = interval(cursor)?;
         cursor.expect(&Token::Comma)?;
         Some(slide)
-    } else {
-        None
     };
     parameter(cursor, "SIZE");
     let size_ms = interval(cursor)?;
@@ -145,15 +194,29 @@ fn window_arguments(cursor: &mut Cursor<'_>, kind: &str) -> Parsed<Window> {
         parameter(cursor, "OFFSET");
         offset_ms = interval(cursor)?;
     }
-    let slide_ms = slide_ms.unwrap_or(size_ms);
-    if slide_ms <= 0 || size_ms <= 0 {
-        return Err(mistake(&place, "a window's size and slide are longer than zero"));
+    let window = Window { size_ms, slide_ms: slide_ms.unwrap_or(size_ms), offset_ms, is_cumulating };
+    match impossible(&window) {
+        Some((message, hint)) => Err(mistake(&place, message).hint(hint)),
+        None => Ok(Cut::Windows(window)),
     }
-    if slide_ms > size_ms {
-        return Err(mistake(&place, "a HOP window slides by at most its size")
-            .hint("the order is HOP(TABLE t, DESCRIPTOR(ts), slide, size)"));
+}
+
+/// Why there are no such windows, and how to write what was meant.
+fn impossible(window: &Window) -> Option<(&'static str, &'static str)> {
+    let Window { size_ms, slide_ms, is_cumulating, .. } = *window;
+    let order = "the order is HOP(TABLE t, DESCRIPTOR(ts), slide, size)";
+    let steps = "the order is CUMULATE(TABLE t, DESCRIPTOR(ts), step, size)";
+    match () {
+        () if size_ms <= 0 || slide_ms <= 0 => Some((
+            "a window's size, and the step to the next one, are longer than zero",
+            "write a length such as INTERVAL '10' SECOND",
+        )),
+        () if is_cumulating && size_ms % slide_ms != 0 => {
+            Some(("the size of a CUMULATE window is a multiple of its step", steps))
+        }
+        () if slide_ms > size_ms => Some(("a HOP window slides by at most its size", order)),
+        () => None,
     }
-    Ok(Window { size_ms, slide_ms, offset_ms })
 }
 
 /// Parses `INTERVAL 'n' UNIT` into milliseconds.

@@ -29,7 +29,7 @@ pub struct Operator {
     /// What comes out of it; for a sink, what goes in.
     #[prost(message, optional, tag = "2")]
     pub output: Option<Schema>,
-    #[prost(oneof = "OperatorKind", tags = "3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "OperatorKind", tags = "3, 4, 5, 6, 7, 8, 9")]
     pub kind: Option<OperatorKind>,
 }
 
@@ -48,6 +48,8 @@ pub enum OperatorKind {
     Sink(Sink),
     #[prost(message, tag = "8")]
     GroupAggregate(GroupAggregate),
+    #[prost(message, tag = "9")]
+    SessionAggregate(SessionAggregate),
 }
 
 /// Reads a table from outside and says how far event time has come. Its output is its leaves.
@@ -126,6 +128,28 @@ pub struct WindowAggregate {
     /// Names and types of the key columns.
     #[prost(message, repeated, tag = "5")]
     pub key_fields: Vec<Field>,
+    /// Columns of which the distinct values count. The local half has them among its keys, too, behind all others; to the global
+    /// half they come behind its keys, and an aggregate of distinct values names its column by the position here.
+    #[prost(message, repeated, tag = "6")]
+    pub distinct_fields: Vec<Field>,
+}
+
+/// Aggregates per key and session: rows of a key with no longer gap than this between their times.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SessionAggregate {
+    /// Input columns that form the key.
+    #[prost(uint32, repeated, tag = "1")]
+    pub keys: Vec<u32>,
+    /// Input column with the event time, a TIMESTAMP(3).
+    #[prost(uint32, tag = "2")]
+    pub time: u32,
+    #[prost(int64, tag = "3")]
+    pub gap_ms: i64,
+    #[prost(message, repeated, tag = "4")]
+    pub aggregates: Vec<Aggregate>,
+    /// Names and types of the key columns.
+    #[prost(message, repeated, tag = "5")]
+    pub key_fields: Vec<Field>,
 }
 
 /// Aggregates per key over all rows so far; a result that changes is taken back and given anew.
@@ -142,14 +166,19 @@ pub struct GroupAggregate {
 }
 
 /// How event time is cut into windows. All in milliseconds; a tumbling window slides by its size.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct Window {
+    /// For cumulating windows the size of the longest one.
     #[prost(int64, tag = "1")]
     pub size_ms: i64,
+    /// From one window's end to the next one's.
     #[prost(int64, tag = "2")]
     pub slide_ms: i64,
     #[prost(int64, tag = "3")]
     pub offset_ms: i64,
+    /// Windows begin every `size_ms` only, and several of them together, one for each end.
+    #[prost(bool, tag = "4")]
+    pub is_cumulating: bool,
 }
 
 /// One aggregate call over an input column.
@@ -254,31 +283,39 @@ impl WindowAggregate {
 
     /// What the global half emits: keys, window_start, window_end, window_time, results.
     pub fn output_schema(&self) -> Schema {
-        let mut fields = self.key_fields.clone();
-        for name in ["window_start", "window_end", "window_time"] {
-            let time = DataType::with_precision(TypeKind::Timestamp, 3);
-            fields.push(Field { nullable: false, ..Field::new(name, time) });
-        }
-        for (number, aggregate) in self.aggregates.iter().enumerate() {
-            let result = aggregate.result_type.clone().unwrap_or_default();
-            let nullable = aggregate.function() != AggregateFunction::Count;
-            fields.push(Field { nullable, ..Field::new(format!("result_{number}"), result) });
-        }
-        Schema { fields }
+        let fields = self.key_fields.iter().cloned().chain(window_fields());
+        Schema { fields: fields.chain(result_fields(&self.aggregates)).collect() }
+    }
+}
+
+impl SessionAggregate {
+    /// What it emits: keys, window_start, window_end, window_time, results.
+    pub fn output_schema(&self) -> Schema {
+        let fields = self.key_fields.iter().cloned().chain(window_fields());
+        Schema { fields: fields.chain(result_fields(&self.aggregates)).collect() }
     }
 }
 
 impl GroupAggregate {
     /// What it emits: keys, results.
     pub fn output_schema(&self) -> Schema {
-        let mut fields = self.key_fields.clone();
-        for (number, aggregate) in self.aggregates.iter().enumerate() {
-            let result = aggregate.result_type.clone().unwrap_or_default();
-            let nullable = aggregate.function() != AggregateFunction::Count;
-            fields.push(Field { nullable, ..Field::new(format!("result_{number}"), result) });
-        }
-        Schema { fields }
+        let fields = self.key_fields.iter().cloned().chain(result_fields(&self.aggregates));
+        Schema { fields: fields.collect() }
     }
+}
+
+fn window_fields() -> impl Iterator<Item = Field> {
+    let time = DataType::with_precision(TypeKind::Timestamp, 3);
+    let names = ["window_start", "window_end", "window_time"].into_iter();
+    names.map(move |name| Field { nullable: false, ..Field::new(name, time.clone()) })
+}
+
+fn result_fields(aggregates: &[Aggregate]) -> impl Iterator<Item = Field> {
+    aggregates.iter().enumerate().map(|(number, aggregate)| {
+        let result = aggregate.result_type.clone().unwrap_or_default();
+        let nullable = aggregate.function() != AggregateFunction::Count;
+        Field { nullable, ..Field::new(format!("result_{number}"), result) }
+    })
 }
 
 impl Window {
@@ -298,12 +335,22 @@ impl Window {
         shifted - shifted.rem_euclid(slice) + slice + self.offset_ms
     }
 
+    /// Start of the window that ends then.
+    pub fn window_start(&self, window_end: i64) -> i64 {
+        if self.is_cumulating {
+            let last = window_end - 1;
+            return last - (last - self.offset_ms).rem_euclid(self.size_ms);
+        }
+        window_end - self.size_ms
+    }
+
     /// Ends of the windows that a slice belongs to, earliest first.
     pub fn window_ends(&self, slice_end: i64) -> impl Iterator<Item = i64> + use<> {
-        let Window { size_ms, slide_ms, offset_ms } = *self;
+        let Window { size_ms, slide_ms, offset_ms, is_cumulating } = *self;
         let start = slice_end - self.slice_ms();
         // The last window that begins at or before the slice begins here.
-        let last = start - (start - offset_ms).rem_euclid(slide_ms) + size_ms;
+        let begins_every = if is_cumulating { size_ms } else { slide_ms };
+        let last = start - (start - offset_ms).rem_euclid(begins_every) + size_ms;
         let count = (last - slice_end) / slide_ms;
         (0..=count).rev().map(move |n| last - n * slide_ms)
     }
@@ -328,7 +375,7 @@ mod tests {
     #[test]
     fn a_slice_belongs_to_every_window_that_covers_it() {
         type Case = ((i64, i64, i64), i64, i64, &'static [i64]);
-        let cases: &[Case] = &[
+        let sliding: &[Case] = &[
             // (size, slide, offset), time, end of its slice, ends of its windows
             ((10, 10, 0), 0, 10, &[10]),
             ((10, 10, 0), 9, 10, &[10]),
@@ -340,11 +387,28 @@ mod tests {
             ((10, 4, 0), 9, 10, &[10, 14, 18]),
             ((10, 4, 1), 5, 7, &[7, 11, 15]),
         ];
-        for ((size_ms, slide_ms, offset_ms), time, slice_end, ends) in cases {
-            let window = Window { size_ms: *size_ms, slide_ms: *slide_ms, offset_ms: *offset_ms };
+        let cumulating: &[Case] = &[
+            ((20, 5, 0), 0, 5, &[5, 10, 15, 20]),
+            ((20, 5, 0), 14, 15, &[15, 20]),
+            ((20, 5, 0), 19, 20, &[20]),
+            ((20, 5, 0), 20, 25, &[25, 30, 35, 40]),
+            ((20, 5, 0), -1, 0, &[0]),
+            ((20, 5, 3), 2, 3, &[3]),
+            ((20, 5, 3), 3, 8, &[8, 13, 18, 23]),
+            ((10, 10, 0), 3, 10, &[10]),
+        ];
+        let cases =
+            sliding.iter().map(|case| (case, false)).chain(cumulating.iter().map(|case| (case, true)));
+        for (((size_ms, slide_ms, offset_ms), time, slice_end, ends), is_cumulating) in cases {
+            let window =
+                Window { size_ms: *size_ms, slide_ms: *slide_ms, offset_ms: *offset_ms, is_cumulating };
 
             assert_eq!(window.slice_end(*time), *slice_end, "{window:?} at {time}");
             assert_eq!(window.window_ends(*slice_end).collect::<Vec<_>>(), *ends, "{window:?} at {time}");
+            for end in *ends {
+                let start = window.window_start(*end);
+                assert!((start..*end).contains(time), "{window:?} at {time}: {start} to {end}");
+            }
         }
     }
 }

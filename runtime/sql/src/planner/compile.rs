@@ -287,19 +287,22 @@ impl Compiler {
             return Err(vec![self.unknown_table(&call.table, "a window needs a table or view")]);
         }
         let planned = self.catalog.plan_of(&call.table.text).map_err(|error| vec![nowhere(&error)])?;
-        let name = &call.time_column.text;
-        let column = datafusion_common::Column::new_unqualified(name);
-        let Ok(time) = planned.schema().index_of_column(&column) else {
-            let names: Vec<String> =
-                planned.schema().fields().iter().map(|field| field.name().clone()).collect();
-            let mistake = at(call.time_column.span, format!("'{}' has no column '{name}'", call.table.text));
-            return Err(vec![match closest(name, &names) {
-                Some(similar) => mistake.hint(format!("did you mean `{similar}`?")),
-                None => mistake.hint(format!("its columns are: {}", names.join(", "))),
-            }]);
+        let position = |name: &Name| {
+            let column = datafusion_common::Column::new_unqualified(&name.text);
+            planned.schema().index_of_column(&column).map_err(|_| {
+                let names: Vec<String> =
+                    planned.schema().fields().iter().map(|field| field.name().clone()).collect();
+                let mistake = at(name.span, format!("'{}' has no column '{}'", call.table.text, name.text));
+                vec![match closest(&name.text, &names) {
+                    Some(similar) => mistake.hint(format!("did you mean `{similar}`?")),
+                    None => mistake.hint(format!("its columns are: {}", names.join(", "))),
+                }]
+            })
         };
-        let windowed = WindowNode::plan(planned, call.kind, &call.table.text, time, call.window)
-            .map_err(|error| vec![nowhere(&error)])?;
+        let time = position(&call.time_column)?;
+        let partition = call.partition.iter().map(position).collect::<Compiled<Vec<_>>>()?;
+        let windowed =
+            WindowNode::plan(planned, call, time, partition).map_err(|error| vec![nowhere(&error)])?;
         self.catalog.add_view(call.placeholder.clone(), windowed);
         Ok(())
     }

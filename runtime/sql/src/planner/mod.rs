@@ -4,6 +4,7 @@
 //! statements ─▶ catalog (tables, views) ─▶ logical plan, types resolved ─▶ streams ─▶ operators and edges
 //! ```
 
+mod aggregates;
 mod catalog;
 mod compile;
 mod expressions;

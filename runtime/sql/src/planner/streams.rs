@@ -2,23 +2,23 @@
 //!
 //! A stream is an operator and, lazily, expressions over it: projections and filters are composed until a sink
 //! or an aggregate needs rows, and then become one Calc. So a source reads only what is used, down to the fields
-//! of its ROW columns, and views cost nothing.
+//! of its ROW columns, and views cost nothing. Aggregates are in their own file.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion_common::{Column, DFSchemaRef, DataFusionError, Result, not_impl_err, plan_err};
-use datafusion_expr::expr::AggregateFunction as AggregateCall;
-use datafusion_expr::{Aggregate as AggregateNode, Distinct, Expr, ExprSchemable, LogicalPlan};
+use datafusion_common::{DFSchemaRef, DataFusionError, Result, not_impl_err, plan_err};
+use datafusion_expr::{Distinct, Expr, ExprSchemable, LogicalPlan};
 
+use super::aggregates::mentions_window;
 use super::catalog::{Catalog, DeclaredTable};
 use super::expressions::{convert, data_type};
 use super::window_node::{WINDOW_COLUMNS, WINDOW_TIME, WindowNode};
 use crate::connectors::{self, Role};
-use crate::functions::aggregates;
+use crate::dialect::Cut;
 use crate::plan::{
-    self, Aggregate, AggregateFunction, Calc, DataType, Edge, Field, GroupAggregate, HashKeys, Leaf, Node,
-    Operator, OperatorKind, Plan, Schema, Sink, Source, Table, TypeKind, Window, WindowAggregate, function,
+    self, Calc, DataType, Edge, Field, HashKeys, Leaf, Node, Operator, OperatorKind, Plan, Schema, Sink,
+    Source, Table, TypeKind, function,
 };
 
 /// An error and, where known, the user's name that it is about.
@@ -31,36 +31,38 @@ pub struct StreamBuilder {
 }
 
 /// Rows of one or several operators (UNION ALL), seen through expressions.
-struct Stream {
-    branches: Vec<Branch>,
-    window: Option<PendingWindow>,
+pub(super) struct Stream {
+    pub(super) branches: Vec<Branch>,
+    pub(super) window: Option<PendingWindow>,
     /// Rows are taken back and changed, and not only added.
-    is_changing: bool,
+    pub(super) is_changing: bool,
     /// The table or view of the user's that the rows are from.
-    place: String,
+    pub(super) place: String,
 }
 
 /// Rows of one operator, seen through expressions.
-struct Branch {
-    base: Base,
-    filter: Option<plan::Expr>,
+pub(super) struct Branch {
+    pub(super) base: Base,
+    pub(super) filter: Option<plan::Expr>,
     /// One expression a visible column, over the base's columns.
-    columns: Vec<plan::Expr>,
+    pub(super) columns: Vec<plan::Expr>,
     /// Event time, where a window is pending.
-    time: Option<plan::Expr>,
+    pub(super) time: Option<plan::Expr>,
 }
 
-enum Base {
+pub(super) enum Base {
     /// A table's physical columns; the source operator is made when it is known what is read.
     Table(String),
     Operator(usize),
 }
 
 /// A window function whose aggregate has not been seen yet.
-struct PendingWindow {
-    kind: &'static str,
-    table: String,
-    window: Window,
+pub(super) struct PendingWindow {
+    pub(super) kind: &'static str,
+    pub(super) table: String,
+    pub(super) cut: Cut,
+    /// Visible columns that sessions are partitioned by.
+    pub(super) partition: Vec<usize>,
 }
 
 /// Composes a plan of projections over one table into expressions over its physical columns.
@@ -168,7 +170,7 @@ impl StreamBuilder {
         grouped == (0..aggregate.keys.len()).map(Some).collect::<Vec<_>>()
     }
 
-    fn add(&mut self, path: &str, output: Schema, kind: OperatorKind) -> usize {
+    pub(super) fn add(&mut self, path: &str, output: Schema, kind: OperatorKind) -> usize {
         let count = self.ids.entry(path.to_owned()).or_insert(0);
         *count += 1;
         let id = if *count == 1 { path.to_owned() } else { format!("{path}/{count}") };
@@ -176,12 +178,12 @@ impl StreamBuilder {
         self.plan.operators.len() - 1
     }
 
-    fn connect(&mut self, from: usize, to: usize, hash: Option<HashKeys>) {
+    pub(super) fn connect(&mut self, from: usize, to: usize, hash: Option<HashKeys>) {
         self.plan.edges.push(Edge { from: from as u32, to: to as u32, hash });
     }
 }
 
-fn without_aggregate(window: &PendingWindow) -> Refused {
+pub(super) fn without_aggregate(window: &PendingWindow) -> Refused {
     let name = window.kind.to_uppercase();
     let error = DataFusionError::NotImplemented(format!(
         "{name} without GROUP BY window_start, window_end is not supported yet"
@@ -217,14 +219,14 @@ fn only_appends(table: &Table) -> Refused {
     (DataFusionError::Plan(message), Some(table.name.clone()))
 }
 
-struct Conversion<'a> {
-    builder: &'a mut StreamBuilder,
-    catalog: &'a Catalog,
-    sink: String,
+pub(super) struct Conversion<'a> {
+    pub(super) builder: &'a mut StreamBuilder,
+    pub(super) catalog: &'a Catalog,
+    pub(super) sink: String,
 }
 
 impl Conversion<'_> {
-    fn stream(&mut self, plan: &LogicalPlan) -> Result<Stream, Refused> {
+    pub(super) fn stream(&mut self, plan: &LogicalPlan) -> Result<Stream, Refused> {
         match plan {
             LogicalPlan::TableScan(scan) => {
                 let count = scan.source.schema().fields().len();
@@ -324,8 +326,8 @@ impl Conversion<'_> {
             let message = format!("a window over '{}', whose rows change, is not supported yet", node.table);
             return Err((DataFusionError::NotImplemented(message), Some(node.table.clone())));
         }
-        stream.window =
-            Some(PendingWindow { kind: node.kind, table: node.table.clone(), window: node.window });
+        let WindowNode { kind, table, cut, partition, .. } = node.clone();
+        stream.window = Some(PendingWindow { kind, table, cut, partition });
         Ok(stream)
     }
 
@@ -336,176 +338,19 @@ impl Conversion<'_> {
                 event_time.is_some_and(|event_time| event_time.column == *expression)
             }
             // A window's rows are as late as its last millisecond, and the watermark follows them.
-            Base::Operator(index) => match &self.builder.plan.operators[*index].kind {
-                Some(OperatorKind::WindowAggregate(window)) => {
-                    expression.as_column() == Some(window.key_fields.len() + WINDOW_TIME)
-                }
-                _ => false,
-            },
-        }
-    }
-
-    fn aggregate(&mut self, node: &AggregateNode) -> Result<Stream, Refused> {
-        let mut stream = self.stream(&node.input)?;
-        match stream.window.take() {
-            Some(window) => self.window_aggregate(node, stream, &window),
-            None => self.group_aggregate(&node.input, &node.group_expr, &node.aggr_expr, stream),
-        }
-    }
-
-    /// Every distinct row is a group without aggregates.
-    fn distinct(&mut self, input: &LogicalPlan) -> Result<Stream, Refused> {
-        let stream = self.stream(input)?;
-        if let Some(window) = &stream.window {
-            return Err(without_aggregate(window));
-        }
-        let columns =
-            input.schema().iter().map(|(qualifier, field)| Expr::Column(Column::from((qualifier, field))));
-        let columns: Vec<Expr> = columns.collect();
-        self.group_aggregate(input, &columns, &[], stream)
-    }
-
-    fn group_aggregate(
-        &mut self,
-        input: &LogicalPlan,
-        groups: &[Expr],
-        calls: &[Expr],
-        stream: Stream,
-    ) -> Result<Stream, Refused> {
-        let schema = input.schema();
-        let is_single = stream.branches.len() == 1;
-        let (mut above, mut aggregate) = (Vec::new(), GroupAggregate::default());
-        for branch in stream.branches {
-            let mut rows = AggregateRows::new(None, is_single);
-            for (expression, group) in groups.iter().zip(convert_all(groups, schema, &branch.columns)?) {
-                rows.key(group, field_of(expression, schema)?);
-            }
-            let calls = calls.iter().map(|call| aggregate_call(call, schema, &branch.columns, &mut rows));
-            let aggregates = calls.collect::<Result<Vec<_>>>().map_err(bare)?;
-            if stream.is_changing {
-                aggregates.iter().try_for_each(can_take_back)?;
-            }
-            aggregate = GroupAggregate {
-                keys: (0..groups.len() as u32).collect(),
-                aggregates,
-                key_fields: rows.fields[..groups.len()].to_vec(),
-            };
-            above.push(self.calc(branch, rows.expressions, Schema { fields: rows.fields }, &stream.place)?);
-        }
-        let is_changing = stream.is_changing || !calls.is_empty();
-        let width = groups.len() + calls.len();
-        let (output, keys) = (aggregate.output_schema(), aggregate.keys.clone());
-        let kind = if calls.is_empty() { "distinct" } else { "group" };
-        let id = format!("{}/{}/{kind}", self.sink, stream.place);
-        let index = self.builder.add(&id, output, OperatorKind::GroupAggregate(aggregate));
-        for above in above {
-            self.builder.connect(above, index, Some(HashKeys { columns: keys.clone() }));
-        }
-        let columns = (0..width).map(plan::Expr::column).collect();
-        let branch = Branch { base: Base::Operator(index), filter: None, columns, time: None };
-        Ok(Stream { branches: vec![branch], window: None, is_changing, place: stream.place })
-    }
-
-    fn window_aggregate(
-        &mut self,
-        node: &AggregateNode,
-        stream: Stream,
-        window: &PendingWindow,
-    ) -> Result<Stream, Refused> {
-        let schema = node.input.schema();
-        let is_single = stream.branches.len() == 1;
-        let (mut branches, mut positions, mut aggregates) = (Vec::new(), Vec::new(), Vec::new());
-        for branch in stream.branches {
-            let mut rows = AggregateRows::new(branch.time.as_ref(), is_single);
-            positions = self.window_groups(node, &branch, window, &mut rows)?;
-            let calls = node.aggr_expr.iter();
-            let calls = calls.map(|call| aggregate_call(call, schema, &branch.columns, &mut rows));
-            aggregates = calls.collect::<Result<Vec<_>>>().map_err(bare)?;
-            if aggregates.iter().any(|aggregate| aggregate.is_distinct) {
-                let message = "an aggregate of DISTINCT values in a window is not supported yet".to_owned();
-                return Err((DataFusionError::NotImplemented(message), Some("DISTINCT".to_owned())));
-            }
-            branches.push((branch, rows));
-        }
-        let keys = positions.iter().filter(|group| matches!(group, Group::Key(_))).count();
-        let operator = self.aggregate_operators(branches, window, keys, aggregates)?;
-        let columns = positions.iter().map(|group| match group {
-            Group::Key(key) => plan::Expr::column(*key),
-            Group::Window(part) => plan::Expr::column(keys + part),
-        });
-        let results = (0..node.aggr_expr.len()).map(|n| plan::Expr::column(keys + WINDOW_COLUMNS.len() + n));
-        let columns = columns.chain(results).collect();
-        let branch = Branch { base: Base::Operator(operator), filter: None, columns, time: None };
-        Ok(Stream { branches: vec![branch], window: None, is_changing: false, place: stream.place })
-    }
-
-    /// What a windowed aggregate is grouped by: keys, which become columns of its rows, and the window's bounds.
-    fn window_groups(
-        &self,
-        node: &AggregateNode,
-        branch: &Branch,
-        window: &PendingWindow,
-        rows: &mut AggregateRows,
-    ) -> Result<Vec<Group>, Refused> {
-        let schema = node.input.schema();
-        let groups = convert_all(&node.group_expr, schema, &branch.columns)?;
-        let mut positions = Vec::new();
-        for (expression, group) in node.group_expr.iter().zip(groups) {
-            positions.push(match window_column(&group) {
-                Some(part) => Group::Window(part),
-                None if mentions_window(&group) => {
-                    return not_impl_err!("an expression over a window's bounds in GROUP BY").map_err(bare);
-                }
-                None => Group::Key(rows.key(group, field_of(expression, schema)?)),
-            });
-        }
-        for (part, name) in WINDOW_COLUMNS.iter().enumerate().take(2) {
-            if !positions.iter().any(|group| matches!(group, Group::Window(p) if *p == part)) {
-                let message = format!("GROUP BY over a {} needs {name}, too", window.kind.to_uppercase());
-                return Err((DataFusionError::Plan(message), Some("GROUP".to_owned())));
+            Base::Operator(index) => {
+                let keys = match &self.builder.plan.operators[*index].kind {
+                    Some(OperatorKind::WindowAggregate(window)) => Some(window.key_fields.len()),
+                    Some(OperatorKind::SessionAggregate(session)) => Some(session.key_fields.len()),
+                    _ => None,
+                };
+                keys.is_some_and(|keys| expression.as_column() == Some(keys + WINDOW_TIME))
             }
         }
-        Ok(positions)
-    }
-
-    /// Calc, local half, exchange by key, global half.
-    fn aggregate_operators(
-        &mut self,
-        branches: Vec<(Branch, AggregateRows)>,
-        window: &PendingWindow,
-        keys: usize,
-        aggregates: Vec<Aggregate>,
-    ) -> Result<usize, Refused> {
-        let place = format!("{}/{}", self.sink, window.table);
-        let key_fields = branches.first().map(|(_, rows)| rows.fields[1..=keys].to_vec()).unwrap_or_default();
-        let global = WindowAggregate {
-            keys: (1..=keys as u32).collect(),
-            time: 0,
-            window: Some(window.window),
-            aggregates,
-            key_fields,
-        };
-        let mut locals = Vec::new();
-        for (branch, rows) in branches {
-            let above = self.calc(branch, rows.expressions, Schema { fields: rows.fields }, &window.table)?;
-            let local = OperatorKind::LocalAggregate(global.clone());
-            let local =
-                self.builder.add(&format!("{place}/{}-local", window.kind), global.partial_schema(), local);
-            self.builder.connect(above, local, None);
-            locals.push(local);
-        }
-        let output = global.output_schema();
-        let hash = HashKeys { columns: global.keys.clone() };
-        let global = OperatorKind::WindowAggregate(global);
-        let index = self.builder.add(&format!("{place}/{}", window.kind), output, global);
-        for local in locals {
-            self.builder.connect(local, index, Some(hash.clone()));
-        }
-        Ok(index)
     }
 
     /// Makes rows of a stream: the source if there is none yet, then one Calc unless it would change nothing.
-    fn calc(
+    pub(super) fn calc(
         &mut self,
         branch: Branch,
         mut output: Vec<plan::Expr>,
@@ -556,116 +401,6 @@ impl Conversion<'_> {
     }
 }
 
-enum Group {
-    /// Which key column.
-    Key(usize),
-    /// Which of [`WINDOW_COLUMNS`].
-    Window(usize),
-}
-
-/// The rows that an aggregate reads: event time if it has a window, keys, arguments.
-struct AggregateRows {
-    expressions: Vec<plan::Expr>,
-    fields: Vec<Field>,
-    first_key: usize,
-    /// Equal arguments share a column; not where several branches must have the same columns.
-    shares: bool,
-}
-
-impl AggregateRows {
-    fn new(time: Option<&plan::Expr>, shares: bool) -> Self {
-        let millis = DataType::with_precision(TypeKind::Timestamp, 3);
-        let time = time.map(|time| plan::Expr::cast(time.clone(), millis.clone(), false));
-        AggregateRows {
-            first_key: usize::from(time.is_some()),
-            fields: time.iter().map(|_| Field::new("time", millis.clone())).collect(),
-            expressions: time.into_iter().collect(),
-            shares,
-        }
-    }
-
-    /// Adds a key; returns which key it is.
-    fn key(&mut self, expression: plan::Expr, field: Field) -> usize {
-        self.expressions.push(expression);
-        self.fields.push(field);
-        self.fields.len() - 1 - self.first_key
-    }
-
-    /// Adds an argument unless it is there; returns its column.
-    fn argument(&mut self, expression: plan::Expr, field: Field) -> usize {
-        let mut known = self.expressions.iter().enumerate().skip(self.first_key);
-        let known = known.find(|(_, known)| self.shares && **known == expression);
-        known.map(|(index, _)| index).unwrap_or_else(|| {
-            self.expressions.push(expression);
-            self.fields.push(field);
-            self.expressions.len() - 1
-        })
-    }
-}
-
-/// The least and the greatest of values cannot be known once some were taken back.
-fn can_take_back(aggregate: &Aggregate) -> Result<(), Refused> {
-    match aggregate.function() {
-        AggregateFunction::Min | AggregateFunction::Max => {
-            let name = format!("{:?}", aggregate.function()).to_uppercase();
-            let message = format!("{name} over rows that change is not supported yet");
-            Err((DataFusionError::NotImplemented(message), Some(name)))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn aggregate_call(
-    expression: &Expr,
-    schema: &DFSchemaRef,
-    columns: &[plan::Expr],
-    rows: &mut AggregateRows,
-) -> Result<Aggregate> {
-    let call = match expression {
-        Expr::Alias(alias) => return aggregate_call(&alias.expr, schema, columns, rows),
-        Expr::AggregateFunction(call) => call,
-        other => return not_impl_err!("the aggregate {other}"),
-    };
-    let AggregateCall { func, params } = call;
-    let Some(function) = aggregates::by_name(func.name()) else {
-        return not_impl_err!("the aggregate function {}", func.name());
-    };
-    let result_type = Some(data_type(&expression.get_type(schema)?)?);
-    let filter = match &params.filter {
-        Some(condition) => {
-            let value = convert(condition, schema, columns)?;
-            if mentions_window(&value) {
-                return not_impl_err!("a filter over a window's bounds");
-            }
-            let field = Field::new("filter", DataType::simple(TypeKind::Boolean));
-            Some(rows.argument(value, field) as u32)
-        }
-        None => None,
-    };
-    // A constant counts every row, unless it is NULL, which counts none.
-    #[expect(deprecated, reason = "the planner still writes COUNT(*) with a wildcard")]
-    let counts_rows = |argument: &&Expr| match argument {
-        Expr::Wildcard { .. } => true,
-        Expr::Literal(value, _) => function == AggregateFunction::Count && !value.is_null(),
-        _ => false,
-    };
-    let Some(argument) = params.args.iter().find(|argument| !counts_rows(argument)) else {
-        let function = function.into();
-        return Ok(Aggregate { function, result_type, filter, ..Default::default() });
-    };
-    let value = convert(argument, schema, columns)?;
-    if mentions_window(&value) {
-        return not_impl_err!("an aggregate over a window's bounds");
-    }
-    let field = field_of(argument, schema).map_err(|(error, _)| error)?;
-    let argument_type = field.data_type.clone();
-    let column = rows.argument(value, field) as u32;
-    // Once or twice, the least and the greatest are the same.
-    let is_distinct = params.distinct && !matches!(function, AggregateFunction::Min | AggregateFunction::Max);
-    let (function, argument) = (function.into(), Some(column));
-    Ok(Aggregate { function, argument, argument_type, result_type, filter, is_distinct })
-}
-
 /// The leaves of a table that expressions use.
 struct Leaves<'a> {
     table: &'a Table,
@@ -708,7 +443,7 @@ impl Leaves<'_> {
     }
 }
 
-fn convert_all(
+pub(super) fn convert_all(
     expressions: &[Expr],
     schema: &DFSchemaRef,
     columns: &[plan::Expr],
@@ -720,28 +455,12 @@ fn convert_all(
         .map_err(bare)
 }
 
-fn field_of(expression: &Expr, schema: &DFSchemaRef) -> Result<Field, Refused> {
+pub(super) fn field_of(expression: &Expr, schema: &DFSchemaRef) -> Result<Field, Refused> {
     let (_, field) = expression.to_field(schema).map_err(bare)?;
     let data_type = data_type(field.data_type()).map_err(bare)?;
     Ok(Field { name: field.name().clone(), data_type: Some(data_type), nullable: field.is_nullable() })
 }
 
-fn bare(error: DataFusionError) -> Refused {
+pub(super) fn bare(error: DataFusionError) -> Refused {
     (error, None)
-}
-
-/// Which of the window's columns an expression is, if it is one.
-fn window_column(expression: &plan::Expr) -> Option<usize> {
-    match &expression.node {
-        Some(Node::Call(call)) if call.arguments.is_empty() => {
-            WINDOW_COLUMNS.iter().position(|name| *name == call.function)
-        }
-        _ => None,
-    }
-}
-
-fn mentions_window(expression: &plan::Expr) -> bool {
-    let mut expression = expression.clone();
-    window_column(&expression).is_some()
-        || expression.children_mut().into_iter().any(|child| mentions_window(child))
 }

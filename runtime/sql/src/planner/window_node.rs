@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion_common::{DFSchema, DFSchemaRef, Result};
 use datafusion_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
 
-use crate::plan::Window;
+use crate::dialect::{Cut, WindowCall};
 
 /// Names of the added columns, in order.
 pub const WINDOW_COLUMNS: [&str; 3] = ["window_start", "window_end", "window_time"];
@@ -21,29 +21,31 @@ pub const WINDOW_TIME: usize = 2;
 pub struct WindowNode {
     pub input: LogicalPlan,
     pub schema: DFSchemaRef,
-    /// `tumble` or `hop`.
+    /// `tumble`, `hop`, `cumulate` or `session`.
     pub kind: &'static str,
     /// The table or view that the user named.
     pub table: String,
     /// Index of the event-time column in the input.
     pub time: usize,
-    pub window: Window,
+    pub cut: Cut,
+    /// Columns of the input that sessions are partitioned by.
+    pub partition: Vec<usize>,
 }
 
 impl WindowNode {
     /// Wraps a table's plan.
     pub fn plan(
         input: LogicalPlan,
-        kind: &'static str,
-        table: &str,
+        call: &WindowCall,
         time: usize,
-        window: Window,
+        partition: Vec<usize>,
     ) -> Result<LogicalPlan> {
         let millis = DataType::Timestamp(TimeUnit::Millisecond, None);
         let mut fields: Vec<_> = input.schema().iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
         fields.extend(WINDOW_COLUMNS.map(|name| (None, Arc::new(Field::new(name, millis.clone(), false)))));
         let schema = Arc::new(DFSchema::new_with_metadata(fields, Default::default())?);
-        let node = WindowNode { input, schema, kind, table: table.to_owned(), time, window };
+        let (kind, table, cut) = (call.kind, call.table.text.clone(), call.cut);
+        let node = WindowNode { input, schema, kind, table, time, cut, partition };
         Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
     }
 }
@@ -66,7 +68,7 @@ impl UserDefinedLogicalNodeCore for WindowNode {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Window: {} {:?}", self.kind, self.window)
+        write!(f, "Window: {} {:?}", self.kind, self.cut)
     }
 
     fn with_exprs_and_inputs(&self, _: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
@@ -81,8 +83,7 @@ impl UserDefinedLogicalNodeCore for WindowNode {
 impl Hash for WindowNode {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.input.hash(state);
-        (self.kind, &self.table, self.time).hash(state);
-        (self.window.size_ms, self.window.slide_ms, self.window.offset_ms).hash(state);
+        (self.kind, &self.table, self.time, self.cut, &self.partition).hash(state);
     }
 }
 

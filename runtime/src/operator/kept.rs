@@ -1,0 +1,42 @@
+//! A state table with what is needed to write it to checkpoints.
+
+use std::borrow::Cow;
+
+use super::OperatorTable;
+use crate::state::{BlockRow, StateTable};
+
+/// A table is written whole again after this many snapshots of changes, so that a restore reads few runs.
+const DELTAS_MAX: u32 = 8;
+
+/// A table and how it was written last.
+pub struct Kept {
+    pub table: StateTable,
+    deltas: u32,
+    is_written: bool,
+}
+
+impl Kept {
+    /// A table that no checkpoint knows.
+    pub fn new(table: StateTable) -> Self {
+        Kept { table, deltas: 0, is_written: false }
+    }
+
+    /// The table at a barrier.
+    pub fn snapshot(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        namespace: i64,
+        is_full: bool,
+    ) -> OperatorTable {
+        let is_full = is_full || !self.is_written || self.deltas >= DELTAS_MAX;
+        self.deltas = if is_full { 0 } else { self.deltas + 1 };
+        self.is_written = true;
+        OperatorTable { name: name.into(), namespace, snapshot: self.table.snapshot(is_full), is_full }
+    }
+
+    /// Puts a row of a snapshot back; `None` if it is malformed.
+    pub fn restore(&mut self, row: &BlockRow<'_>) -> Option<()> {
+        self.is_written = true;
+        self.table.restore(row.hash, row.key, row.values)
+    }
+}

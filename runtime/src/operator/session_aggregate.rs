@@ -1,0 +1,507 @@
+//! Aggregates per key and session: rows of a key are together while no gap between their times is longer than the session's.
+//!
+//! A session is a row of a state table, under its key and the time of its first row. Sessions of one key are linked, and those
+//! that a row connects become one. Each session is noted once at a time that is not after its end; when the watermark comes
+//! there, it has ended, or is noted again at the end that it has by then. So a row of an open session costs no timer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, NullArray, RecordBatch, TimestampMillisecondArray};
+use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
+use hashbrown::HashTable;
+use millrace_sql::plan::SessionAggregate as Plan;
+use snafu::{OptionExt, ResultExt};
+
+use super::accumulator::{Accumulator, Rows, prepare_behind};
+use super::kept::Kept;
+use super::{
+    Collector, ComputeSnafu, Operator, OperatorError, OperatorFigures, OperatorSnapshot, PlanSnafu, Progress,
+    StateSnafu,
+};
+use crate::model::key_encoding::{decode, encode};
+use crate::model::key_group::{hash_of, hash_within};
+use crate::model::{Batch, EventTime};
+use crate::state::{BlockRow, StateColumn, StateTable, StateType};
+
+/// Name of the state table. Its columns are start and end, then the states of the aggregates.
+const SESSIONS: &str = "sessions";
+const BOUNDS: usize = 2;
+
+/// Bytes behind a key: the time of the session's first row.
+const ID_BYTES: usize = 8;
+
+/// Sessions emitted before the driver may send them on and look at barriers.
+const SESSIONS_PER_TURN: usize = 16 * 1024;
+
+/// No further session.
+const NONE: u32 = u32::MAX;
+
+/// Finds sessions and ends them.
+pub struct SessionAggregate {
+    plan: Plan,
+    keys: Vec<usize>,
+    accumulators: Vec<Accumulator>,
+    sessions: Kept,
+    /// A session of each key, by the hash of the key.
+    first: HashTable<u32>,
+    /// By slot: another session of the same key.
+    next: Vec<u32>,
+    /// Sessions to look at when the watermark is there. Slots without a key are of sessions that became part of others.
+    due: BTreeMap<i64, Vec<u32>>,
+    /// The table was restored, and what finds its rows was not made anew.
+    is_restored: bool,
+    watermark: EventTime,
+    late_rows: u64,
+    output: SchemaRef,
+}
+
+/// Where a row belongs.
+enum Home {
+    Late,
+    New,
+    One(u32),
+    /// The row closes the gap between two.
+    Two(u32, u32),
+}
+
+impl SessionAggregate {
+    /// Prepares the aggregates.
+    pub fn new(plan: &Plan) -> Result<Self, OperatorError> {
+        let (accumulators, layout) = prepare_behind(&[StateType::I64; BOUNDS], &plan.aggregates)?;
+        if plan.gap_ms <= 0 {
+            return PlanSnafu { message: "a session without a gap" }.fail();
+        }
+        Ok(SessionAggregate {
+            keys: plan.keys.iter().map(|key| *key as usize).collect(),
+            accumulators,
+            sessions: Kept::new(StateTable::new(layout)),
+            first: HashTable::new(),
+            next: Vec::new(),
+            due: BTreeMap::new(),
+            is_restored: false,
+            watermark: EventTime::MIN,
+            late_rows: 0,
+            output: plan.output_schema().to_arrow(),
+            plan: plan.clone(),
+        })
+    }
+
+    fn is_ended(&self, end: i64) -> bool {
+        end.saturating_sub(1) <= self.watermark.0
+    }
+
+    /// Which sessions of a key a row at this time is in. Sessions that touch are one, as in Flink.
+    fn home(&self, hash: u64, key: &[u8], time: i64) -> Home {
+        let end = time.saturating_add(self.plan.gap_ms);
+        let mut found = Home::New;
+        let mut session = self.first_of(hash, key);
+        while let Some(slot) = session {
+            let (start, until) = bounds(&self.sessions.table, slot);
+            if start <= end && until >= time {
+                found = match found {
+                    Home::One(other) => Home::Two(other, slot),
+                    _ => Home::One(slot),
+                };
+            }
+            session = self.after(slot);
+        }
+        if matches!(found, Home::New) && self.is_ended(end) { Home::Late } else { found }
+    }
+
+    fn first_of(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        self.first.find(hash, |slot| key_of(&self.sessions.table, *slot) == key).copied()
+    }
+
+    fn after(&self, slot: u32) -> Option<u32> {
+        Some(self.next[slot as usize]).filter(|next| *next != NONE)
+    }
+
+    /// Begins a session.
+    fn open(&mut self, hash: u64, key: &[u8], time: i64) -> u32 {
+        let mut name = key.to_vec();
+        name.extend(time.to_be_bytes());
+        let slot = self.sessions.table.slot(hash_within(hash, &name), &name);
+        let end = time.saturating_add(self.plan.gap_ms);
+        set_bounds(&mut self.sessions.table, slot, time, end);
+        self.link(hash, slot);
+        self.due.entry(end).or_default().push(slot);
+        slot
+    }
+
+    fn link(&mut self, hash: u64, slot: u32) {
+        let table = &self.sessions.table;
+        let key = key_of(table, slot);
+        self.next.resize(self.next.len().max(slot as usize + 1), NONE);
+        match self.first.find_mut(hash, |first| key_of(table, *first) == key) {
+            Some(first) => {
+                self.next[slot as usize] = self.next[*first as usize];
+                self.next[*first as usize] = slot;
+            }
+            None => {
+                self.next[slot as usize] = NONE;
+                self.first.insert_unique(hash, slot, |first| hash_of(key_of(table, *first)));
+            }
+        }
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let table = &self.sessions.table;
+        let key = key_of(table, slot);
+        let next = self.next[slot as usize];
+        let Ok(mut entry) = self.first.find_entry(hash_of(key), |first| key_of(table, *first) == key) else {
+            return;
+        };
+        if *entry.get() == slot {
+            match next {
+                NONE => drop(entry.remove()),
+                next => *entry.get_mut() = next,
+            }
+            return;
+        }
+        let mut before = *entry.get();
+        while self.next[before as usize] != NONE && self.next[before as usize] != slot {
+            before = self.next[before as usize];
+        }
+        self.next[before as usize] = next;
+    }
+
+    /// Makes two sessions one, in the place of the first.
+    fn join(&mut self, into: u32, from: u32) -> Result<(), OperatorError> {
+        let table = &mut self.sessions.table;
+        let other = table.gather(&[from]);
+        let ((start, end), (other_start, other_end)) = (bounds(table, into), bounds(table, from));
+        set_bounds(table, into, start.min(other_start), end.max(other_end));
+        // Accumulators look for their states behind the bounds.
+        let mut states: Vec<ArrayRef> = vec![Arc::new(NullArray::new(1)); BOUNDS];
+        for accumulator in &self.accumulators {
+            states.extend(accumulator.states(&other)?);
+        }
+        let mut chunks = table.write(&[into]);
+        for accumulator in &self.accumulators {
+            accumulator.merge(&states, &[0], &[into], &mut chunks)?;
+        }
+        self.unlink(from);
+        self.sessions.table.remove(&[from]);
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        columns: &[ArrayRef],
+        rows: &mut Vec<u32>,
+        slots: &mut Vec<u32>,
+    ) -> Result<(), OperatorError> {
+        let mut chunks = self.sessions.table.write(slots);
+        for accumulator in &self.accumulators {
+            accumulator.add(columns, Rows { rows, slots, signs: None }, &mut chunks)?;
+        }
+        rows.clear();
+        slots.clear();
+        Ok(())
+    }
+
+    /// Takes sessions that have ended out of those that are due.
+    fn ended(&mut self) -> Vec<u32> {
+        let mut ended = Vec::new();
+        while ended.len() < SESSIONS_PER_TURN
+            && let Some(entry) = self.due.first_entry()
+            && entry.key().saturating_sub(1) <= self.watermark.0
+        {
+            for slot in entry.remove() {
+                if self.sessions.table.is_vacant(slot) {
+                    continue;
+                }
+                let (_, end) = bounds(&self.sessions.table, slot);
+                if self.is_ended(end) {
+                    ended.push(slot);
+                } else {
+                    self.due.entry(end).or_default().push(slot);
+                }
+            }
+        }
+        ended
+    }
+
+    fn emit(&self, slots: &[u32], out: &mut dyn Collector) -> Result<(), OperatorError> {
+        let chunk = self.sessions.table.gather(slots);
+        let keys = (0..chunk.len()).map(|slot| chunk.keys.key(slot)).map(|key| &key[..key.len() - ID_BYTES]);
+        let mut columns = decode(&self.plan.key_fields, keys)?;
+        let (StateColumn::I64(starts, _), StateColumn::I64(ends, _)) = (&chunk.columns[0], &chunk.columns[1])
+        else {
+            return StateSnafu { table: SESSIONS }.fail();
+        };
+        let times = |times: Vec<i64>| Arc::new(TimestampMillisecondArray::from(times)) as ArrayRef;
+        let last = ends.iter().map(|end| end - 1).collect();
+        columns.extend([times(starts.clone()), times(ends.clone()), times(last)]);
+        for accumulator in &self.accumulators {
+            columns.push(accumulator.results(&chunk)?);
+        }
+        let records = RecordBatch::try_new(self.output.clone(), columns).context(ComputeSnafu)?;
+        out.batch(Batch { records, kinds: None, hashes: None })
+    }
+
+    /// Makes anew what finds sessions, after their slots have changed.
+    fn find_all(&mut self) {
+        self.first.clear();
+        self.next = Vec::new();
+        self.due.clear();
+        let slots: Vec<u32> = self.sessions.table.occupied().collect();
+        for slot in slots {
+            let hash = hash_of(key_of(&self.sessions.table, slot));
+            self.link(hash, slot);
+            let (_, end) = bounds(&self.sessions.table, slot);
+            self.due.entry(end).or_default().push(slot);
+        }
+        self.is_restored = false;
+    }
+}
+
+/// The key of a session, without its time.
+fn key_of(table: &StateTable, slot: u32) -> &[u8] {
+    let (chunk, offset) = table.at(slot);
+    let key = chunk.keys.key(offset);
+    &key[..key.len() - ID_BYTES]
+}
+
+fn bounds(table: &StateTable, slot: u32) -> (i64, i64) {
+    let (chunk, offset) = table.at(slot);
+    match (&chunk.columns[0], &chunk.columns[1]) {
+        (StateColumn::I64(starts, _), StateColumn::I64(ends, _)) => (starts[offset], ends[offset]),
+        // The layout begins with both.
+        _ => (i64::MAX, i64::MIN),
+    }
+}
+
+fn set_bounds(table: &mut StateTable, slot: u32, start: i64, end: i64) {
+    let mut chunks = table.write(&[slot]);
+    let (chunk, offset) = chunks.at(slot);
+    for (column, value) in chunk.columns.iter_mut().zip([start, end]) {
+        if let StateColumn::I64(values, valid) = column {
+            values[offset] = value;
+            valid[offset] = true;
+        }
+    }
+}
+
+impl Operator for SessionAggregate {
+    fn process(&mut self, batch: Batch, _: &mut dyn Collector) -> Result<(), OperatorError> {
+        if self.is_restored {
+            self.find_all();
+        }
+        let columns = batch.records.columns();
+        let key_columns: Vec<ArrayRef> = self.keys.iter().map(|key| Arc::clone(&columns[*key])).collect();
+        let keys = encode(&key_columns, batch.rows())?;
+        let times = columns[self.plan.time as usize].as_primitive::<TimestampMillisecondType>();
+        let (mut rows, mut slots) = (Vec::new(), Vec::new());
+        for row in (0..batch.rows()).filter(|row| times.is_valid(*row)) {
+            let (key, time) = (keys.key(row), times.value(row));
+            let hash = batch.hashes.as_ref().map_or_else(|| hash_of(key), |hashes| hashes[row]);
+            let end = time.saturating_add(self.plan.gap_ms);
+            let slot = match self.home(hash, key, time) {
+                Home::Late => {
+                    self.late_rows += 1;
+                    continue;
+                }
+                Home::New => self.open(hash, key, time),
+                Home::One(slot) => slot,
+                Home::Two(into, from) => {
+                    self.add(columns, &mut rows, &mut slots)?;
+                    self.join(into, from)?;
+                    into
+                }
+            };
+            let (start, until) = bounds(&self.sessions.table, slot);
+            if time < start || end > until {
+                set_bounds(&mut self.sessions.table, slot, start.min(time), until.max(end));
+            }
+            rows.push(row as u32);
+            slots.push(slot);
+        }
+        self.add(columns, &mut rows, &mut slots)
+    }
+
+    fn watermark(&mut self, time: EventTime, out: &mut dyn Collector) -> Result<Progress, OperatorError> {
+        if self.is_restored {
+            self.find_all();
+        }
+        self.watermark = self.watermark.max(time);
+        let ended = self.ended();
+        if ended.is_empty() {
+            return Ok(Progress::Done);
+        }
+        self.emit(&ended, out)?;
+        ended.iter().for_each(|slot| self.unlink(*slot));
+        self.sessions.table.remove(&ended);
+        if self.sessions.table.compact() {
+            self.find_all();
+        }
+        Ok(Progress::More)
+    }
+
+    fn snapshot(&mut self, is_full: bool) -> OperatorSnapshot {
+        let tables = vec![self.sessions.snapshot(SESSIONS, 0, is_full)];
+        OperatorSnapshot { tables, watermark: Some(self.watermark) }
+    }
+
+    fn restore_watermark(&mut self, time: EventTime) {
+        self.watermark = self.watermark.max(time);
+    }
+
+    fn restore(&mut self, table: &str, _: i64, row: BlockRow<'_>) -> Result<(), OperatorError> {
+        self.is_restored = true;
+        let is_sound = table == SESSIONS && row.key.len() >= ID_BYTES;
+        is_sound.then(|| self.sessions.restore(&row)).flatten().context(StateSnafu { table })
+    }
+
+    fn figures(&self) -> OperatorFigures {
+        let finding = self.next.len() * 4 + self.first.capacity() * 5 + self.sessions.table.len() * 8;
+        let state_bytes = (self.sessions.table.byte_len() + finding) as u64;
+        OperatorFigures { late_rows: self.late_rows, state_bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringArray};
+    use millrace_sql::plan::{Aggregate, AggregateFunction, DataType, Field, TypeKind};
+
+    use super::*;
+    use crate::model::{KeyGroups, MaxParallelism};
+    use crate::state::{SegmentReader, SegmentWriter};
+
+    #[derive(Default)]
+    struct Given(Vec<String>);
+
+    impl Collector for Given {
+        fn batch(&mut self, batch: Batch) -> Result<(), OperatorError> {
+            let text = |column: &ArrayRef, row| match column.data_type() {
+                arrow::datatypes::DataType::Timestamp(..) => {
+                    column.as_primitive::<TimestampMillisecondType>().value(row).to_string()
+                }
+                _ => arrow::util::display::array_value_to_string(column, row).unwrap(),
+            };
+            for row in 0..batch.rows() {
+                let values: Vec<String> =
+                    batch.records.columns().iter().map(|column| text(column, row)).collect();
+                self.0.push(values.join(","));
+            }
+            self.0.sort();
+            Ok(())
+        }
+    }
+
+    fn operator() -> SessionAggregate {
+        let bigint = || Some(DataType::simple(TypeKind::BigInt));
+        let sum = Aggregate {
+            function: AggregateFunction::Sum.into(),
+            argument: Some(2),
+            argument_type: bigint(),
+            result_type: bigint(),
+            ..Default::default()
+        };
+        let plan = Plan {
+            keys: vec![1],
+            time: 0,
+            gap_ms: 10,
+            aggregates: vec![sum],
+            key_fields: vec![Field::new("k", DataType::simple(TypeKind::String))],
+        };
+        SessionAggregate::new(&plan).unwrap()
+    }
+
+    fn rows(rows: &[(i64, &str, i64)]) -> Batch {
+        let times: ArrayRef =
+            Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(|(time, ..)| *time)));
+        let keys: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, key, _)| *key)));
+        let values: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(.., value)| *value)));
+        let records = RecordBatch::try_from_iter([("t", times), ("k", keys), ("v", values)]).unwrap();
+        Batch { records, kinds: None, hashes: None }
+    }
+
+    fn advance(operator: &mut SessionAggregate, time: i64) -> Vec<String> {
+        let mut given = Given::default();
+        while operator.watermark(EventTime(time), &mut given).unwrap() == Progress::More {}
+        given.0
+    }
+
+    /// What a checkpoint makes of an operator: its whole state and then changes, put into a new one.
+    fn restored(snapshots: Vec<OperatorSnapshot>) -> SessionAggregate {
+        let groups = MaxParallelism::new(4).unwrap();
+        let mut operator = operator();
+        for snapshot in snapshots {
+            operator.restore_watermark(snapshot.watermark.unwrap());
+            let mut writer = SegmentWriter::new();
+            let Some(run) = writer.add(&snapshot.tables[0].snapshot, groups).unwrap() else { continue };
+            let bytes = writer.finish();
+            let all: KeyGroups = 0..4;
+            let put = |row: BlockRow<'_>| operator.restore(SESSIONS, 0, row).ok();
+            SegmentReader::open(&bytes).unwrap().read(run.run, &all, groups, put).unwrap();
+        }
+        operator
+    }
+
+    #[test]
+    fn rows_are_together_while_no_gap_is_longer() {
+        type Step<'a> = (&'a [(i64, &'a str, i64)], i64, &'a [&'a str]);
+        let steps: &[Step<'_>] = &[
+            // Rows; the watermark that follows; sessions that end then: key, start, end, end - 1, sum.
+            (&[(100, "a", 1), (105, "a", 2), (103, "b", 4)], 112, &["b,103,113,112,4"]),
+            // As long as the gap is not longer: still the same session.
+            (&[(115, "a", 4)], 123, &[]),
+            (&[], 124, &["a,100,125,124,7"]),
+            // Two sessions that a third row makes one, in one batch and over several.
+            (&[(150, "a", 1), (170, "a", 2), (160, "a", 4), (200, "b", 1), (219, "b", 2)], 150, &[]),
+            (&[(210, "b", 4)], 230, &["a,150,180,179,7", "b,200,229,228,7"]),
+            // Too late to begin a session, and not too late for one that is open.
+            (&[(219, "a", 1), (235, "b", 1)], 230, &[]),
+            (&[(226, "b", 2)], 244, &["b,226,245,244,3"]),
+        ];
+        let mut operator = operator();
+        for (batch, watermark, ended) in steps {
+            if !batch.is_empty() {
+                operator.process(rows(batch), &mut Given::default()).unwrap();
+            }
+
+            assert_eq!(advance(&mut operator, *watermark), *ended, "{batch:?} to {watermark}");
+        }
+        assert_eq!(operator.figures().late_rows, 1);
+        assert!(operator.sessions.table.is_empty());
+        assert!(operator.first.is_empty() && operator.due.is_empty());
+    }
+
+    #[test]
+    fn sessions_go_on_after_a_restore_from_changes() {
+        let mut operator = operator();
+        operator
+            .process(rows(&[(1, "a", 1), (20, "a", 2), (5, "b", 4), (40, "c", 1)]), &mut Given::default())
+            .unwrap();
+        let first = operator.snapshot(false);
+        operator.process(rows(&[(11, "a", 8), (45, "c", 2)]), &mut Given::default()).unwrap();
+        assert_eq!(advance(&mut operator, 14), ["b,5,15,14,4"]);
+        let second = operator.snapshot(false);
+
+        let mut restored = restored(vec![first, second]);
+        restored.process(rows(&[(12, "b", 1), (30, "a", 16)]), &mut Given::default()).unwrap();
+
+        let ended = advance(&mut restored, i64::MAX);
+        assert_eq!(ended, ["a,1,40,39,27", "b,12,22,21,1", "c,40,55,54,3"]);
+    }
+
+    #[test]
+    fn many_sessions_leave_nothing_behind() {
+        let mut operator = operator();
+        let mut sums = 0;
+        for round in 0..20 {
+            let names: Vec<String> = (0..500).map(|n| format!("{}", n + round % 3)).collect();
+            let batch: Vec<(i64, &str, i64)> =
+                names.iter().map(|name| (round * 100, name.as_str(), 1)).collect();
+            operator.process(rows(&batch), &mut Given::default()).unwrap();
+            sums += advance(&mut operator, round * 100 + 9).len();
+        }
+
+        assert_eq!(sums, 20 * 500);
+        assert!(operator.sessions.table.is_empty());
+        assert!(operator.next.len() < 3000, "{} slots are held for no key", operator.next.len());
+    }
+}

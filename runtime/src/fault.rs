@@ -53,10 +53,18 @@ pub struct Safeguards {
     pub replays_commits: bool,
     /// A channel whose barrier has come waits for the others.
     pub aligns_barriers: bool,
+    /// A segment is read once after it was written.
+    pub verifies_segments: bool,
 }
 
 impl Default for Safeguards {
     fn default() -> Self {
-        Safeguards { checks_fence: true, seals: true, replays_commits: true, aligns_barriers: true }
+        Safeguards {
+            checks_fence: true,
+            seals: true,
+            replays_commits: true,
+            aligns_barriers: true,
+            verifies_segments: true,
+        }
     }
 }

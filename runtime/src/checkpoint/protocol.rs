@@ -188,16 +188,21 @@ impl Checkpoints {
 
     /// Marks that an epoch's sinks have committed.
     pub async fn mark_committed(&self, epoch: Epoch, at_ms: u64) -> Result<(), CheckpointError> {
-        let marker = Marker { epoch: epoch.0, at_ms };
-        self.store.create(&paths::commit(epoch), records::encode(&marker)).await?;
-        Ok(())
+        self.mark(&paths::commit(epoch), epoch, at_ms).await
     }
 
     /// Marks that a bounded job has ended.
     pub async fn mark_finished(&self, epoch: Epoch, at_ms: u64) -> Result<(), CheckpointError> {
+        self.mark(paths::FINISHED, epoch, at_ms).await
+    }
+
+    /// Creates a mark; another process may have made it, at another time.
+    async fn mark(&self, key: &str, epoch: Epoch, at_ms: u64) -> Result<(), CheckpointError> {
         let marker = Marker { epoch: epoch.0, at_ms };
-        self.store.create(paths::FINISHED, records::encode(&marker)).await?;
-        Ok(())
+        if create_or_own(self.store.as_ref(), key, records::encode(&marker)).await? {
+            return Ok(());
+        }
+        read::<Marker>(self.store.as_ref(), key).await.map(|_| ())
     }
 
     /// Fails if a newer generation has claimed.
@@ -310,11 +315,15 @@ pub async fn check_owner(store: &dyn Store, identity: &JobIdentity) -> Result<()
              first start: set it back to {stored}",
             ours.max_parallelism
         ),
-        Owner::NewerFormat { format } => format!(
-            "the state in '{location}' has format {format}, this release reads up to {FORMAT_VERSION}; use a newer release"
-        ),
+        Owner::NewerFormat { format } => newer_format(&location, format),
     };
     RefusedSnafu { message }.fail()
+}
+
+fn newer_format(location: &str, format: u32) -> String {
+    format!(
+        "the state in '{location}' has format {format}, this release reads up to {FORMAT_VERSION}; use a newer release"
+    )
 }
 
 async fn claim(
@@ -376,6 +385,10 @@ async fn epoch_records(store: &dyn Store) -> Result<Vec<(Epoch, EpochRecord)>, C
 /// The manifest of a checkpoint; one of another epoch under its key is as good as none.
 async fn read_manifest(store: &dyn Store, epoch: Epoch, key: &str) -> Result<Manifest, CheckpointError> {
     let manifest: Manifest = read(store, key).await?;
+    if manifest.format > FORMAT_VERSION {
+        let (location, format) = (store.location(), manifest.format);
+        return RefusedSnafu { message: newer_format(&location, format) }.fail();
+    }
     match manifest.epoch == epoch.0 {
         true => Ok(manifest),
         false => MalformedSnafu { key, location: store.location() }.fail(),
@@ -529,6 +542,92 @@ mod tests {
                 && text.contains("remove what is there"),
             "{text}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_of_a_newer_release_is_refused_with_the_cure() {
+        let (_folder, store) = store();
+        let first = take_over(&store, 1).await;
+        let mut manifest = first.checkpoints.manifest(first.next_epoch, 1, Plan::default(), String::new());
+        manifest.format = FORMAT_VERSION + 1;
+        first.checkpoints.publish(&manifest).await.unwrap();
+
+        let refused =
+            Checkpoints::take_over(Arc::clone(&store), identity("a", 1), None, 2, Safeguards::default())
+                .await;
+
+        let text = refused.err().unwrap().to_string();
+        let expected = format!("has format {}, this release reads up to", FORMAT_VERSION + 1);
+        assert!(text.contains(&expected) && text.contains("use a newer release"), "{text}");
+    }
+
+    /// A store whose creates do what a test says, whatever is there.
+    struct Careless {
+        inner: Arc<dyn Store>,
+        overwrites: bool,
+        answer: Created,
+    }
+
+    #[async_trait::async_trait]
+    impl Store for Careless {
+        async fn create(&self, key: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
+            if self.answer == Created::Unsupported {
+                return Ok(Created::Unsupported);
+            }
+            if self.overwrites {
+                self.inner.delete(&[key.to_owned()]).await?;
+            }
+            self.inner.create(key, bytes).await?;
+            Ok(self.answer)
+        }
+
+        async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+            self.inner.get(key).await
+        }
+
+        async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+            self.inner.list(prefix).await
+        }
+
+        async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+            self.inner.delete(keys).await
+        }
+
+        fn location(&self) -> String {
+            "s3://careless".to_owned()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_cannot_create_only_if_absent_is_refused_with_the_cure() {
+        let cases = [(true, Created::Yes), (true, Created::Exists), (false, Created::Unsupported)];
+        for (overwrites, answer) in cases {
+            let (_folder, inner) = store();
+            let store: Arc<dyn Store> = Arc::new(Careless { inner, overwrites, answer });
+
+            let refused =
+                Checkpoints::take_over(store, identity("a", 1), None, 1, Safeguards::default()).await;
+
+            let Err(CheckpointError::Refused { message }) = refused else {
+                panic!("{overwrites} {answer:?} was not refused")
+            };
+            assert!(
+                message.contains("'s3://careless' cannot create an object only if it is absent")
+                    && message.contains("choose a checkpoint.location in a store that can"),
+                "{message}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mark_that_another_process_has_made_is_as_good() {
+        let (_folder, store) = store();
+        let first = take_over(&store, 1).await;
+
+        first.checkpoints.mark_finished(Epoch(2), 10).await.unwrap();
+        first.checkpoints.mark_finished(Epoch(2), 20).await.unwrap();
+
+        assert_eq!(finished(store.as_ref()).await.unwrap().map(|marker| marker.at_ms), Some(10));
     }
 
     #[tokio::test]

@@ -9,8 +9,8 @@
 use millrace_sql::plan::Plan;
 use prost::Message;
 
-/// Version of these forms.
-pub const FORMAT_VERSION: u32 = 2;
+/// Version of these forms. Version 3 has removed keys in segments, and more operators in plans.
+pub const FORMAT_VERSION: u32 = 3;
 
 const MAGIC: &[u8; 8] = b"MRREC\0\0\x02";
 const HEADER_BYTES: usize = MAGIC.len() + 4 + 4;

@@ -25,7 +25,10 @@ use crate::model::{Attempt, JobUid};
 use crate::outside::Outside;
 use crate::sink::StandardSinks;
 use crate::transport::{Tcp, Transport};
-use crate::worker::{Worker, WorkerContext, WorkerSettings};
+use crate::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
+
+/// Delay between tries of a worker inside of this process to reach its coordinator.
+const RECONNECT: Duration = Duration::from_millis(200);
 
 /// Threads of the runtime for heartbeats, uploads and control; tasks have their own.
 const SERVICE_THREADS: usize = 2;
@@ -169,7 +172,7 @@ async fn listen_for_stop(wish: watch::Sender<Wish>) {
 
 /// The workers of an embedded run.
 enum Helpers {
-    Inside { task: tokio::task::JoinHandle<()>, tasks: Option<Runtime> },
+    Inside { task: tokio::task::JoinHandle<()>, tasks: Option<Runtime>, ended: watch::Sender<bool> },
     Processes { task: tokio::task::JoinHandle<()>, ended: watch::Sender<bool> },
 }
 
@@ -204,16 +207,9 @@ impl Helpers {
         let mut worker =
             Worker::new(worker_settings, context).await.map_err(|error| UserError(chain(&error)))?;
         let address = address.to_owned();
-        let task = tokio::spawn(async move {
-            match Tcp.connect(&address).await {
-                Ok(stream) => {
-                    let Err(error) = worker.follow(stream).await else { return };
-                    info!(reason = %chain(&error), "the worker has ended");
-                }
-                Err(error) => warn!(%error, "the worker cannot reach its coordinator"),
-            }
-        });
-        Ok(Helpers::Inside { task, tasks: Some(tasks) })
+        let (ended, watched) = watch::channel(false);
+        let task = tokio::spawn(async move { work(&mut worker, &address, clock, watched).await });
+        Ok(Helpers::Inside { task, tasks: Some(tasks), ended })
     }
 
     /// Worker processes, each started again when it dies.
@@ -256,8 +252,9 @@ impl Helpers {
 
     async fn end(self) {
         match self {
-            Helpers::Inside { task, tasks } => {
-                // The worker was dismissed and ends by itself.
+            Helpers::Inside { task, tasks, ended } => {
+                // The worker was dismissed, or finds nobody any more.
+                ended.send_replace(true);
                 let _ = task.await;
                 if let Some(tasks) = tasks {
                     tasks.shutdown_background();
@@ -268,6 +265,27 @@ impl Helpers {
                 // Panics of the supervisor are logged by the runtime.
                 let _ = task.await;
             }
+        }
+    }
+}
+
+/// Works for the coordinator at an address until dismissed, or until all has ended. A pause of the whole process may break the
+/// connection: then the worker offers itself again.
+async fn work(worker: &mut Worker, address: &str, clock: Clock, mut ended: watch::Receiver<bool>) {
+    while !*ended.borrow() {
+        match Tcp.connect(address).await {
+            Ok(stream) => {
+                let Err(error) = worker.follow(stream).await else { continue };
+                info!(reason = %chain(&error), "the worker has ended");
+                if matches!(error, WorkerError::Dismissed { .. }) {
+                    return;
+                }
+            }
+            Err(error) => warn!(%error, "the worker cannot reach its coordinator"),
+        }
+        tokio::select! {
+            _ = ended.changed() => {}
+            () = clock.sleep(RECONNECT) => {}
         }
     }
 }
@@ -305,5 +323,48 @@ async fn keep_running(command: Arc<Mutex<Command>>, mut ended: watch::Receiver<b
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{BucketSettings, FolderStore};
+    use crate::rpc::{FromWorker, WorkerSays, messages};
+
+    #[tokio::test]
+    async fn a_worker_that_has_lost_its_coordinator_offers_itself_again() {
+        let clock = Clock::system();
+        let context = WorkerContext {
+            clock,
+            store: Arc::new(FolderStore::new(std::path::Path::new("unused"))),
+            transport: Arc::new(Tcp),
+            tasks: tokio::runtime::Handle::current(),
+            outside: Outside::new(clock, BucketSettings::default()),
+            sinks: Arc::new(StandardSinks),
+            crash: None,
+            safeguards: Safeguards::default(),
+        };
+        let settings = WorkerSettings {
+            job: JobUid("uid".to_owned()),
+            attempt: Attempt(1),
+            slots: 1,
+            listen: "127.0.0.1:0".to_owned(),
+            host: "127.0.0.1".to_owned(),
+        };
+        let mut worker = Worker::new(settings, context).await.unwrap();
+        let listener = Tcp.listen("127.0.0.1:0").await.unwrap();
+        let address = format!("127.0.0.1:{}", listener.port());
+        let (ended, watched) = watch::channel(false);
+        let work = tokio::spawn(async move { work(&mut worker, &address, clock, watched).await });
+
+        for _ in 0..2 {
+            // The connection is dropped as soon as the worker has told who it is.
+            let (_, mut receiver) = messages(listener.accept().await.unwrap());
+            let first = receiver.receive::<FromWorker>().await.unwrap();
+            assert!(matches!(first.says, Some(WorkerSays::Register(_))));
+        }
+        ended.send_replace(true);
+        work.await.unwrap();
     }
 }

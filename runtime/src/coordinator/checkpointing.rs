@@ -11,8 +11,11 @@ use crate::model::{Epoch, WorkerId};
 pub struct Pending {
     pub epoch: Epoch,
     pub started: Duration,
-    /// After it the job ends, or stops.
+    /// After it the job ends, or stops if that is still wanted.
     pub is_last: bool,
+    /// Nothing was left to read when it was triggered: it holds everything. What sources say later does not change that, for rows
+    /// that they give after the barrier are in no checkpoint yet.
+    pub is_final: bool,
     waiting: Vec<WorkerId>,
     states: BTreeMap<WorkerId, Vec<SubtaskState>>,
     bytes: u64,
@@ -29,8 +32,21 @@ pub enum Answered {
 
 impl Pending {
     /// Waits for all of these workers.
-    pub fn new(epoch: Epoch, started: Duration, is_last: bool, workers: Vec<WorkerId>) -> Self {
-        Pending { epoch, started, is_last, waiting: workers, states: BTreeMap::new(), bytes: 0 }
+    pub fn new(epoch: Epoch, started: Duration, workers: Vec<WorkerId>) -> Self {
+        Pending {
+            epoch,
+            started,
+            is_last: false,
+            is_final: false,
+            waiting: workers,
+            states: BTreeMap::new(),
+            bytes: 0,
+        }
+    }
+
+    /// The same as a checkpoint that may end the job.
+    pub fn ending(self, is_last: bool, is_final: bool) -> Self {
+        Pending { is_last, is_final, ..self }
     }
 
     /// Takes a worker's answer.
@@ -65,7 +81,7 @@ mod tests {
     fn a_checkpoint_is_complete_when_every_worker_has_answered_it() {
         let state =
             |operator: &str| vec![SubtaskState { operator: operator.to_owned(), ..Default::default() }];
-        let mut pending = Pending::new(Epoch(5), Duration::ZERO, false, vec![WorkerId(1), WorkerId(2)]);
+        let mut pending = Pending::new(Epoch(5), Duration::ZERO, vec![WorkerId(1), WorkerId(2)]);
 
         assert_eq!(pending.answer(WorkerId(1), Epoch(4), state("old"), 1), Answered::Waiting);
         assert_eq!(pending.answer(WorkerId(2), Epoch(5), state("b"), 10), Answered::Waiting);

@@ -115,7 +115,8 @@ impl RunningJob<'_> {
                     self.remove_old(&mut run);
                     let completed = CoordinatorSays::Completed(manifest.epoch);
                     workers.tell(run.members.iter(), self.generation(), &completed).await;
-                    if is_last {
+                    // A stop may have been taken back meanwhile.
+                    if manifest.is_final || (is_last && run.wish == Wish::Stop) {
                         return self.end(&manifest).await;
                     }
                 }
@@ -249,7 +250,9 @@ impl RunningJob<'_> {
         let epoch = run.next_epoch;
         run.next_epoch = epoch.next();
         run.next_at = now + self.settings.checkpoint_interval;
-        run.pending = Some(Pending::new(epoch, now, is_last, run.members.iter().copied().collect()));
+        let members = run.members.iter().copied().collect();
+        let is_final = run.sources_left.is_empty();
+        run.pending = Some(Pending::new(epoch, now, members).ending(is_last, is_final));
         workers.tell(run.members.iter(), self.generation(), &CoordinatorSays::Checkpoint(epoch.0)).await;
     }
 
@@ -294,9 +297,8 @@ impl RunningJob<'_> {
                 }
                 let answered = pending.answer(worker, epoch, snapshot.subtasks, snapshot.bytes);
                 if let Answered::Complete { subtasks, bytes } = answered {
-                    let (started, is_last) = (pending.started, pending.is_last);
+                    let Pending { started, is_last, is_final, .. } = *pending;
                     run.pending = None;
-                    let is_final = is_last && run.sources_left.is_empty();
                     run.publishing = Some((self.publish(epoch, subtasks, bytes, started, is_final), is_last));
                 }
             }

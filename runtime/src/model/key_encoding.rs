@@ -10,6 +10,7 @@ use arrow::array::{
     ListArray, StringArray, StructArray, TimestampMicrosecondArray, TimestampMillisecondArray,
     TimestampNanosecondArray,
 };
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType as ArrowType, Decimal128Type, Float64Type, Int64Type, TimeUnit};
 use arrow::error::ArrowError;
@@ -251,6 +252,8 @@ enum Decoded {
     Bytes(Vec<Option<Vec<u8>>>),
     Time(i64, Vec<Option<i64>>),
     Row(Vec<bool>, Vec<DecodedColumn>),
+    /// Whether each is there, how many elements it has, and all elements.
+    Array(Vec<bool>, Vec<usize>, Box<DecodedColumn>),
 }
 
 impl DecodedColumn {
@@ -280,7 +283,11 @@ impl DecodedColumn {
                 let fields = data_type.fields.iter().map(|field| DecodedColumn::new(&field.data_type()));
                 Decoded::Row(Vec::new(), fields.collect::<Result<_, _>>()?)
             }
-            TypeKind::Array | TypeKind::Interval | TypeKind::Null | TypeKind::Unknown => {
+            TypeKind::Array => {
+                let element = data_type.fields.first().map(Field::data_type).unwrap_or_default();
+                Decoded::Array(Vec::new(), Vec::new(), Box::new(DecodedColumn::new(&element)?))
+            }
+            TypeKind::Interval | TypeKind::Null | TypeKind::Unknown => {
                 return NotAKeySnafu { data_type: arrow }.fail();
             }
         };
@@ -319,6 +326,15 @@ impl DecodedColumn {
                 valid.push(true);
                 fields.iter_mut().try_for_each(|field| field.read(rest))?;
             }
+            Decoded::Array(valid, lengths, elements) => {
+                let mut length = 0;
+                while take::<1>(rest)?[0] == VALUE {
+                    elements.read(rest)?;
+                    length += 1;
+                }
+                valid.push(true);
+                lengths.push(length);
+            }
         }
         Ok(())
     }
@@ -334,6 +350,10 @@ impl DecodedColumn {
             Decoded::Row(valid, fields) => {
                 valid.push(false);
                 fields.iter_mut().for_each(DecodedColumn::push_null);
+            }
+            Decoded::Array(valid, lengths, _) => {
+                valid.push(false);
+                lengths.push(0);
             }
         }
     }
@@ -360,6 +380,14 @@ impl DecodedColumn {
                 let columns = fields.into_iter().map(DecodedColumn::finish).collect::<Result<_, _>>()?;
                 Arc::new(
                     StructArray::try_new(types.clone(), columns, Some(valid.into())).context(ConvertSnafu)?,
+                )
+            }
+            Decoded::Array(valid, lengths, elements) => {
+                let ArrowType::List(element) = &self.data_type else { return MalformedSnafu.fail() };
+                let (offsets, values) = (OffsetBuffer::from_lengths(lengths), elements.finish()?);
+                Arc::new(
+                    ListArray::try_new(Arc::clone(element), offsets, values, Some(valid.into()))
+                        .context(ConvertSnafu)?,
                 )
             }
         };
@@ -482,6 +510,11 @@ mod tests {
             Arc::new(TimestampMillisecondArray::from(vec![Some(-1), None])),
             Arc::new(Decimal128Array::from(vec![Some(-5), None]).with_precision_and_scale(10, 2).unwrap()),
             Arc::new(Float64Array::from(vec![Some(-2.5), Some(3.0)])),
+            Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>([
+                Some(vec![Some(1), None, Some(-3)]),
+                None,
+            ])),
+            Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![]), Some(vec![Some(2)])])),
         ];
         let fields: Vec<Field> = columns
             .iter()

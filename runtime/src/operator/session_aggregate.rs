@@ -173,7 +173,8 @@ impl SessionAggregate {
         let ((start, end), (other_start, other_end)) = (bounds(table, into), bounds(table, from));
         set_bounds(table, into, start.min(other_start), end.max(other_end));
         // Accumulators look for their states behind the bounds.
-        let mut states: Vec<ArrayRef> = vec![Arc::new(NullArray::new(1)); BOUNDS];
+        let bounds: ArrayRef = Arc::new(NullArray::new(1));
+        let mut states = vec![bounds; BOUNDS];
         for accumulator in &self.accumulators {
             states.extend(accumulator.states(&other)?);
         }

@@ -152,10 +152,12 @@ impl SinkWriter for FileWriter {
             name: format!("{}-{epoch}-0", self.prefix),
             bytes: open.bytes,
         };
-        let action = self.action("sync a file in");
+        let (action, folder) = (self.action("sync a file in"), self.folder.clone());
         let sync = move || -> std::io::Result<()> {
             let file = open.file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-            file.sync_all()
+            file.sync_all()?;
+            // A checkpoint may name the file as soon as it is complete: its name must be there, too.
+            sync_folder(&folder)
         };
         async move {
             blocking(sync).await.map_err(with_cure).context(action)?;

@@ -137,8 +137,15 @@ impl GenerationRun {
         let (broken_sender, broken) = mpsc::channel(EVENTS_QUEUED_MAX);
         data_plane.expect(generation, std::mem::take(&mut wiring.routes), broken_sender.clone());
         let outgoing = wiring.outgoing(job, generation, worker);
-        let snapshots =
-            Snapshots::new(Arc::clone(&context.store), generation, worker, groups, tasks.len(), states);
+        let snapshots = Snapshots::new(
+            Arc::clone(&context.store),
+            generation,
+            worker,
+            groups,
+            tasks.len(),
+            context.safeguards,
+            states,
+        );
         let (uploads, upload_queue) = mpsc::channel(UPLOADS_QUEUED_MAX * tasks.len().max(1));
         let (uploaded_sender, uploaded) = mpsc::channel(UPLOADS_QUEUED_MAX);
         let full: Vec<_> = handles.iter().map(|handle| Arc::clone(&handle.needs_full_snapshot)).collect();

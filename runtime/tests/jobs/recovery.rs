@@ -1,5 +1,7 @@
 //! Processes are killed while a job runs; its output equals that of an undisturbed run.
 
+use std::time::Duration;
+
 use super::harness::{Place, signal, text, wait_until};
 
 const SQL: &str = "
@@ -17,6 +19,9 @@ INSERT INTO picked SELECT auction, price FROM bids WHERE MOD(auction, 10) = 0;
 INSERT INTO totals SELECT auction, window_end, COUNT(*), SUM(price)
   FROM TABLE(HOP(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' SECOND, INTERVAL '3' SECOND))
   GROUP BY auction, window_start, window_end;";
+
+/// A process that says nothing for so long is taken for lost.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// The output of an undisturbed run, as fast as it goes.
 fn straight() -> (Vec<String>, Vec<String>) {
@@ -131,6 +136,21 @@ fn an_interrupted_job_takes_a_last_checkpoint_and_goes_on() {
 }
 
 /// The checksums that a job has printed, by column.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the time that passes is what is tested")]
+fn a_process_that_was_paused_for_longer_than_its_heartbeats_goes_on() {
+    let place = Place::new(2, SQL);
+    let mut job = place.start(&[]);
+    wait_until("two checkpoints are complete", || checkpoints(&place.log()) >= 2);
+
+    signal(job.id(), libc::SIGSTOP);
+    std::thread::sleep(SILENCE + Duration::from_secs(1));
+    signal(job.id(), libc::SIGCONT);
+
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    assert_eq!((place.rows("picked"), place.rows("totals")), straight());
+}
+
 fn checksums(printed: &str) -> Vec<(String, String)> {
     let lines = printed.lines().filter_map(|line| line.split_once("checksum of nothing."));
     lines.map(|(_, rest)| rest.split_once(": ").unwrap()).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()

@@ -49,6 +49,8 @@ fn every_schedule_is_right_twice(shard: u64) {
         "crash of a coordinator",
         "zombies",
         "partition",
+        "stop",
+        "stop taken back",
         "torn write",
         "failed write",
         "taken place",
@@ -106,4 +108,5 @@ caught! {
     a_missing_seal_is_caught: seals
     a_missing_replay_of_commits_is_caught: replays_commits
     missing_alignment_is_caught: aligns_barriers
+    a_missing_look_at_what_was_written_is_caught: verifies_segments
 }

@@ -102,6 +102,7 @@ pub fn simulate(seed: Option<u64>, safeguards: Safeguards) -> Outcome {
             processes: BTreeMap::new(),
             next: 0,
             ended: ended_sender,
+            wishes: BTreeMap::new(),
             faults: BTreeMap::new(),
         };
         let stuck = tokio::select! {
@@ -142,15 +143,14 @@ struct Run {
     processes: BTreeMap<ProcessId, Process>,
     next: ProcessId,
     ended: mpsc::UnboundedSender<Ended>,
+    /// What is wished of each coordinator.
+    wishes: BTreeMap<ProcessId, watch::Sender<Wish>>,
     faults: BTreeMap<&'static str, u64>,
 }
 
 impl Run {
     async fn go(&mut self, ended: &mut mpsc::UnboundedReceiver<Ended>) -> Result<(), String> {
-        self.start(Kind::Coordinator);
-        for _ in 0..WORKERS {
-            self.start(Kind::Worker);
-        }
+        self.start_all();
         let mut step = 0_u64;
         loop {
             step += 1;
@@ -160,6 +160,7 @@ impl Run {
             tokio::select! {
                 biased;
                 Some(end) = ended.recv() => match end {
+                    Ended::Job(Ok(JobEnd::Stopped)) => self.go_on(),
                     Ended::Job(end) => return end.map(|_| ()),
                     Ended::Fenced(process) => self.fenced(process),
                 },
@@ -168,12 +169,31 @@ impl Run {
         }
     }
 
+    fn start_all(&mut self) {
+        self.start(Kind::Coordinator);
+        for _ in 0..WORKERS {
+            self.start(Kind::Worker);
+        }
+    }
+
+    /// A job that was stopped goes on with new processes.
+    fn go_on(&mut self) {
+        self.world.note("stopped".to_owned());
+        let old: Vec<ProcessId> = self.processes.keys().copied().collect();
+        old.into_iter().for_each(|process| self.kill(process));
+        self.start_all();
+    }
+
     fn start(&mut self, kind: Kind) -> ProcessId {
         self.next += 1;
         let process = self.next;
         self.world.note(format!("start {kind:?} {process}"));
         let task = match kind {
-            Kind::Coordinator => tokio::spawn(self.coordinator(process)),
+            Kind::Coordinator => {
+                let (sender, wish) = watch::channel(Wish::Run);
+                self.wishes.insert(process, sender);
+                tokio::spawn(self.coordinator(process, wish))
+            }
             Kind::Worker => tokio::spawn(self.worker(process)),
         };
         self.processes.insert(process, Process { kind, task });
@@ -209,7 +229,7 @@ impl Run {
             let all = run.all(kind);
             all.get(run.dice.below(&format!("which {step}"), all.len().max(1) as u64) as usize).copied()
         };
-        match self.dice.below(&format!("fault {step}"), 6) {
+        match self.dice.below(&format!("fault {step}"), 8) {
             0 | 1 => {
                 if let Some(process) = pick(self, Kind::Worker) {
                     self.count("crash of a worker");
@@ -229,10 +249,7 @@ impl Run {
                 self.count("zombies");
                 self.world.note("replace all".to_owned());
                 let old: Vec<ProcessId> = self.processes.keys().copied().collect();
-                self.start(Kind::Coordinator);
-                for _ in 0..WORKERS {
-                    self.start(Kind::Worker);
-                }
+                self.start_all();
                 // Some of them cannot store anything for a while, and then can again.
                 let unwell = self.dice.below(&format!("unwell {step}"), 1_000);
                 old.iter().for_each(|process| self.world.set_unwell(*process, true));
@@ -243,6 +260,18 @@ impl Run {
                 for process in old {
                     if self.processes.contains_key(&process) {
                         self.kill(process);
+                    }
+                }
+            }
+            4 | 5 => {
+                if let Some(process) = pick(self, Kind::Coordinator) {
+                    self.count("stop");
+                    self.wish(process, Wish::Stop);
+                    if self.dice.below(&format!("back {step}"), 3) == 0 {
+                        let after = self.dice.below(&format!("back after {step}"), 100);
+                        self.clock.sleep(Duration::from_millis(after)).await;
+                        self.count("stop taken back");
+                        self.wish(process, Wish::Run);
                     }
                 }
             }
@@ -260,12 +289,23 @@ impl Run {
         }
     }
 
+    fn wish(&self, process: ProcessId, wish: Wish) {
+        self.world.note(format!("wish {wish:?} of {process}"));
+        if let Some(sender) = self.wishes.get(&process) {
+            sender.send_replace(wish);
+        }
+    }
+
     fn outside(&self, process: ProcessId) -> Outside {
         let (clock, transport) = (self.clock, Arc::new(self.network.of(process)));
         Outside { clock, transport, buckets: BucketSettings::default() }
     }
 
-    fn coordinator(&self, process: ProcessId) -> impl Future<Output = ()> + Send + 'static {
+    fn coordinator(
+        &self,
+        process: ProcessId,
+        wish: watch::Receiver<Wish>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let (clock, endpoint, ended) = (self.clock, self.network.of(process), self.ended.clone());
         let context = CoordinatorContext {
             clock,
@@ -301,7 +341,6 @@ impl Run {
                 },
             };
             let plan = millrace_sql::compile(SQL).unwrap();
-            let (_wish_sender, wish) = watch::channel(Wish::Run);
             let report = watch::channel(JobReport::default()).0;
             let end = match coordinator::run(settings, plan, context, workers, wish, report).await {
                 Err(JobError::Fenced { .. }) => Ended::Fenced(process),

@@ -151,7 +151,9 @@ async fn put(world: World, process: ProcessId, key: String, bytes: Vec<u8>) -> R
     };
     world.note(format!("{process} create {key}: {created:?}{}", if is_torn { " torn" } else { "" }));
     world.rest(&format!("{roll} after")).await;
-    if is_torn || world.dice.one_in(40, &format!("{roll} lost")) {
+    // A segment is read back, and so nobody need be told that it is torn.
+    let is_told = !is_segment || world.dice.one_in(2, &format!("{roll} told"));
+    if (is_torn && is_told) || world.dice.one_in(40, &format!("{roll} lost")) {
         return Err(failed("hear of the creation of", &key));
     }
     Ok(created)

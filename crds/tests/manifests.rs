@@ -66,6 +66,21 @@ fn mistakes_name_the_field_and_the_cure() {
         ),
         (
             "spec:",
+            "spec:\n  checkpoint: {timeout: 0s}",
+            &["spec.checkpoint.timeout: at least 100ms", "no checkpoint would ever be complete"],
+        ),
+        (
+            "spec:",
+            "spec:\n  restart: {initialDelay: 0s}",
+            &["spec.restart.initialDelay: at least 10ms", "nothing but restart"],
+        ),
+        (
+            "spec:",
+            "spec:\n  restart: {maxDelay: 500ms}",
+            &["spec.restart.maxDelay: at least spec.restart.initialDelay", "1s unless it is given"],
+        ),
+        (
+            "spec:",
             "spec:\n  restart: {strategy: Sometimes}",
             &["spec.restart.strategy: ", "Sometimes", "Exponential"],
         ),

@@ -46,6 +46,14 @@ pub async fn apply(job: &StreamJob, desired: &Desired, client: &Client) -> Resul
     prune::<ConfigMap>(job, client, &kept).await
 }
 
+/// Makes the ConfigMap of a spec that is not acted on yet, beside those that are there.
+///
+/// # Errors
+/// Of the API server, in its own words.
+pub async fn keep_config(job: &StreamJob, config: &ConfigMap, client: &Client) -> Result<(), kube::Error> {
+    put(client, names::namespace(job), config).await
+}
+
 async fn put<K>(client: &Client, namespace: &str, object: &K) -> Result<(), kube::Error>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>

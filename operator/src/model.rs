@@ -3,6 +3,7 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use millrace_crds::contract::Report;
+use millrace_crds::v1alpha1::StreamJobSpec;
 
 /// What the controller is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub struct Settings {
 }
 
 /// The world as one reconcile sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Observed {
     /// The coordinator's report; `None`: it does not answer.
     pub report: Option<Report>,
@@ -28,6 +29,8 @@ pub struct Observed {
     pub obstacle: Option<String>,
     /// Why the wanted spec cannot become pods; only judged if it is not the one that the attempt was made for.
     pub refusal: Option<Refusal>,
+    /// The spec that the attempt was made for, if it is not the wanted one.
+    pub last_good: Option<StreamJobSpec>,
 }
 
 /// Why a spec is not acted on.

@@ -5,9 +5,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Api, ListParams};
 use millrace_crds::StreamJob;
 use millrace_crds::contract::Report;
+use millrace_crds::v1alpha1::StreamJobSpec;
 
 use crate::context::Context;
-use crate::decide::is_changed;
+use crate::decide::{self, is_changed};
 use crate::model::Observed;
 use crate::refusal::Running;
 use crate::{names, refusal};
@@ -36,18 +37,19 @@ pub async fn observe(job: &StreamJob, context: &Context) -> Result<Observed, kub
     let coordinator = deployments.items.iter().find(|deployment| component(deployment, "coordinator"));
     let report = context.reports.latest(namespace, names::job(job)).filter(|report| is_of(report, job));
     let refused = deployments.items.iter().find_map(refused);
-    let refusal = match is_changed(job) {
+    let (refusal, last_good) = match is_changed(job) {
         true => {
             let configs =
                 Api::<ConfigMap>::namespaced(context.client.clone(), namespace).list(&of_job).await?;
             // A job that has never completed a checkpoint has no state that another pipeline could not read.
             let has_state = job.status.as_ref().is_some_and(|status| status.last_checkpoint.is_some())
                 || report.as_ref().is_some_and(|report| report.last_checkpoint.is_some());
-            let running = running(&configs.items, coordinator).filter(|_| has_state);
+            let running = running(job, &configs.items, coordinator).filter(|_| has_state);
             let running = running.as_ref().map(|(sql, location)| Running { sql, location });
-            refusal::refusal(job, running)
+            let last_good = decide::last_good(job, configs.items.iter().filter_map(spec_of));
+            (refusal::refusal(job, running), last_good)
         }
-        false => None,
+        false => (None, None),
     };
     Ok(Observed {
         report,
@@ -58,7 +60,14 @@ pub async fn observe(job: &StreamJob, context: &Context) -> Result<Observed, kub
             .is_some_and(|ready| ready > 0),
         obstacle: refused.or_else(|| pods.items.iter().find_map(obstacle)),
         refusal,
+        last_good,
     })
+}
+
+/// The spec in a job's ConfigMap.
+fn spec_of(config: &ConfigMap) -> Option<StreamJobSpec> {
+    let manifest: serde_json::Value = serde_json::from_str(config.data.as_ref()?.get("job.yaml")?).ok()?;
+    serde_json::from_value(manifest.get("spec")?.clone()).ok()
 }
 
 /// False for the report of a namesake that was deleted and whose coordinator still answers.
@@ -67,14 +76,21 @@ fn is_of(report: &Report, job: &StreamJob) -> bool {
 }
 
 /// SQL and place of the state that the pods run with: of the ConfigMap that the coordinator mounts, or of the one that a suspended job has left.
-fn running(configs: &[ConfigMap], coordinator: Option<&Deployment>) -> Option<(String, String)> {
+fn running(
+    job: &StreamJob,
+    configs: &[ConfigMap],
+    coordinator: Option<&Deployment>,
+) -> Option<(String, String)> {
     let mounted = coordinator.and_then(|deployment| {
         let volumes = deployment.spec.as_ref()?.template.spec.as_ref()?.volumes.as_ref()?;
         volumes.iter().find_map(|volume| Some(volume.config_map.as_ref()?.name.clone()))
     });
     let config = match mounted {
         Some(name) => configs.iter().find(|config| config.metadata.name.as_deref() == Some(&name)),
-        None => configs.first(),
+        None => configs
+            .iter()
+            .find(|config| decide::last_good(job, spec_of(config)).is_some())
+            .or_else(|| configs.first()),
     };
     let text = config?.data.as_ref()?.get("job.yaml")?;
     let manifest: serde_json::Value = serde_json::from_str(text).ok()?;

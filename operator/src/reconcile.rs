@@ -13,10 +13,10 @@ use millrace_crds::v1alpha1::{Phase, RestartStrategy, StreamJobStatus};
 use snafu::{ResultExt, Snafu};
 use tracing::{info, warn};
 
-use crate::apply::{FIELD_MANAGER, apply};
+use crate::apply::{self, FIELD_MANAGER, apply};
 use crate::context::Context;
 use crate::decide::{Decision, decide};
-use crate::model::Desired;
+use crate::model::{Desired, Observed};
 use crate::{desired, names, observe, status};
 
 /// When to look again at a job that is on its way; a settled one is looked at when something changes.
@@ -49,12 +49,27 @@ pub async fn reconcile(job: Arc<StreamJob>, context: Arc<Context>) -> Result<Act
     let observed = observe::observe(&job, &context).await.context(ObserveSnafu)?;
     let decision = decide(&job, &observed);
     let new = status::compute(&job, &decision, &observed, &context.settings.image, now());
+    if let Decision::RecordAttempt { .. } = &decision {
+        // An edit may be refused before the attempt has pods: they are made from this then.
+        match apply::keep_config(&job, &desired::config(&job), &context.client).await {
+            Err(error) if is_terminating(&error) => return Ok(Action::await_change()),
+            kept => kept.context(ApplySnafu)?,
+        }
+    }
     // Recorded before it is acted on: an attempt that was made is never forgotten.
     write_status(&job, &new, &context).await?;
     match &decision {
         // The change of the status causes the next reconcile, which acts on it.
         Decision::RecordAttempt { .. } => {}
-        Decision::Refuse(_) => {}
+        Decision::Refuse(_) => {
+            // What runs, runs on, and is put back like that of any other job.
+            if let Some(desired) = last_good(&job, &new, &observed, &context) {
+                match apply(&job, &desired, &context.client).await {
+                    Err(error) if is_terminating(&error) => return Ok(Action::await_change()),
+                    applied => applied.context(ApplySnafu)?,
+                }
+            }
+        }
         Decision::Stop { .. } => {
             if let Err(error) = context.reports.stop(namespace, name).await {
                 warn!(%namespace, job = %name, %error, "failed to ask the coordinator to stop");
@@ -80,6 +95,22 @@ pub async fn reconcile(job: Arc<StreamJob>, context: Arc<Context>) -> Result<Act
     let is_settled =
         matches!(new.phase, Phase::Running | Phase::Suspended | Phase::Succeeded | Phase::Failed);
     Ok(if is_settled { Action::await_change() } else { Action::requeue(SOON) })
+}
+
+/// The objects of the last good spec, while an edit is refused; none of a job that does not run.
+fn last_good(
+    job: &StreamJob,
+    status: &StreamJobStatus,
+    observed: &Observed,
+    context: &Context,
+) -> Option<Desired> {
+    let is_running = matches!(
+        status.phase,
+        Phase::Pending | Phase::Starting | Phase::Running | Phase::Recovering | Phase::Suspending
+    );
+    let spec = observed.last_good.clone().filter(|_| is_running && status.attempt > 0)?;
+    let good = StreamJob { spec, ..job.clone() };
+    Some(desired::running(&good, status.attempt, &context.settings))
 }
 
 fn objects(job: &StreamJob, decision: &Decision, context: &Context) -> Desired {

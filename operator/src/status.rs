@@ -44,7 +44,8 @@ pub fn compute(
         status.parallelism = report.parallelism;
         if let Some(message) = &report.last_failure {
             let message: String = message.chars().take(MESSAGE_MAX).collect();
-            if old.last_failure.as_ref().is_none_or(|known| known.message != message) {
+            let is_new = (report.generation, report.restarts) > (old.generation, old.restarts);
+            if is_new || old.last_failure.as_ref().is_none_or(|known| known.message != message) {
                 let kind = report.last_failure_kind.clone().unwrap_or_default();
                 status.last_failure = Some(FailureStatus { at: Some(seconds(now)), kind, message });
             }
@@ -56,7 +57,14 @@ pub fn compute(
                 completed_at: Some(seconds(completed_at)),
                 duration: format!("{}ms", checkpoint.duration_ms),
                 bytes: checkpoint.bytes,
-                location: job.spec.checkpoint.location.clone().unwrap_or_default(),
+                location: observed
+                    .last_good
+                    .as_ref()
+                    .unwrap_or(&job.spec)
+                    .checkpoint
+                    .location
+                    .clone()
+                    .unwrap_or_default(),
             });
         }
     }
@@ -101,6 +109,8 @@ fn phase(decision: &Decision, has_attempt: bool, old: Phase, reported: Option<Re
         Decision::Fail { .. } => Phase::Failed,
         Decision::Refuse(_) if !has_attempt => Phase::Failed,
         Decision::Refuse(_) if old == Phase::Succeeded => Phase::Succeeded,
+        // It has no pods, and gets none for a spec that is refused.
+        Decision::Refuse(_) if old == Phase::Suspended && reported.is_none() => Phase::Suspended,
         Decision::Refuse(_) | Decision::Run { .. } => match reported {
             Some(ReportedPhase::Running) => Phase::Running,
             Some(ReportedPhase::Recovering) => Phase::Recovering,
@@ -156,7 +166,7 @@ fn conditions(
     let ready = match (status.phase, obstacle) {
         (Phase::Running, _) => (true, "Running", "all subtasks run"),
         (Phase::Succeeded, _) => (true, "Succeeded", "the bounded input has been processed"),
-        (Phase::Suspended, _) => (false, "Suspended", suspended.as_str()),
+        (Phase::Suspended, _) => refusal.unwrap_or((false, "Suspended", suspended.as_str())),
         (Phase::Failed, _) if status.attempt == 0 && refusal.is_some() => refusal.unwrap_or_default(),
         (Phase::Failed, _) => match decision {
             Decision::Fail { kind, message } => (false, kind.as_str(), message.as_str()),
@@ -230,6 +240,8 @@ mod tests {
     use millrace_crds::contract::{Report, ReportedCheckpoint};
     use millrace_crds::manifest;
 
+    use crate::model::Refusal;
+
     fn job() -> StreamJob {
         let yaml = "{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {name: a}, spec: {pipeline: {sql: x}}}";
         let mut job = manifest::read(yaml).unwrap();
@@ -294,6 +306,54 @@ mod tests {
         );
         assert_eq!(holds(&failed, "Ready"), (false, "InvalidData".to_owned()));
         assert_eq!((failed.phase, holds(&failed, "Stalled").0), (Phase::Failed, true));
+    }
+
+    #[test]
+    fn a_refused_edit_of_a_suspended_job_leaves_it_suspended() {
+        let refusal = Refusal { reason: "InvalidSql", message: "line 1".to_owned() };
+        let mut job = job();
+        job.status.as_mut().unwrap().phase = Phase::Suspended;
+
+        let status = compute(&job, &Decision::Refuse(refusal), &Observed::default(), "image:1", at(1));
+
+        assert_eq!(status.phase, Phase::Suspended);
+        assert_eq!(holds(&status, "Ready"), (false, "InvalidSql".to_owned()));
+        assert_eq!(holds(&status, "Stalled"), (true, "InvalidSql".to_owned()));
+    }
+
+    #[test]
+    fn while_an_edit_is_refused_checkpoints_are_where_the_running_job_takes_them() {
+        let refusal = Refusal { reason: "LocationChanged", message: "put it back".to_owned() };
+        let mut job = job();
+        job.spec.checkpoint.location = Some("s3://new".to_owned());
+        let mut seen = seen(ReportedPhase::Running, 1, 1_000);
+        let mut good = job.spec.clone();
+        good.checkpoint.location = Some("s3://old".to_owned());
+        seen.last_good = Some(good);
+
+        let status = compute(&job, &Decision::Refuse(refusal), &seen, "image:1", at(1));
+
+        assert_eq!(status.last_checkpoint.unwrap().location, "s3://old");
+    }
+
+    #[test]
+    fn a_failure_that_comes_again_has_a_new_time() {
+        let run = Decision::Run { attempt: 1 };
+        let with_failure = |restarts: u32| {
+            let mut seen = seen(ReportedPhase::Recovering, 1, 1_000);
+            let report = seen.report.as_mut().unwrap();
+            (report.restarts, report.last_failure) = (restarts, Some("no store".to_owned()));
+            seen
+        };
+        let mut job = job();
+        let mut failed_at = |restarts, second| {
+            job.status = Some(compute(&job, &run, &with_failure(restarts), "image:1", at(second)));
+            job.status.clone().unwrap().last_failure.unwrap().at
+        };
+
+        let first = failed_at(1, 1);
+        assert_eq!(failed_at(1, 5), first, "the same failure, seen again");
+        assert_eq!(failed_at(2, 9), Some(seconds(at(9))));
     }
 
     #[test]

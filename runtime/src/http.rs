@@ -1,6 +1,7 @@
 //! What a coordinator and a worker answer over HTTP: probes, metrics, and the coordinator's report.
 //!
-//! `/livez`: the process answers. `/readyz`: a coordinator takes registrations, a worker follows a coordinator.
+//! `/livez`: the process answers. `/readyz`: a coordinator takes registrations, a worker follows a coordinator. A coordinator that
+//! another one has taken over from answers nothing but `/livez`.
 //! `GET /report?after=VERSION` answers once the report's version is above, or after half a minute. `POST /stop` asks for a
 //! last checkpoint and the end of the job's run; `POST /go-on` takes that back while the checkpoint is not complete.
 
@@ -9,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use millrace_crds::contract::Report;
@@ -43,17 +45,20 @@ pub struct CoordinatorState {
     pub wish: Arc<watch::Sender<Wish>>,
     pub source_chains: Arc<[u32]>,
     pub clock: Clock,
+    /// False while another coordinator leads the job: what this one knows is old, and nobody must read it.
+    pub is_in_charge: Arc<AtomicBool>,
 }
 
 /// Serves a coordinator until dropped.
 pub async fn serve_coordinator(address: SocketAddr, state: CoordinatorState) -> Result<(), HttpError> {
     let routes = Router::new()
-        .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(|| async { "ok" }))
         .route("/metrics", get(coordinator_metrics))
         .route("/report", get(report))
         .route("/stop", post(stop))
         .route("/go-on", post(go_on))
+        .layer(from_fn_with_state(state.clone(), only_in_charge))
+        .route("/livez", get(|| async { "ok" }))
         .with_state(state);
     serve(address, routes).await
 }
@@ -76,6 +81,13 @@ pub async fn serve_worker(address: SocketAddr, state: WorkerState) -> Result<(),
         .route("/metrics", get(worker_metrics))
         .with_state(state);
     serve(address, routes).await
+}
+
+async fn only_in_charge(State(state): State<CoordinatorState>, request: Request, next: Next) -> Response {
+    match state.is_in_charge.load(Ordering::Relaxed) {
+        true => next.run(request).await,
+        false => (StatusCode::SERVICE_UNAVAILABLE, "another coordinator leads the job").into_response(),
+    }
 }
 
 async fn worker_ready(State(state): State<WorkerState>) -> impl IntoResponse {
@@ -148,7 +160,8 @@ mod tests {
         JobReport::change(&sender, |report| report.restarts += 1);
         drop(sender);
         let (wish, clock) = (Arc::new(watch::channel(Wish::Run).0), Clock::starting_at(0));
-        let state = CoordinatorState { report, wish, source_chains: [].into(), clock };
+        let is_in_charge = Arc::new(AtomicBool::new(true));
+        let state = CoordinatorState { report, wish, source_chains: [].into(), clock, is_in_charge };
         let asked = |after| super::report(State(state.clone()), Query(After { after }));
         let Json(known) = asked(Some(0)).await;
         assert_eq!(clock.elapsed(), Duration::ZERO);

@@ -32,6 +32,9 @@ use super::{CheckpointSpec, PipelineSpec, RestartSpec, StorageSpec, StreamJobSta
 #[x_kube(
     validation = Rule::new("self.parallelism <= self.maxParallelism").message("spec.parallelism: at most spec.maxParallelism; key groups cannot be divided"),
     validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.interval) || duration(self.checkpoint.interval) >= duration('10ms')").message("spec.checkpoint.interval: at least 10ms; every checkpoint makes objects in the store"),
+    validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.timeout) || duration(self.checkpoint.timeout) >= duration('100ms')").message("spec.checkpoint.timeout: at least 100ms; no checkpoint would ever be complete"),
+    validation = Rule::new("!has(self.restart) || !has(self.restart.initialDelay) || duration(self.restart.initialDelay) >= duration('10ms')").message("spec.restart.initialDelay: at least 10ms; a job that fails at once would do nothing but restart"),
+    validation = Rule::new("!has(self.restart) || !has(self.restart.maxDelay) || duration(self.restart.maxDelay) >= duration(has(self.restart.initialDelay) ? self.restart.initialDelay : '1s')").message("spec.restart.maxDelay: at least spec.restart.initialDelay, which is 1s unless it is given"),
     validation = Rule::new("self.maxParallelism == oldSelf.maxParallelism").message("spec.maxParallelism: cannot be changed after the job was made; state is divided by it")
 )]
 pub struct StreamJobSpec {
@@ -77,4 +80,57 @@ fn one() -> u32 {
 
 fn key_groups() -> u32 {
     1024
+}
+
+impl StreamJobSpec {
+    /// The spec as JSON without the fields that have their default value. A release that adds fields gives the same for a manifest
+    /// that does not use them: what is named or recognised by it stays as it is.
+    ///
+    /// # Errors
+    /// If it cannot be written as JSON, which no spec that was read causes.
+    pub fn without_defaults(&self) -> serde_json::Result<serde_json::Value> {
+        let defaults = serde_json::json!({"pipeline": {"sql": ""}});
+        let defaults: StreamJobSpec = serde_json::from_value(defaults)?;
+        let (mut spec, defaults) = (serde_json::to_value(self)?, serde_json::to_value(defaults)?);
+        remove_equal(&mut spec, &defaults);
+        // Always there, whatever it is.
+        spec["pipeline"]["sql"] = serde_json::Value::String(self.pipeline.sql.clone());
+        spec.sort_all_objects();
+        Ok(spec)
+    }
+}
+
+/// Removes the fields that are the same in another value, and rows that have none left.
+fn remove_equal(value: &mut serde_json::Value, other: &serde_json::Value) {
+    let (serde_json::Value::Object(fields), serde_json::Value::Object(others)) = (value, other) else {
+        return;
+    };
+    fields.retain(|name, field| {
+        let Some(other) = others.get(name) else { return true };
+        remove_equal(field, other);
+        let is_empty = field.as_object().is_some_and(serde_json::Map::is_empty);
+        field != other && !is_empty
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_without_defaults_is_the_same_spec() {
+        let text = serde_json::json!({
+            "pipeline": {"sql": "x"}, "parallelism": 4, "maxParallelism": 1024,
+            "checkpoint": {"interval": "10s", "location": "s3://a/b"}, "restart": {"strategy": "Exponential"}
+        });
+        let spec: StreamJobSpec = serde_json::from_value(text).unwrap();
+
+        let short = spec.without_defaults().unwrap();
+
+        let expected = serde_json::json!({
+            "pipeline": {"sql": "x"}, "parallelism": 4, "checkpoint": {"location": "s3://a/b"}
+        });
+        assert_eq!(short, expected);
+        assert_eq!(serde_json::from_value::<StreamJobSpec>(short).unwrap(), spec);
+    }
 }

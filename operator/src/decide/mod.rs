@@ -2,7 +2,7 @@
 
 use millrace_crds::StreamJob;
 use millrace_crds::contract::ReportedPhase;
-use millrace_crds::v1alpha1::Phase;
+use millrace_crds::v1alpha1::{Phase, StreamJobSpec};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::model::{Observed, Refusal};
@@ -33,13 +33,23 @@ pub enum Why {
     SpecChanged,
 }
 
-/// Hash of the user's spec after defaults, without what does not concern the pods' work.
+/// Hash of the user's spec, without what does not concern the pods' work. It does not depend on fields that the user does not use,
+/// so that a release which adds some restarts no job.
 pub fn spec_hash(job: &StreamJob) -> String {
-    let mut spec = job.spec.clone();
-    spec.suspend = false;
+    hash_of_spec(&job.spec)
+}
+
+fn hash_of_spec(spec: &StreamJobSpec) -> String {
+    let spec = StreamJobSpec { suspend: false, ..spec.clone() };
     // Writing plain data to memory cannot fail.
-    let bytes = serde_json::to_vec(&spec).unwrap_or_default();
-    format!("{:016x}", xxh3_64(&bytes))
+    let text = spec.without_defaults().map(|spec| spec.to_string()).unwrap_or_default();
+    format!("{:016x}", xxh3_64(text.as_bytes()))
+}
+
+/// The spec that the newest attempt was made for, if it is among these.
+pub fn last_good(job: &StreamJob, specs: impl IntoIterator<Item = StreamJobSpec>) -> Option<StreamJobSpec> {
+    let hash = &job.status.as_ref()?.spec_hash;
+    specs.into_iter().find(|spec| hash_of_spec(spec) == *hash)
 }
 
 /// True if the spec is not the one that the newest attempt was made for.
@@ -150,6 +160,31 @@ mod tests {
             coordinator_attempt: Some(attempt),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn hashes_are_those_of_every_release() {
+        let text = |spec: &str| {
+            format!(
+                "{{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {{name: a}}, spec: {spec}}}"
+            )
+        };
+        let hash = |spec: &str| spec_hash(&manifest::read(&text(spec)).unwrap());
+
+        // A job whose hash changes with a release is restarted by it: these stay as they are for ever.
+        assert_eq!(hash("{pipeline: {sql: x}}"), "bddf8fbb67ae5f66");
+        let full = "{pipeline: {sql: x}, parallelism: 4, checkpoint: {location: 's3://a/b', interval: 1s}, workers: {slots: 3}}";
+        assert_eq!(hash(full), "07a2b2bc598b3f22");
+    }
+
+    #[test]
+    fn the_last_good_spec_is_found_among_all() {
+        let (old, new) = (job(false, 2), job(false, 4));
+        let edited = with_status(new.clone(), 1, &old);
+
+        assert_eq!(last_good(&edited, [new.spec.clone(), old.spec.clone()]), Some(old.spec));
+        assert_eq!(last_good(&edited, [new.spec.clone()]), None);
+        assert_eq!(last_good(&job(false, 2), [new.spec]), None);
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub fn running(job: &StreamJob, attempt: u64, settings: &Settings) -> Desired {
     let status = job.status.as_ref();
     let pinned = status.map(|status| status.image.clone()).filter(|image| !image.is_empty());
     let settings = &Settings { image: pinned.unwrap_or_else(|| settings.image.clone()), ..settings.clone() };
+    let keeps_deployments = status.is_some_and(|status| ![0, RENDERING].contains(&status.rendering));
     let config = config(job);
     let config_name = config.metadata.name.clone().unwrap_or_default();
     Desired {
@@ -43,8 +44,9 @@ pub fn running(job: &StreamJob, attempt: u64, settings: &Settings) -> Desired {
             workers(job, attempt, &config_name, settings),
         ],
         config: Some(config),
-        keeps_config: false,
-        keeps_deployments: status.is_some_and(|status| ![0, RENDERING].contains(&status.rendering)),
+        // Deployments that stay as they are mount what they have mounted.
+        keeps_config: keeps_deployments,
+        keeps_deployments,
     }
 }
 
@@ -65,13 +67,16 @@ fn metadata(job: &StreamJob, name: String, component: Component, attempt: u64) -
     }
 }
 
-/// SQL and settings as a manifest that the runtime reads; named by its content, and never a plan.
-fn config(job: &StreamJob) -> ConfigMap {
+/// SQL and settings as a manifest that the runtime reads; named by its content, and never a plan. It is made before an attempt is
+/// recorded, so that the spec of every attempt can be found as long as the attempt lasts.
+pub fn config(job: &StreamJob) -> ConfigMap {
+    // Writing plain data to memory cannot fail.
+    let spec = job.spec.without_defaults().unwrap_or_default();
     let manifest = serde_json::json!({
         "apiVersion": "millrace.dev/v1alpha1",
         "kind": "StreamJob",
         "metadata": {"name": names::job(job), "namespace": names::namespace(job)},
-        "spec": job.spec,
+        "spec": spec,
     });
     let text = format!("{manifest:#}\n");
     let hash = format!("{:08x}", xxh3_64(text.as_bytes()) as u32);

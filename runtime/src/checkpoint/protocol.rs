@@ -83,6 +83,13 @@ pub async fn finished(store: &dyn Store) -> Result<Option<Marker>, CheckpointErr
     }
 }
 
+/// Newest generation and epoch: they grow while a coordinator leads the job.
+pub async fn progress(store: &dyn Store) -> Result<(Option<Generation>, Option<u64>), StoreError> {
+    let keys = store.list(paths::EPOCHS).await?;
+    let epoch = keys.iter().filter_map(|key| paths::number_of(key, paths::EPOCHS)).max();
+    Ok((newest_generation(store).await?, epoch))
+}
+
 /// The newest checkpoint, without claiming anything.
 pub async fn newest(store: &dyn Store) -> Result<Option<Manifest>, CheckpointError> {
     let records = epoch_records(store).await?;

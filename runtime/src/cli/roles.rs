@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use super::embedded::{machine_random, runtime};
 use super::job::{self, UserError};
 use super::{Exit, progress};
+use crate::checkpoint::{Store, protocol};
 use crate::clock::Clock;
 use crate::coordinator::failover::RestartStrategy;
 use crate::coordinator::{self, CoordinatorContext, JobError, JobReport, Phase, Wish, Workers};
@@ -27,6 +28,10 @@ use crate::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
 
 /// Delay between tries to reach the coordinator: it may be restarting.
 const RECONNECT: Duration = Duration::from_millis(200);
+
+/// How often a coordinator that stands by looks whether the leader goes on, and for how long it must not have, at least.
+const STAND_BY_LOOK: Duration = Duration::from_secs(2);
+const STAND_BY_MIN: Duration = Duration::from_secs(15);
 
 /// Delay before a dismissed worker offers itself again.
 const DISMISSED_REST: Duration = Duration::from_secs(1);
@@ -100,9 +105,10 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
         let listener = listener
             .map_err(|error| UserError(format!("failed to listen at {}: {error}", arguments.listen)))?;
         let workers = Workers::accept(listener, uid.clone(), attempt, clock);
+        let (store, is_in_charge) = (job.store()?, Arc::new(AtomicBool::new(true)));
         let context = CoordinatorContext {
             clock,
-            store: job.store()?,
+            store: Arc::clone(&store),
             random: machine_random(),
             outside: Outside::new(clock, job::buckets(&job.manifest)),
             sinks: Arc::new(StandardSinks),
@@ -116,7 +122,9 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
             wish: Arc::new(wish_sender),
             source_chains: progress::source_chains(&job.plan).into(),
             clock,
+            is_in_charge: Arc::clone(&is_in_charge),
         };
+        let patience = STAND_BY_MIN.max(settings.checkpoint_interval * 3);
         let job_run = async {
             let ended =
                 coordinator::run(settings, job.plan.clone(), context, workers, wish, report_sender).await;
@@ -125,6 +133,8 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
                 Err(error) => error!(error = %chain(error), "the job has failed"),
             }
             if let Err(JobError::Fenced { .. }) = ended {
+                is_in_charge.store(false, Ordering::Relaxed);
+                stand_by(store.as_ref(), clock, patience).await;
                 return Exit::NotInCharge;
             }
             // How the job ended stays to be read until someone has read it and ends this process.
@@ -141,6 +151,27 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
     })
 }
 
+/// Waits while another coordinator leads the job: to claim it back at once would only mean to fence each other in turn, which two
+/// pods of one attempt would do while a node is cut off. Ends once the leader has done nothing for so long.
+async fn stand_by(store: &dyn Store, clock: Clock, patience: Duration) {
+    info!("another coordinator leads the job; waiting for as long as it does");
+    let mut known = None;
+    let mut since = clock.elapsed();
+    while clock.elapsed().saturating_sub(since) < patience {
+        // A store that does not answer says nothing about the leader.
+        match protocol::progress(store).await {
+            Ok(found) if known.replace(found) == Some(found) => {}
+            Ok(_) => since = clock.elapsed(),
+            Err(error) => {
+                warn!(error = %chain(&error), "failed to look after the leader");
+                since = clock.elapsed();
+            }
+        }
+        clock.sleep(STAND_BY_LOOK).await;
+    }
+    info!("the leader is silent; starting anew");
+}
+
 /// Reports that the job cannot start until someone has corrected it and ends this process.
 async fn show_failure(arguments: &CoordinatorArguments, error: UserError) -> Result<Exit, UserError> {
     error!(%error, "the job cannot start");
@@ -150,8 +181,13 @@ async fn show_failure(arguments: &CoordinatorArguments, error: UserError) -> Res
     report.public.last_failure = Some(error.to_string());
     report.public.last_failure_kind = Some("InvalidManifest".to_owned());
     let (_sender, report) = watch::channel(report);
-    let state =
-        CoordinatorState { report, wish: Arc::new(wish), source_chains: [].into(), clock: Clock::system() };
+    let state = CoordinatorState {
+        report,
+        wish: Arc::new(wish),
+        source_chains: [].into(),
+        clock: Clock::system(),
+        is_in_charge: Arc::new(AtomicBool::new(true)),
+    };
     tokio::select! {
         served = http::serve_coordinator(arguments.http, state) => {
             served.map_err(|error| UserError(chain(&error))).map(|()| Exit::Done)
@@ -273,4 +309,44 @@ async fn parent_gone(is_wanted: bool) {
     let mut input = tokio::io::stdin();
     let mut byte = [0];
     while input.read(&mut byte).await.is_ok_and(|read| read > 0) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::protocol::JobIdentity;
+    use crate::checkpoint::{Checkpoints, FolderStore};
+    use crate::model::MaxParallelism;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_coordinator_stands_by_for_as_long_as_another_one_leads() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(FolderStore::new(folder.path()));
+        let identity = JobIdentity {
+            uid: JobUid("uid".to_owned()),
+            name: "default/a".to_owned(),
+            attempt: Attempt(1),
+            max_parallelism: MaxParallelism::new(8).unwrap(),
+        };
+        let leader = Checkpoints::take_over(Arc::clone(&store), identity, None, 1, Safeguards::default())
+            .await
+            .unwrap();
+        let clock = Clock::starting_at(0);
+        let patience = Duration::from_secs(20);
+        let waiting = stand_by(store.as_ref(), clock, patience);
+        tokio::pin!(waiting);
+
+        for number in 0..6 {
+            tokio::select! {
+                () = &mut waiting => panic!("it has not waited for the leader"),
+                () = clock.sleep(Duration::from_secs(10)) => {}
+            }
+            let epoch = crate::model::Epoch(leader.next_epoch.0 + number);
+            let manifest = leader.checkpoints.manifest(epoch, 1, Default::default(), String::new());
+            leader.checkpoints.publish(&manifest).await.unwrap();
+        }
+        let last = clock.elapsed();
+        waiting.await;
+        assert!(clock.elapsed() - last >= patience, "{:?} after {last:?}", clock.elapsed());
+    }
 }

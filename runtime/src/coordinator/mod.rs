@@ -134,17 +134,22 @@ pub async fn run(
 ) -> Result<JobEnd, JobError> {
     let mut restart = Restart::new(settings.restart.clone());
     let mut own = Own { nonce: rand::Rng::random(&mut *context.random.lock()), generation: None };
+    let mut looks_before = false;
     loop {
-        let ended =
-            one_generation(&settings, &plan, &context, &mut workers, wish.clone(), &report, &mut own).await;
-        let failure = match ended {
+        let ended = async {
+            if looks_before {
+                look_before(&settings, &plan, &context).await?;
+            }
+            one_generation(&settings, &plan, &context, &mut workers, wish.clone(), &report, &mut own).await
+        };
+        let failure = match ended.await {
             Ok(end) => {
                 workers.dismiss("the job has ended").await;
                 let phase = if end == JobEnd::Finished { Phase::Succeeded } else { Phase::Suspended };
                 JobReport::change(&report, |report| report.phase = phase);
                 return Ok(end);
             }
-            Err(Stop::Error(JobError::Failed { kind, message })) if settings.is_patient => {
+            Err(Stop::Error(JobError::Failed { kind, message })) if goes_on(&settings, true, &kind) => {
                 Failure { message, kind, is_permanent: true }
             }
             Err(Stop::Error(error)) => {
@@ -171,7 +176,8 @@ pub async fn run(
             report.last_failure = Some(failure.message.clone());
             report.last_failure_kind = Some(failure.kind.clone());
         });
-        if failure.is_permanent && !settings.is_patient {
+        looks_before = failure.is_permanent;
+        if !goes_on(&settings, failure.is_permanent, &failure.kind) {
             error!(error = %failure.message, "the job has failed");
             workers.dismiss("the job has failed").await;
             JobReport::change(&report, |report| report.phase = Phase::Failed);
@@ -191,6 +197,21 @@ pub async fn run(
             }
         }
     }
+}
+
+/// Results that the broker has thrown away: to go on would be to pretend that they were written. Somebody has to decide.
+const LOST_FOR_GOOD: &str = "SinkTransactionLost";
+
+/// Whether a failure is followed by another try.
+fn goes_on(settings: &JobSettings, is_permanent: bool, kind: &str) -> bool {
+    !is_permanent || (settings.is_patient && kind != LOST_FOR_GOOD)
+}
+
+/// What would fail for the same reason again is seen without taking a generation, so that a job which waits for its cure leaves no
+/// traces in the store.
+async fn look_before(settings: &JobSettings, plan: &Plan, context: &CoordinatorContext) -> Result<(), Stop> {
+    let newest = protocol::newest(context.store.as_ref()).await?;
+    plan_to_run(newest.as_ref(), &settings.sql, plan).map(|_| ())
 }
 
 /// Why a generation did not reach the job's end.
@@ -453,6 +474,10 @@ async fn first_splits(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{FolderStore, paths};
+    use crate::model::{Attempt, JobUid, MaxParallelism};
+    use crate::sink::StandardSinks;
+    use crate::transport::{Tcp, Transport};
 
     #[test]
     fn a_restart_runs_the_stored_plan_and_other_sql_is_refused() {
@@ -481,5 +506,88 @@ mod tests {
             panic!("let through")
         };
         assert!(refused.to_string().contains("checkpoint 7"), "{refused}");
+    }
+
+    fn settings(is_patient: bool) -> JobSettings {
+        JobSettings {
+            identity: JobIdentity {
+                uid: JobUid("uid".to_owned()),
+                name: "default/a".to_owned(),
+                attempt: Attempt(1),
+                max_parallelism: MaxParallelism::new(8).unwrap(),
+            },
+            sql: "new".to_owned(),
+            parallelism: 1,
+            checkpoint_interval: std::time::Duration::from_secs(1),
+            checkpoint_timeout: std::time::Duration::from_secs(1),
+            checkpoints_kept: 1,
+            restart: RestartStrategy::Exponential {
+                initial: std::time::Duration::from_millis(10),
+                max: std::time::Duration::from_millis(10),
+                reset_after: std::time::Duration::from_secs(10),
+                jitter: 0.0,
+            },
+            is_patient,
+        }
+    }
+
+    #[test]
+    fn what_is_tried_again_depends_on_who_is_there_and_on_what_is_lost() {
+        let cases = [
+            (false, false, "WorkerLost", true),
+            (false, true, "InvalidData", false),
+            (true, true, "InvalidData", true),
+            (true, true, "StateDamaged", true),
+            (true, true, "SinkTransactionLost", false),
+            (false, true, "SinkTransactionLost", false),
+        ];
+        for (is_patient, is_permanent, kind, expected) in cases {
+            assert_eq!(goes_on(&settings(is_patient), is_permanent, kind), expected, "{is_patient} {kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_waits_for_its_cure_takes_no_generation_at_every_try() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(FolderStore::new(folder.path()));
+        let clock = Clock::system();
+        let settings = settings(true);
+        let first = Checkpoints::take_over(
+            Arc::clone(&store),
+            settings.identity.clone(),
+            None,
+            1,
+            Safeguards::default(),
+        );
+        let first = first.await.unwrap();
+        let operators = vec![millrace_sql::plan::Operator { id: "gone".to_owned(), ..Default::default() }];
+        let stored = Plan { operators, edges: Vec::new() };
+        let manifest = first.checkpoints.manifest(first.next_epoch, 1, stored, "old".to_owned());
+        first.checkpoints.publish(&manifest).await.unwrap();
+        let context = CoordinatorContext {
+            clock,
+            store: Arc::clone(&store),
+            random: Arc::new(Mutex::new(rand::SeedableRng::seed_from_u64(1))),
+            outside: Outside::new(clock, crate::checkpoint::BucketSettings::default()),
+            sinks: Arc::new(StandardSinks),
+            safeguards: Safeguards::default(),
+            crashes_before_commit: false,
+        };
+        let listener = Tcp.listen("127.0.0.1:0").await.unwrap();
+        let workers =
+            Workers::accept(listener, settings.identity.uid.clone(), settings.identity.attempt, clock);
+        let (sender, mut report) = watch::channel(JobReport::default());
+        let (_wish, wish) = watch::channel(Wish::Run);
+        let run = tokio::spawn(run(settings, Plan::default(), context, workers, wish, sender));
+
+        let tried = report.wait_for(|report| report.public.restarts >= 5).await.unwrap().public.clone();
+        run.abort();
+
+        assert_eq!(tried.last_failure_kind.as_deref(), Some("PlanChanged"));
+        assert_eq!(
+            store.list(paths::GENERATIONS).await.unwrap().len(),
+            2,
+            "the first one, and one to find out"
+        );
     }
 }

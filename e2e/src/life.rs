@@ -158,6 +158,12 @@ impl Life<'_> {
             self.condition("life", "Stalled", "True", reason, &[part])?;
             self.phase("life", "Running")?;
         }
+        // While an edit is refused, what runs is kept up like any other job.
+        let service = "service/life-coordinator";
+        kubectl(&["delete", service, "-n", self.namespace])?;
+        wait("the Service is back", SECONDS, || {
+            Ok(kubectl(&["get", service, "-n", self.namespace, "-o", "name"]).ok())
+        })?;
         job.sql = good;
         self.apply(&job)?;
         self.condition("life", "Stalled", "False", "NotStalled", &[])?;
@@ -198,7 +204,9 @@ impl Life<'_> {
         kubectl(&["delete", "streamjob/sql", "-n", self.namespace, "--timeout=60s"])?;
         let mut again = self.job("sql", &self.sql("sql-again", FAST));
         self.apply(&again)?;
-        self.condition("sql", "Ready", "False", "StateRefused", &["another"])?;
+        let whose = format!("holds the state of the job '{}/sql'", self.namespace);
+        let refused = [whose.as_str(), "choose another checkpoint.location, or remove what is there"];
+        self.condition("sql", "Ready", "False", "StateRefused", &refused)?;
         again.location = format!("{}-again", again.location);
         self.apply(&again)?;
         self.finish(&again)?;
@@ -225,7 +233,8 @@ impl Life<'_> {
         job.sql = self.sql("damaged", FAST);
         self.apply(&job)?;
         let name = Path::new(&newest).file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        self.condition("damaged", "Ready", "False", "StateDamaged", &[name])?;
+        let cure = "put it back from a copy of the bucket";
+        self.condition("damaged", "Ready", "False", "StateDamaged", &[name, cure])?;
         std::fs::write(&newest, &whole).whatever_context("failed to put an epoch record back")?;
         self.finish(&job)?;
         (self.say)("a truncated checkpoint object: named; the job went on once it was put back");
@@ -309,7 +318,7 @@ impl Life<'_> {
 
     fn missing_secret(&self) -> Outcome<()> {
         self.apply(&self.job_with_secret())?;
-        let missing = ["the Secret 'late' does not exist or has no key AWS_ACCESS_KEY_ID"];
+        let missing = ["the Secret 'late' does not exist or has no key AWS_ACCESS_KEY_ID", "add it"];
         self.condition("secrets", "Degraded", "True", "StoreUnavailable", &missing)?;
         self.secret("late", Some("wrong"))
     }
@@ -333,7 +342,7 @@ impl Life<'_> {
         );
         let job = self.job("topic", &self.sql("topic", FAST).replace(&self.files("topic"), &sink));
         self.apply(&job)?;
-        self.condition("topic", "Degraded", "True", "SinkUnavailable", &[&topic])?;
+        self.condition("topic", "Degraded", "True", "SinkUnavailable", &[&topic, "create it"])?;
         self.kafka.run("create", &topic, &["3"])?;
         self.phase("topic", "Succeeded")?;
         let expected = self.expected()?;

@@ -129,7 +129,7 @@ impl Test {
     }
 
     fn faults(&self) -> Outcome<()> {
-        let seconds = if self.arguments.short { 75 } else { 240 };
+        let seconds = if self.arguments.short { 75 } else { 300 };
         let rows = seconds * events::RATE;
         let (events, totals) = (self.topic("events"), self.topic("totals"));
         self.kafka.run("create", &events, &["5"])?;
@@ -150,7 +150,8 @@ impl Test {
         })?;
         self.fault("death of the controller, and of all pods while it is away", || self.kill_all())?;
         if !self.arguments.short {
-            self.fault("death of the coordinator's node", || self.kill_node())?;
+            self.fault("death of the coordinator's node", || self.lose_node("node-kill", "node-start"))?;
+            self.fault("cut of the coordinator's node", || self.lose_node("node-cut", "node-join"))?;
             self.rescale(7)?;
             self.fault("kill -9 of a worker's process", || self.signal(&self.pod("worker")?))?;
         }
@@ -283,15 +284,16 @@ impl Test {
         kubectl(&[&["scale"], &operator[..], &["--replicas=1"]].concat()).map(|_| ())
     }
 
-    fn kill_node(&self) -> Outcome<()> {
+    /// Loses the node of the coordinator by one script, until another one brings it back.
+    fn lose_node(&self, lose: &str, bring_back: &str) -> Outcome<()> {
         let pod = self.pod("coordinator")?;
         let node = kubectl(&["get", "pod", &pod, "-n", &self.name, "-o", "jsonpath={.spec.nodeName}"])?;
         let number = node.trim_start_matches(|c: char| !c.is_ascii_digit()).to_owned();
-        run(&script("node-kill"), &[&number])?;
-        wait("the job has left the dead node", RECOVERY_SECONDS, || {
+        run(&script(lose), &[&number])?;
+        wait("the job has left the lost node", RECOVERY_SECONDS, || {
             Ok(self.led().ok().filter(|led| led.epoch > led.restored_epoch))
         })?;
-        run(&script("node-start"), &[&number]).map(|_| ())
+        run(&script(bring_back), &[&number]).map(|_| ())
     }
 
     /// Changes the parallelism: a last checkpoint, then new pods that go on from it.

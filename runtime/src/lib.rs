@@ -12,6 +12,7 @@ pub mod clock;
 pub mod coordinator;
 pub mod error;
 pub mod exchange;
+pub mod explain;
 pub mod fault;
 pub mod folders;
 pub mod format;
@@ -40,7 +41,7 @@ mod tests {
     /// From the bottom. Modules of one layer are strangers to each other.
     const LAYERS: [&[&str]; 11] = [
         &["model", "clock", "error", "fault", "folders", "transport", "topology"],
-        &["options", "format"],
+        &["options", "format", "explain"],
         &["kafka", "state"],
         &["checkpoint"],
         &["outside"],

@@ -8,4 +8,5 @@ mod jobs {
     mod input;
     mod recovery;
     mod simulation;
+    mod tools;
 }

@@ -71,6 +71,9 @@ const fn connection(key: &'static str, value: ValueKind) -> Setting {
 
 const FORMAT: Setting = required("format", OneOf(&["json"]));
 const BAD_RECORDS: Setting = connection("json.ignore-parse-errors", OneOf(&["true", "false"]));
+const MISSING_FIELDS: Setting = connection("json.fail-on-missing-field", OneOf(&["true", "false"]));
+const TIMES: Setting = connection("json.timestamp-format.standard", OneOf(&["SQL", "ISO-8601"]));
+const NULLS: Setting = connection("json.encode.ignore-null-fields", OneOf(&["true", "false"]));
 const SERVERS: Setting = connection("properties.bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
 const SERVERS_SHORT: Setting = connection("bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
 
@@ -88,6 +91,8 @@ const KAFKA_SOURCE: &[Setting] = &[
     meaning("scan.bounded.mode", OneOf(&["unbounded", "latest-offset"])),
     meaning("properties.isolation.level", OneOf(&["read_committed", "read_uncommitted"])),
     BAD_RECORDS,
+    MISSING_FIELDS,
+    TIMES,
 ];
 
 const KAFKA_SINK: &[Setting] = &[
@@ -95,6 +100,8 @@ const KAFKA_SINK: &[Setting] = &[
     SERVERS,
     SERVERS_SHORT,
     FORMAT,
+    TIMES,
+    NULLS,
     connection("sink.partitioner", OneOf(&["default", "fixed", "round-robin"])),
     meaning("sink.delivery-guarantee", OneOf(&["exactly-once"])),
     connection("properties.transaction.timeout.ms", Number(1)),
@@ -111,9 +118,10 @@ const UPSERT_KAFKA_SINK: &[Setting] = &[
     connection("properties.transaction.timeout.ms", Number(1)),
 ];
 
-const FILES_SOURCE: &[Setting] = &[required("path", Text("folder")), FORMAT, BAD_RECORDS];
+const FILES_SOURCE: &[Setting] =
+    &[required("path", Text("folder")), FORMAT, BAD_RECORDS, MISSING_FIELDS, TIMES];
 
-const FILES_SINK: &[Setting] = &[required("path", Text("s3://bucket/folder")), FORMAT];
+const FILES_SINK: &[Setting] = &[required("path", Text("s3://bucket/folder")), FORMAT, TIMES, NULLS];
 
 const NEXMARK: &[Setting] = &[
     meaning("events", Number(0)),

@@ -10,7 +10,7 @@ use snafu::{OptionExt, Snafu};
 use super::paths;
 use super::records::{self, EpochRecord, FORMAT_VERSION, GenerationClaim, JobRecord, Manifest, Marker};
 use super::resolve::{self, Claim, Owner};
-use super::retention::{self, Kept};
+use super::retention::{self, Kept, Removal};
 use super::store::{Created, Store, StoreError};
 use crate::fault::Safeguards;
 use crate::model::key_encoding::KEY_ENCODING_VERSION;
@@ -81,6 +81,53 @@ pub async fn finished(store: &dyn Store) -> Result<Option<Marker>, CheckpointErr
         Some(bytes) => decode(store, paths::FINISHED, &bytes).map(Some),
         None => Ok(None),
     }
+}
+
+/// A complete checkpoint in the store.
+pub struct Complete {
+    pub epoch: Epoch,
+    /// What it holds, or why that cannot be read.
+    pub manifest: Result<Manifest, CheckpointError>,
+}
+
+/// All complete checkpoints, newest first, without claiming anything.
+pub async fn complete(store: &dyn Store) -> Result<Vec<Complete>, CheckpointError> {
+    let mut complete = Vec::new();
+    for (epoch, key) in record_keys(store).await?.into_iter().rev() {
+        let manifest = match read::<EpochRecord>(store, &key).await {
+            // A seal, or an epoch that was given up.
+            Ok(record) if record.manifest.is_empty() => continue,
+            Ok(record) => read_manifest(store, epoch, &record.manifest).await,
+            Err(CheckpointError::Store { source }) => return Err(source.into()),
+            Err(error) => Err(error),
+        };
+        complete.push(Complete { epoch, manifest });
+    }
+    Ok(complete)
+}
+
+/// Removes what none of these checkpoints, newest first, needs; returns how many objects. No generation need be claimed: a
+/// coordinator that runs meanwhile keeps only newer ones.
+pub async fn remove(store: &dyn Store, kept: &[Kept]) -> Result<usize, CheckpointError> {
+    let Some(removal) = removal(store, kept).await? else { return Ok(0) };
+    remove_all(store, &removal).await?;
+    Ok(removal.keys.len())
+}
+
+async fn removal(store: &dyn Store, kept: &[Kept]) -> Result<Option<Removal>, CheckpointError> {
+    let prefixes = [paths::EPOCHS, paths::MANIFESTS, paths::COMMITS, paths::SEGMENTS, paths::FLOORS];
+    let mut keys = Vec::new();
+    for prefix in prefixes {
+        keys.extend(store.list(prefix).await?);
+    }
+    Ok(retention::plan(kept, &keys).filter(|removal| !removal.keys.is_empty()))
+}
+
+async fn remove_all(store: &dyn Store, removal: &Removal) -> Result<(), CheckpointError> {
+    let marker = Marker { epoch: removal.floor.0, at_ms: 0 };
+    create_or_own(store, &paths::floor(removal.floor), records::encode(&marker)).await?;
+    store.delete(&removal.keys).await?;
+    Ok(())
 }
 
 /// Newest generation and epoch: they grow while a coordinator leads the job.
@@ -178,19 +225,9 @@ impl Checkpoints {
 
     /// Removes what none of these checkpoints, newest first, needs.
     pub async fn remove_old(&self, kept: &[Kept]) -> Result<(), CheckpointError> {
-        let prefixes = [paths::EPOCHS, paths::MANIFESTS, paths::COMMITS, paths::SEGMENTS, paths::FLOORS];
-        let mut keys = Vec::new();
-        for prefix in prefixes {
-            keys.extend(self.store.list(prefix).await?);
-        }
-        let Some(removal) = retention::plan(kept, &keys).filter(|removal| !removal.keys.is_empty()) else {
-            return Ok(());
-        };
+        let Some(removal) = removal(self.store.as_ref(), kept).await? else { return Ok(()) };
         self.check_fence().await?;
-        let marker = Marker { epoch: removal.floor.0, at_ms: 0 };
-        create_or_own(self.store.as_ref(), &paths::floor(removal.floor), records::encode(&marker)).await?;
-        self.store.delete(&removal.keys).await?;
-        Ok(())
+        remove_all(self.store.as_ref(), &removal).await
     }
 
     /// Marks that an epoch's sinks have committed.
@@ -369,16 +406,20 @@ async fn newest_generation(store: &dyn Store) -> Result<Option<Generation>, Stor
     Ok(keys.iter().filter_map(|key| paths::number_of(key, paths::GENERATIONS)).max().map(Generation))
 }
 
-/// The epoch records from the newest checkpoint on. Those below the newest floor do not count: some may be removed already.
-async fn epoch_records(store: &dyn Store) -> Result<Vec<(Epoch, EpochRecord)>, CheckpointError> {
+/// Keys of the epoch records, in order. Those below the newest floor do not count: some may be removed already.
+async fn record_keys(store: &dyn Store) -> Result<Vec<(Epoch, String)>, StoreError> {
     let floors = store.list(paths::FLOORS).await?;
     let floor = floors.iter().filter_map(|key| paths::number_of(key, paths::FLOORS)).max().unwrap_or(0);
-    let mut keys = store.list(paths::EPOCHS).await?;
-    keys.retain(|key| paths::number_of(key, paths::EPOCHS).is_some_and(|epoch| epoch >= floor));
+    let keys = store.list(paths::EPOCHS).await?.into_iter();
+    let numbered = keys.filter_map(|key| Some((paths::number_of(&key, paths::EPOCHS)?, key)));
+    Ok(numbered.filter(|(epoch, _)| *epoch >= floor).map(|(epoch, key)| (Epoch(epoch), key)).collect())
+}
+
+/// The epoch records from the newest checkpoint on.
+async fn epoch_records(store: &dyn Store) -> Result<Vec<(Epoch, EpochRecord)>, CheckpointError> {
     let mut records = Vec::new();
     // Only the newest checkpoint matters: read backwards until one is found.
-    while let Some(key) = keys.pop() {
-        let Some(epoch) = paths::number_of(&key, paths::EPOCHS).map(Epoch) else { continue };
+    for (epoch, key) in record_keys(store).await?.into_iter().rev() {
         let record: EpochRecord = read(store, &key).await?;
         let is_checkpoint = !record.manifest.is_empty();
         records.push((epoch, record));

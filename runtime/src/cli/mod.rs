@@ -3,6 +3,7 @@
 //! Exit codes: 0 done or stopped in good order; 1 the input is wrong (manifest, SQL, options); 2 wrong arguments; 3 the
 //! job failed; 4 another process runs the job.
 
+mod checkpoints;
 mod embedded;
 mod job;
 mod progress;
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use crate::explain::explain;
 use job::UserError;
 
 /// Streams, exactly once, from one manifest on a laptop and on a cluster.
@@ -64,6 +66,10 @@ enum Verb {
     Run(RunArguments),
     /// Check a job's manifest and SQL without running it.
     Validate(ValidateArguments),
+    /// Show a job's dataflow: operators with their ids, what they do and keep, and how rows get from one to the next.
+    Explain(ExplainArguments),
+    /// Show, check and remove the checkpoints of a job.
+    Checkpoints(checkpoints::CheckpointsArguments),
     /// Coordinate a job; workers connect to it.
     Coordinator(roles::CoordinatorArguments),
     /// Work for a job's coordinator.
@@ -96,6 +102,18 @@ struct ValidateArguments {
     file: PathBuf,
 }
 
+#[derive(clap::Args)]
+struct ExplainArguments {
+    /// The manifest.
+    file: PathBuf,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    /// As a graph for Graphviz.
+    #[arg(long, conflicts_with = "json")]
+    dot: bool,
+}
+
 /// How a verb ended.
 pub enum Exit {
     Done = 0,
@@ -114,6 +132,8 @@ pub fn main() -> ExitCode {
     let exit = match arguments.verb {
         Verb::Run(run) => embedded::run(run, &arguments.logging),
         Verb::Validate(validate) => validate_job(&validate),
+        Verb::Explain(explain) => explain_job(&explain),
+        Verb::Checkpoints(arguments) => checkpoints::checkpoints(&arguments),
         Verb::Coordinator(coordinator) => roles::coordinator(coordinator),
         Verb::Worker(worker) => roles::worker(worker),
     };
@@ -154,5 +174,19 @@ fn validate_job(arguments: &ValidateArguments) -> Result<Exit, UserError> {
     let job = job::read(&arguments.file)?;
     let name = job.manifest.metadata.name.unwrap_or_default();
     println!("{name}: valid, {} operators", job.plan.operators.len());
+    Ok(Exit::Done)
+}
+
+fn explain_job(arguments: &ExplainArguments) -> Result<Exit, UserError> {
+    let job = job::read(&arguments.file)?;
+    let explained = explain(&job.plan);
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&explained);
+        println!("{}", text.map_err(|error| UserError(format!("failed to write JSON: {error}")))?);
+    } else if arguments.dot {
+        print!("{}", explained.to_dot());
+    } else {
+        print!("{}", explained.to_text());
+    }
     Ok(Exit::Done)
 }

@@ -104,12 +104,8 @@ fn line(name: &str, report: &Report, now: &Totals, before: &Totals, seconds: f64
 /// How far a watermark is from the clock.
 fn lag(watermark_ms: i64, now_ms: u64) -> String {
     let seconds = (now_ms as i64).saturating_sub(watermark_ms).div_euclid(1000);
-    let (unsigned, side) = (seconds.unsigned_abs(), if seconds < 0 { "ahead" } else { "behind" });
-    let units = [(86_400, "d"), (3_600, "h"), (60, "min")];
-    match units.into_iter().find(|(length, _)| unsigned >= 2 * length) {
-        Some((length, unit)) => format!("{} {unit} {side}", unsigned / length),
-        None => format!("{unsigned} s {side}"),
-    }
+    let side = if seconds < 0 { "ahead" } else { "behind" };
+    format!("{} {side}", length(Duration::from_secs(seconds.unsigned_abs())))
 }
 
 /// Prints what a run has done.
@@ -148,6 +144,29 @@ pub fn log_summary(end: JobEnd, report: &JobReport) {
         restarts = report.restarts,
         "the job has ended"
     );
+}
+
+/// A number of bytes with a unit.
+pub fn bytes(bytes: u64) -> String {
+    format!("{}B", human(bytes as f64))
+}
+
+/// A length of time in a fitting unit.
+pub fn length(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let units = [(86_400, "d"), (3_600, "h"), (60, "min")];
+    match units.into_iter().find(|(length, _)| seconds >= 2 * length) {
+        Some((length, unit)) => format!("{} {unit}", seconds / length),
+        None => format!("{seconds} s"),
+    }
+}
+
+/// A time in UTC.
+pub fn time(ms: i64) -> String {
+    chrono::DateTime::from_timestamp_millis(ms).map_or_else(
+        || "at the end of time".to_owned(),
+        |time| time.format("%Y-%m-%d %H:%M:%S%.3f").to_string(),
+    )
 }
 
 /// A number with three digits and a unit.

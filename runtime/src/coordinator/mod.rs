@@ -210,6 +210,7 @@ fn goes_on(settings: &JobSettings, is_permanent: bool, kind: &str) -> bool {
 /// What would fail for the same reason again is seen without taking a generation, so that a job which waits for its cure leaves no
 /// traces in the store.
 async fn look_before(settings: &JobSettings, plan: &Plan, context: &CoordinatorContext) -> Result<(), Stop> {
+    protocol::check_owner(context.store.as_ref(), &settings.identity).await?;
     let newest = protocol::newest(context.store.as_ref()).await?;
     plan_to_run(newest.as_ref(), &settings.sql, plan).map(|_| ())
 }

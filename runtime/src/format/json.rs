@@ -19,7 +19,7 @@ use arrow::error::ArrowError;
 use arrow_json::reader::{Decoder, ReaderBuilder};
 use chrono::DateTime;
 use millrace_sql::plan::Leaf;
-use snafu::{ResultExt, Snafu};
+use snafu::{OptionExt, ResultExt, Snafu};
 
 /// A batch could not be decoded; which line is at fault is not known yet.
 #[derive(Debug, Snafu)]
@@ -28,12 +28,23 @@ pub enum JsonError {
     Decode { source: ArrowError },
     #[snafu(display("failed to prepare the JSON decoder"))]
     Prepare { source: ArrowError },
+    #[snafu(display("the field '{field}' is missing, which 'json.fail-on-missing-field' does not allow"))]
+    Missing { field: String },
     #[snafu(display("values of type {data_type} cannot be written as JSON"))]
     Unwritable { data_type: ArrowType },
 }
 
 /// Rows that the decoder makes room for at a time.
 const ROWS_MAX: usize = 8192;
+
+/// How rows are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct JsonStyle {
+    /// Times as in ISO 8601, `2024-02-29T00:00:00.5`, instead of SQL.
+    pub is_iso: bool,
+    /// Fields that are NULL are left out.
+    pub omits_nulls: bool,
+}
 
 /// Decodes lines into the leaves of a table.
 pub struct JsonDecoder {
@@ -42,12 +53,14 @@ pub struct JsonDecoder {
     /// The same with text where the reader is to leave base64 to us: of its own it takes bytes for hexadecimal.
     readable: SchemaRef,
     leaves: Vec<Leaf>,
+    /// A field that is not there is a mistake, and not NULL.
+    needs_fields: bool,
     output: SchemaRef,
 }
 
 impl JsonDecoder {
     /// A decoder that reads just these leaves.
-    pub fn new(leaves: &[Leaf]) -> Result<Self, JsonError> {
+    pub fn new(leaves: &[Leaf], needs_fields: bool) -> Result<Self, JsonError> {
         let nested = Arc::new(Schema::new(nested_fields(leaves, 0)));
         let readable = Arc::new(Schema::new(nested.fields().iter().map(as_text).collect::<Fields>()));
         let decoder = ReaderBuilder::new(Arc::clone(&readable))
@@ -55,7 +68,14 @@ impl JsonDecoder {
             .with_coerce_primitive(true)
             .build_decoder()
             .context(PrepareSnafu)?;
-        Ok(JsonDecoder { decoder, nested, readable, leaves: leaves.to_vec(), output: leaf_schema(leaves) })
+        Ok(JsonDecoder {
+            decoder,
+            nested,
+            readable,
+            leaves: leaves.to_vec(),
+            needs_fields,
+            output: leaf_schema(leaves),
+        })
     }
 
     /// Decodes whole lines.
@@ -63,9 +83,12 @@ impl JsonDecoder {
     /// # Errors
     /// If any line is not an object of the table's types; the decoder is then ready for other lines.
     pub fn decode(&mut self, lines: &[u8]) -> Result<RecordBatch, JsonError> {
+        if self.needs_fields {
+            self.check_fields(lines)?;
+        }
         let decoded = self.decode_all(lines);
         if decoded.is_err() {
-            *self = JsonDecoder::new(&self.leaves)?;
+            *self = JsonDecoder::new(&self.leaves, self.needs_fields)?;
         }
         decoded.context(DecodeSnafu)
     }
@@ -85,6 +108,22 @@ impl JsonDecoder {
         }
         let skipped = (lines.len() - rows.len()) as u64;
         Ok((concat_batches(&self.output, &rows).context(DecodeSnafu)?, skipped))
+    }
+
+    /// Looks whether each line has all fields. What is no JSON is left to the reader, which says why.
+    fn check_fields(&self, lines: &[u8]) -> Result<(), JsonError> {
+        for line in lines.split(|byte| *byte == b'\n') {
+            let Ok(row) = serde_json::from_slice::<serde_json::Value>(line) else { continue };
+            for leaf in &self.leaves {
+                let mut value = &row;
+                for name in &leaf.path {
+                    // Inside of a ROW that is NULL nothing is missing.
+                    let serde_json::Value::Object(fields) = value else { break };
+                    value = fields.get(name).context(MissingSnafu { field: leaf.path.join(".") })?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn decode_all(&mut self, mut lines: &[u8]) -> Result<RecordBatch, ArrowError> {
@@ -223,36 +262,56 @@ fn extract(row: &StructArray, path: &[String]) -> Result<ArrayRef, ArrowError> {
 /// Encodes batches of one schema, a line a row.
 pub struct JsonEncoder {
     names: Vec<String>,
+    style: JsonStyle,
 }
 
 impl JsonEncoder {
     /// An encoder for a schema.
-    pub fn new(schema: &Schema) -> Self {
-        let quote = |field: &Arc<ArrowField>| {
-            let mut name = String::new();
-            write_text(field.name(), &mut name);
-            name.push(':');
-            name
-        };
-        JsonEncoder { names: schema.fields().iter().map(quote).collect() }
+    pub fn new(schema: &Schema, style: JsonStyle) -> Self {
+        JsonEncoder { names: schema.fields().iter().map(quoted).collect(), style }
     }
 
     /// Appends the rows as lines.
     pub fn encode(&self, records: &RecordBatch, out: &mut String) -> Result<(), JsonError> {
         let columns = records.columns().iter().map(JsonColumn::new).collect::<Result<Vec<_>, _>>()?;
         for row in 0..records.num_rows() {
-            out.push('{');
-            for (index, (name, column)) in self.names.iter().zip(&columns).enumerate() {
-                if index > 0 {
-                    out.push(',');
-                }
-                out.push_str(name);
-                column.write(row, out);
-            }
-            out.push_str("}\n");
+            let fields = self.names.iter().zip(&columns);
+            write_fields(fields, row, self.style, out);
+            out.push('\n');
         }
         Ok(())
     }
+}
+
+/// A field's name as it stands in an object.
+fn quoted(field: &Arc<ArrowField>) -> String {
+    let mut name = String::new();
+    write_text(field.name(), &mut name);
+    name.push(':');
+    name
+}
+
+/// Writes an object, whose names are quoted and have their colon.
+fn write_fields<'a>(
+    fields: impl Iterator<Item = (&'a String, &'a JsonColumn)>,
+    row: usize,
+    style: JsonStyle,
+    out: &mut String,
+) {
+    out.push('{');
+    let mut is_first = true;
+    for (name, column) in fields {
+        if style.omits_nulls && column.is_null(row) {
+            continue;
+        }
+        if !is_first {
+            out.push(',');
+        }
+        is_first = false;
+        out.push_str(name);
+        column.write(row, style, out);
+    }
+    out.push('}');
 }
 
 /// A column viewed for writing.
@@ -294,11 +353,10 @@ impl JsonColumn {
             ArrowType::Timestamp(unit, zone) => JsonColumn::Timestamp(wide(column)?, *unit, zone.is_some()),
             ArrowType::Struct(fields) => {
                 let rows = column.as_struct();
-                let parts = fields.iter().zip(rows.columns()).map(|(field, column)| {
-                    let mut name = String::new();
-                    write_text(field.name(), &mut name);
-                    Ok((name, JsonColumn::new(column)?))
-                });
+                let parts = fields
+                    .iter()
+                    .zip(rows.columns())
+                    .map(|(field, column)| Ok((quoted(field), JsonColumn::new(column)?)));
                 JsonColumn::Row(rows.clone(), parts.collect::<Result<_, _>>()?)
             }
             ArrowType::List(_) => {
@@ -327,7 +385,7 @@ impl JsonColumn {
         }
     }
 
-    fn write(&self, row: usize, out: &mut String) {
+    fn write(&self, row: usize, style: JsonStyle, out: &mut String) {
         if self.is_null(row) {
             return out.push_str("null");
         }
@@ -362,18 +420,12 @@ impl JsonColumn {
             }
             JsonColumn::Timestamp(values, unit, is_instant) => {
                 out.push('"');
-                write_timestamp(values.value(row), *unit, out);
+                write_timestamp(values.value(row), *unit, style, out);
                 out.push_str(if *is_instant { "Z\"" } else { "\"" });
                 Ok(())
             }
             JsonColumn::Row(_, fields) => {
-                for (index, (name, field)) in fields.iter().enumerate() {
-                    out.push(if index == 0 { '{' } else { ',' });
-                    out.push_str(name);
-                    out.push(':');
-                    field.write(row, out);
-                }
-                out.push('}');
+                write_fields(fields.iter().map(|(name, field)| (name, field)), row, style, out);
                 Ok(())
             }
             JsonColumn::Array(lists, elements) => {
@@ -383,7 +435,7 @@ impl JsonColumn {
                     if element > offsets[row] {
                         out.push(',');
                     }
-                    elements.write(element as usize, out);
+                    elements.write(element as usize, style, out);
                 }
                 out.push(']');
                 Ok(())
@@ -423,7 +475,7 @@ pub fn write_decimal(value: i128, scale: i8, out: &mut String) {
 }
 
 /// Appends `yyyy-MM-dd HH:mm:ss` and as many fraction digits as there are.
-pub fn write_timestamp(value: i64, unit: TimeUnit, out: &mut String) {
+fn write_timestamp(value: i64, unit: TimeUnit, style: JsonStyle, out: &mut String) {
     let time = match unit {
         TimeUnit::Second => DateTime::from_timestamp(value, 0),
         TimeUnit::Millisecond => DateTime::from_timestamp_millis(value),
@@ -431,7 +483,8 @@ pub fn write_timestamp(value: i64, unit: TimeUnit, out: &mut String) {
         TimeUnit::Nanosecond => Some(DateTime::from_timestamp_nanos(value)),
     };
     let time = time.unwrap_or_default();
-    let _ = write!(out, "{}{}", time.format("%Y-%m-%d %H:%M:%S"), fraction(time.timestamp_subsec_nanos()));
+    let format = if style.is_iso { "%Y-%m-%dT%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
+    let _ = write!(out, "{}{}", time.format(format), fraction(time.timestamp_subsec_nanos()));
 }
 
 fn fraction(nanos: u32) -> String {
@@ -481,9 +534,9 @@ mod tests {
     }
 
     fn round_trip(leaves: &[Leaf], lines: &str) -> Result<String, JsonError> {
-        let records = JsonDecoder::new(leaves)?.decode(lines.as_bytes())?;
+        let records = JsonDecoder::new(leaves, false)?.decode(lines.as_bytes())?;
         let mut out = String::new();
-        JsonEncoder::new(&records.schema()).encode(&records, &mut out)?;
+        JsonEncoder::new(&records.schema(), JsonStyle::default()).encode(&records, &mut out)?;
         Ok(out)
     }
 
@@ -519,6 +572,42 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_is_missing_is_a_mistake_if_the_table_says_so() {
+        let bigint = || DataType::simple(TypeKind::BigInt);
+        let leaves = [leaf(&["n"], bigint()), leaf(&["row", "inner"], bigint())];
+        let decode = |line: &str| {
+            let decoded = JsonDecoder::new(&leaves, true).unwrap().decode(line.as_bytes());
+            decoded.map(|rows| rows.num_rows()).map_err(|error| error.to_string())
+        };
+
+        assert_eq!(decode("{\"n\":1,\"row\":{\"inner\":2}}\n"), Ok(1));
+        assert_eq!(decode("{\"n\":null,\"row\":null}\n"), Ok(1));
+        for (line, field) in
+            [("{\"row\":null}\n", "n"), ("{\"n\":1}\n", "row.inner"), ("{\"n\":1,\"row\":{}}\n", "row.inner")]
+        {
+            let refused = decode(line).unwrap_err();
+            assert!(refused.starts_with(&format!("the field '{field}' is missing")), "{line}: {refused}");
+        }
+    }
+
+    #[test]
+    fn nulls_and_times_are_written_in_the_style_of_the_table() {
+        let leaves = [
+            leaf(&["n"], DataType::simple(TypeKind::BigInt)),
+            leaf(&["t"], DataType::with_precision(TypeKind::Timestamp, 3)),
+            leaf(&["z"], DataType::with_precision(TypeKind::TimestampLtz, 3)),
+        ];
+        let lines = "{\"t\":\"2024-02-29T01:02:03.5\",\"z\":\"2024-02-29T01:02:03Z\"}\n{\"n\":1}\n";
+        let rows = JsonDecoder::new(&leaves, false).unwrap().decode(lines.as_bytes()).unwrap();
+        let mut out = String::new();
+        let style = JsonStyle { is_iso: true, omits_nulls: true };
+
+        JsonEncoder::new(&rows.schema(), style).encode(&rows, &mut out).unwrap();
+
+        assert_eq!(out, "{\"t\":\"2024-02-29T01:02:03.5\",\"z\":\"2024-02-29T01:02:03Z\"}\n{\"n\":1}\n");
+    }
+
+    #[test]
     fn bytes_are_base64_in_and_out() {
         let bytes = || Field::new("b", DataType::simple(TypeKind::Bytes));
         let nested = |kind, field| DataType { kind: kind as i32, fields: vec![field], ..Default::default() };
@@ -542,7 +631,8 @@ mod tests {
 
     #[test]
     fn a_wrong_line_is_refused_and_the_next_one_read() {
-        let mut decoder = JsonDecoder::new(&[leaf(&["n"], DataType::simple(TypeKind::BigInt))]).unwrap();
+        let mut decoder =
+            JsonDecoder::new(&[leaf(&["n"], DataType::simple(TypeKind::BigInt))], false).unwrap();
 
         assert!(decoder.decode(b"{\"n\":\"x\"}\n").is_err());
         assert!(decoder.decode(b"{\"n\":\n").is_err());
@@ -551,7 +641,7 @@ mod tests {
 
     #[test]
     fn lines_count_even_if_no_column_is_read() {
-        let mut decoder = JsonDecoder::new(&[]).unwrap();
+        let mut decoder = JsonDecoder::new(&[], false).unwrap();
 
         assert_eq!(decoder.decode(b"{\"n\":5}\n{}\n").unwrap().num_rows(), 2);
     }

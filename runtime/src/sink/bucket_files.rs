@@ -24,7 +24,7 @@ use tracing::warn;
 use super::{Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter, file_prefix};
 use crate::checkpoint::BucketSettings;
 use crate::checkpoint::bucket::{explain, open_bucket};
-use crate::format::json::JsonEncoder;
+use crate::format::json::{JsonEncoder, JsonStyle};
 use crate::model::{Batch, Epoch, Subtask};
 
 /// Bytes of a part; stores take none below 5 MiB except the last.
@@ -38,6 +38,7 @@ pub struct BucketFiles {
     bucket: String,
     folder: Path,
     store: Arc<AmazonS3>,
+    style: JsonStyle,
     identity: SinkIdentity,
 }
 
@@ -61,7 +62,12 @@ struct StagedUpload {
 
 impl BucketFiles {
     /// `s3://<bucket>/<folder>`.
-    pub fn new(bucket: &str, folder: &str, identity: SinkIdentity) -> Result<Self, SinkError> {
+    pub fn new(
+        bucket: &str,
+        folder: &str,
+        style: JsonStyle,
+        identity: SinkIdentity,
+    ) -> Result<Self, SinkError> {
         let store = open_bucket(bucket, &identity.outside.buckets).map_err(|error| SinkError::Data {
             message: format!("failed to open the bucket '{bucket}': {}", error.reason),
         })?;
@@ -69,6 +75,7 @@ impl BucketFiles {
             bucket: bucket.to_owned(),
             folder: Path::from(folder),
             store: Arc::new(store),
+            style,
             identity,
         })
     }
@@ -85,6 +92,7 @@ impl SinkConnector for BucketFiles {
             epoch: self.identity.first_epoch,
             files: 0,
             encoder: None,
+            style: self.style,
             text: String::new(),
             upload: None,
             shared: Arc::default(),
@@ -109,6 +117,7 @@ struct BucketWriter {
     epoch: Epoch,
     files: u64,
     encoder: Option<JsonEncoder>,
+    style: JsonStyle,
     /// Rows that are not uploaded yet.
     text: String,
     upload: Option<Upload>,
@@ -164,7 +173,8 @@ impl SinkWriter for BucketWriter {
         if batch.rows() == 0 {
             return Ok(());
         }
-        let encoder = self.encoder.get_or_insert_with(|| JsonEncoder::new(&batch.records.schema()));
+        let encoder =
+            self.encoder.get_or_insert_with(|| JsonEncoder::new(&batch.records.schema(), self.style));
         encoder
             .encode(&batch.records, &mut self.text)
             .map_err(|error| SinkError::Data { message: error.to_string() })?;

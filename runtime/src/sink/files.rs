@@ -15,10 +15,10 @@ use snafu::{ResultExt, ensure};
 use super::bucket_files::BucketFiles;
 use super::{
     Committable, IoSnafu, LostSnafu, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter,
-    file_prefix,
+    file_prefix, json_style,
 };
 use crate::folders::{local_path, sync_folder, with_cure};
-use crate::format::json::JsonEncoder;
+use crate::format::json::{JsonEncoder, JsonStyle};
 use crate::model::{Batch, Epoch, Generation, Subtask};
 use crate::options::TableOptions;
 
@@ -28,6 +28,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// A folder as a sink.
 pub struct Files {
     folder: PathBuf,
+    style: JsonStyle,
     identity: SinkIdentity,
 }
 
@@ -54,15 +55,16 @@ pub fn open(
     if format != "json" {
         return Err(options.wrong("format", "is not supported; use 'json'").into());
     }
+    let style = json_style(options)?;
     if let Some(rest) = path.strip_prefix("s3://") {
         let (bucket, folder) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.is_empty() || folder.trim_matches('/').is_empty() {
             return Err(options.wrong("path", "needs a bucket and a folder, s3://bucket/folder").into());
         }
-        return Ok(Box::new(BucketFiles::new(bucket, folder.trim_matches('/'), identity)?));
+        return Ok(Box::new(BucketFiles::new(bucket, folder.trim_matches('/'), style, identity)?));
     }
     match local_path(&path) {
-        Some(folder) => Ok(Box::new(Files { folder, identity })),
+        Some(folder) => Ok(Box::new(Files { folder, style, identity })),
         None => {
             Err(options.wrong("path", "is not supported; write to a folder or to s3://bucket/folder").into())
         }
@@ -75,6 +77,7 @@ impl SinkConnector for Files {
             folder: self.folder.clone(),
             prefix: format!("{}-{subtask}", file_prefix(&self.identity)),
             generation: self.identity.generation,
+            style: self.style,
             files: 0,
             open: None,
             text: String::new(),
@@ -90,6 +93,7 @@ struct FileWriter {
     folder: PathBuf,
     prefix: String,
     generation: Generation,
+    style: JsonStyle,
     /// Files staged so far by this writer; keeps the hidden names of one generation apart.
     files: u64,
     open: Option<OpenFile>,
@@ -113,7 +117,7 @@ impl FileWriter {
                 .map_err(with_cure)
                 .context(self.action("create a file in"))?;
             let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-            let encoder = JsonEncoder::new(&batch.records.schema());
+            let encoder = JsonEncoder::new(&batch.records.schema(), self.style);
             self.open = Some(OpenFile { staged, file, encoder, bytes: 0 });
         }
         self.open
@@ -292,7 +296,7 @@ mod tests {
             first_epoch: Epoch(1),
             outside: Outside::unreached(),
         };
-        Files { folder: folder.to_owned(), identity }
+        Files { folder: folder.to_owned(), style: JsonStyle::default(), identity }
     }
 
     fn rows(n: i64) -> Batch {

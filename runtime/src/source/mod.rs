@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use millrace_sql::plan::Source as SourcePlan;
+use millrace_sql::plan::{Operator, OperatorKind, Source as SourcePlan};
 use snafu::Snafu;
 use tracing::warn;
 
@@ -100,6 +100,9 @@ pub trait SourceConnector: Send + Sync {
     /// Opens a split at its position.
     fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError>;
 
+    /// A position for a reader: how far a split was read.
+    fn position_text(&self, position: &[u8]) -> String;
+
     /// How many records that are no rows its readers have left out, as `json.ignore-parse-errors` wants.
     fn skipped(&self) -> u64 {
         0
@@ -111,6 +114,8 @@ pub trait SourceConnector: Send + Sync {
 pub struct BadRecords {
     /// They are left out instead of failing the job.
     are_skipped: bool,
+    /// A field that is not there makes a record a bad one.
+    pub needs_fields: bool,
     skipped: Arc<AtomicU64>,
 }
 
@@ -119,10 +124,19 @@ pub const BAD_RECORD_CURE: &str =
     "correct it, or leave such records out with 'json.ignore-parse-errors' = 'true'";
 
 impl BadRecords {
-    /// Reads the option 'json.ignore-parse-errors'.
+    /// Reads the options of the format that say what a record is.
     pub fn new(options: &mut crate::options::TableOptions<'_>) -> Result<Self, OptionError> {
         let are_skipped = options.parsed("json.ignore-parse-errors", "'true' or 'false'")?.unwrap_or(false);
-        Ok(BadRecords { are_skipped, skipped: Arc::default() })
+        let needs_fields =
+            options.parsed("json.fail-on-missing-field", "'true' or 'false'")?.unwrap_or(false);
+        if are_skipped && needs_fields {
+            let message =
+                "cannot be together with 'json.ignore-parse-errors' = 'true': leave one of them out";
+            return Err(options.wrong("json.fail-on-missing-field", message));
+        }
+        // Times are read in either form.
+        options.optional("json.timestamp-format.standard");
+        Ok(BadRecords { are_skipped, needs_fields, skipped: Arc::default() })
     }
 
     /// How many were left out.
@@ -151,6 +165,9 @@ pub fn excerpt(record: &[u8]) -> String {
 /// Longest excerpt of a record in a message.
 const EXCERPT_CHARS: usize = 200;
 
+/// In place of a position that cannot be read.
+const UNREADABLE: &str = "a position of another release";
+
 /// Opens the connector of a source table.
 pub fn connector(plan: &SourcePlan, outside: &Outside) -> Result<Box<dyn SourceConnector>, SourceError> {
     let table = plan.table.clone().unwrap_or_default();
@@ -175,6 +192,17 @@ pub fn connector(plan: &SourcePlan, outside: &Outside) -> Result<Box<dyn SourceC
     rows_per_second(&mut options)?;
     options.finish()?;
     Ok(connector)
+}
+
+/// How far a split of an operator was read, for a reader.
+pub fn position_text(operator: &Operator, position: &[u8]) -> String {
+    let text = match &operator.kind {
+        Some(OperatorKind::Source(plan)) => {
+            connector(plan, &Outside::unreached()).ok().map(|connector| connector.position_text(position))
+        }
+        _ => None,
+    };
+    text.unwrap_or_else(|| format!("{} bytes of another release", position.len()))
 }
 
 /// How long a split that is caught up holds the watermark back; `None`: for ever.

@@ -259,6 +259,41 @@ fn a_poison_record_is_named_and_the_job_runs_once_it_is_mended() {
 }
 
 #[test]
+fn a_null_in_a_column_that_has_none_is_a_poison_record() {
+    let place = Place::new(1, &SQL.replace("numbers (n BIGINT)", "numbers (n BIGINT NOT NULL)"));
+    for line in ["{\"n\":null}\n", "{}\n"] {
+        write_numbers(&place, &format!("{{\"n\":3}}\n{line}"));
+        refused(&place, 3, &["has a line at byte 8 that is not a row", line.trim(), "correct it"]);
+        assert!(place.rows("result").is_empty());
+    }
+
+    write_numbers(&place, "{\"n\":3}\n{\"n\":4}\n");
+
+    let output = place.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(place.rows("result"), ["{\"n\":3}", "{\"n\":4}"]);
+}
+
+#[test]
+fn missing_fields_nulls_and_times_are_as_the_tables_say() {
+    let sql = "
+        CREATE TABLE numbers (n BIGINT, t TIMESTAMP(3))
+          WITH ('connector' = 'filesystem', 'path' = 'numbers', 'format' = 'json', 'json.fail-on-missing-field' = 'true');
+        CREATE TABLE result (n BIGINT, t TIMESTAMP(3)) WITH ('connector' = 'filesystem', 'path' = 'result', 'format' = 'json',
+          'json.timestamp-format.standard' = 'ISO-8601', 'json.encode.ignore-null-fields' = 'true');
+        INSERT INTO result SELECT n, t FROM numbers;";
+    let place = Place::new(1, sql);
+    write_numbers(&place, "{\"n\":3,\"t\":null}\n{\"n\":4}\n");
+    refused(&place, 3, &["byte 17", "the field 't' is missing", "'json.fail-on-missing-field'"]);
+
+    write_numbers(&place, "{\"n\":3,\"t\":null}\n{\"n\":null,\"t\":\"2024-02-29 00:00:01.5\"}\n");
+
+    let output = place.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(place.rows("result"), ["{\"n\":3}", "{\"t\":\"2024-02-29T00:00:01.5\"}"]);
+}
+
+#[test]
 fn a_damaged_segment_is_named_and_the_job_goes_on_once_it_is_whole() {
     let windowed = "
 CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, `dateTime` TIMESTAMP(3)>, ts AS bid.`dateTime`,

@@ -5,6 +5,7 @@
 
 mod expr;
 mod succession;
+pub mod text;
 mod types;
 
 pub use expr::{Branch, Call, Case, Cast, Expr, FieldAccess, Literal, Node, Value, function};

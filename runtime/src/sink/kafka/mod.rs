@@ -26,8 +26,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter};
-use crate::format::json::JsonEncoder;
+use super::{Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter, json_style};
+use crate::format::json::{JsonEncoder, JsonStyle};
 use crate::kafka::{KafkaError, servers, topic};
 use crate::model::{Batch, Epoch, Subtask};
 use crate::options::TableOptions;
@@ -48,6 +48,7 @@ pub struct Kafka {
 
 #[derive(Debug)]
 struct Settings {
+    style: JsonStyle,
     bootstrap: Vec<String>,
     topic: String,
     partitioner: Partitioner,
@@ -106,7 +107,8 @@ impl Kafka {
             }
         };
         is_one_of(options, "format", "json")?;
-        Self::open(options, identity, partitioner, Vec::new())
+        let style = json_style(options)?;
+        Self::open(options, identity, partitioner, Vec::new(), style)
     }
 
     /// Reads the options of a topic that holds the newest row of each key: a record takes the place of the one before, and one
@@ -121,7 +123,8 @@ impl Kafka {
         if !matches!(options.optional("value.fields-include").as_deref(), None | Some("ALL")) {
             return Err(options.wrong("value.fields-include", "is not supported; use 'ALL'").into());
         }
-        Self::open(options, identity, Partitioner::ByKey, table.key_columns())
+        let style = JsonStyle::default();
+        Self::open(options, identity, Partitioner::ByKey, table.key_columns(), style)
     }
 
     fn open(
@@ -129,8 +132,10 @@ impl Kafka {
         identity: SinkIdentity,
         partitioner: Partitioner,
         key: Vec<usize>,
+        style: JsonStyle,
     ) -> Result<Self, SinkError> {
         let settings = Settings {
+            style,
             bootstrap: servers(options)?,
             topic: topic(options)?,
             partitioner,
@@ -218,8 +223,8 @@ impl Writer {
         by_key::check(&batch.records, key)?;
         let keys = batch.records.project(key).map_err(not_writable)?;
         let Encoders { row: of_rows, key: of_keys } = self.encoders.get_or_insert_with(|| Encoders {
-            row: JsonEncoder::new(&batch.records.schema()),
-            key: JsonEncoder::new(&keys.schema()),
+            row: JsonEncoder::new(&batch.records.schema(), self.settings.style),
+            key: JsonEncoder::new(&keys.schema(), self.settings.style),
         });
         let values = lines(of_rows, &batch.records, &mut self.text)?;
         if key.is_empty() {

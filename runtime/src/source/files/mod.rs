@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use millrace_sql::plan::{Leaf, Source as SourcePlan};
 use prost::Message;
 
-use super::{BadRecords, SourceConnector, SourceError, Split, SplitReader};
+use super::{BadRecords, SourceConnector, SourceError, Split, SplitReader, UNREADABLE};
 use crate::folders::local_path;
 use crate::format::json::JsonDecoder;
 use crate::options::TableOptions;
@@ -149,6 +149,16 @@ impl SourceConnector for Files {
         Ok(splits)
     }
 
+    fn position_text(&self, position: &[u8]) -> String {
+        Position::decode(position).map_or_else(
+            |_| UNREADABLE.to_owned(),
+            |position| {
+                let next = position.next.unwrap_or(position.start);
+                format!("read to byte {next}, of bytes {} to {}", position.start, position.end)
+            },
+        )
+    }
+
     fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError> {
         let position = Position::decode(split.position.as_slice()).map_err(|_| SourceError::Data {
             message: format!("the position of split '{}' is malformed", split.id),
@@ -161,7 +171,7 @@ impl SourceConnector for Files {
                 Box::new(bucket.read(Found { path, length, tag }, from))
             }
         };
-        let decoder = JsonDecoder::new(&self.leaves)
+        let decoder = JsonDecoder::new(&self.leaves, self.bad_records.needs_fields)
             .map_err(|error| SourceError::Data { message: error.to_string() })?;
         let (bad_records, read_bytes) = (self.bad_records.clone(), self.read_bytes);
         Ok(Box::new(LineReader::new(input, position, decoder, bad_records, read_bytes)))

@@ -17,7 +17,9 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
 
-use super::{BAD_RECORD_CURE, BadRecords, Read, SourceConnector, SourceError, Split, SplitReader, excerpt};
+use super::{
+    BAD_RECORD_CURE, BadRecords, Read, SourceConnector, SourceError, Split, SplitReader, UNREADABLE, excerpt,
+};
 use crate::clock::Clock;
 use crate::format::json::JsonDecoder;
 use crate::kafka::{Client, KafkaError, LEADER_NOT_AVAILABLE, checked, name, servers, topic};
@@ -206,11 +208,21 @@ impl SourceConnector for Kafka {
         Ok(first.into_iter().zip(latest).map(split).collect())
     }
 
+    fn position_text(&self, position: &[u8]) -> String {
+        Position::decode(position).map_or_else(
+            |_| UNREADABLE.to_owned(),
+            |position| {
+                let end = position.end.map(|end| format!(", to {end}")).unwrap_or_default();
+                format!("next offset {}{end}", position.next)
+            },
+        )
+    }
+
     fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError> {
         let position = Position::decode(split.position.as_slice()).map_err(|_| SourceError::Data {
             message: format!("the position of split '{}' is malformed", split.id),
         })?;
-        let decoder = JsonDecoder::new(&self.leaves)
+        let decoder = JsonDecoder::new(&self.leaves, self.bad_records.needs_fields)
             .map_err(|error| SourceError::Data { message: error.to_string() })?;
         let mut fetcher = self.fetcher.lock();
         let fetcher = fetcher.get_or_insert_with(|| Arc::new(Fetcher::start(&self.settings, &self.outside)));

@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use millrace_sql::plan::Source as SourcePlan;
 use prost::Message;
 
-use super::{Read, SourceConnector, SourceError, Split, SplitReader};
+use super::{Read, SourceConnector, SourceError, Split, SplitReader, UNREADABLE};
 use crate::clock::Clock;
 use crate::format::json::leaf_schema;
 use crate::options::TableOptions;
@@ -114,6 +114,11 @@ impl SourceConnector for Nexmark {
             Split { id: format!("{split:05}"), position: position.encode_to_vec() }
         };
         Ok((0..splits).map(split).collect())
+    }
+
+    fn position_text(&self, position: &[u8]) -> String {
+        Position::decode(position)
+            .map_or_else(|_| UNREADABLE.to_owned(), |position| format!("next event {}", position.next))
     }
 
     fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError> {

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use millrace::checkpoint::store::Created;
 use millrace::checkpoint::{Store, StoreError};
 use millrace::clock::Clock;
-use millrace::format::json::JsonEncoder;
+use millrace::format::json::{JsonEncoder, JsonStyle};
 use millrace::model::{Batch, Epoch, Generation, Subtask};
 use millrace::sink::{Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter, Sinks};
 use millrace_sql::plan::Sink as SinkPlan;
@@ -241,7 +241,7 @@ struct Writer {
 
 impl SinkWriter for Writer {
     fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
-        let encoder = JsonEncoder::new(&batch.records.schema());
+        let encoder = JsonEncoder::new(&batch.records.schema(), JsonStyle::default());
         let encoded = encoder.encode(&batch.records, &mut self.text);
         encoded.map_err(|error| SinkError::Data { message: error.to_string() })
     }

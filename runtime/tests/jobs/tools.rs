@@ -1,0 +1,113 @@
+//! Verbs that look at jobs without running them: `explain` and `checkpoints`.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::harness::{Place, signal, text, wait_until};
+
+const SQL: &str = "
+CREATE TABLE events (
+  event_type INT,
+  bid ROW<auction BIGINT, bidder BIGINT, price BIGINT, `dateTime` TIMESTAMP(3)>,
+  ts AS bid.`dateTime`,
+  WATERMARK FOR ts AS ts - INTERVAL '4' SECOND
+) WITH ('connector' = 'nexmark', 'events' = '100000', 'splits' = '2', 'rows-per-second' = '40000');
+CREATE TABLE totals (auction BIGINT, n BIGINT, bidders BIGINT)
+  WITH ('connector' = 'filesystem', 'path' = 'totals', 'format' = 'json');
+CREATE TABLE counts (auction BIGINT, n BIGINT) WITH ('connector' = 'blackhole');
+INSERT INTO totals SELECT bid.auction, COUNT(*), COUNT(DISTINCT bid.bidder)
+  FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' SECOND))
+  WHERE event_type = 2 GROUP BY bid.auction, window_start, window_end;
+INSERT INTO counts SELECT bid.auction, COUNT(*) FROM events WHERE event_type = 2 GROUP BY bid.auction;";
+
+#[test]
+fn explain_shows_operators_state_and_ways() {
+    let place = Place::new(2, SQL);
+
+    let shown = place.verb("explain", &[]);
+
+    assert!(shown.status.success(), "{}", text(&shown));
+    assert_eq!(String::from_utf8(shown.stdout).unwrap(), include_str!("explained.txt"));
+    let json = place.verb("explain", &["--json"]);
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    let of = |id: &str| json["operators"].as_array().unwrap().iter().find(|one| one["id"] == id).unwrap();
+    assert_eq!(of("totals/events/tumble")["state"], serde_json::json!(["slices", "distinct0"]));
+    assert_eq!(of("totals/events/tumble")["mode"], "append");
+    assert_eq!(of("counts/events/group")["mode"], "changelog");
+    let edges = json["edges"].as_array().unwrap();
+    let by_key = edges.iter().find(|edge| edge["to"] == "counts/events/group").unwrap();
+    assert_eq!((&by_key["partitioning"], &by_key["keys"]), (&"hash".into(), &serde_json::json!(["auction"])));
+    let dot = place.verb("explain", &["--dot"]);
+    let dot = String::from_utf8(dot.stdout).unwrap();
+    assert!(dot.starts_with("digraph job {") && dot.ends_with("}\n"), "{dot}");
+    assert!(dot.contains("\"totals/events/tumble-local\" -> \"totals/events/tumble\""), "{dot}");
+}
+
+fn epochs(place: &Place) -> Vec<u64> {
+    let listed = place.verb("checkpoints", &["list", "--json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    listed.as_array().unwrap().iter().map(|one| one["epoch"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn checkpoints_are_listed_inspected_verified_and_removed() {
+    let place = Place::new(2, SQL);
+    let empty = place.verb("checkpoints", &[]);
+    assert!(empty.status.success() && text(&empty).contains("there is no checkpoint"), "{}", text(&empty));
+    let mut job = place.start(&[]);
+    wait_until("four checkpoints are complete", || place.log().matches("checkpoint complete").count() >= 4);
+    signal(job.id(), libc::SIGKILL);
+    job.wait().unwrap();
+
+    // As many are kept as the manifest says by default, or a few more, and the newest is shown first.
+    let found = epochs(&place);
+    assert!(found.len() >= 3 && found.is_sorted_by(|a, b| a > b), "{found:?}");
+    let shown = text(&place.verb("checkpoints", &[]));
+    assert!(shown.starts_with("     EPOCH") && shown.lines().count() == found.len() + 1, "{shown}");
+
+    let inspected = place.verb("checkpoints", &["inspect", &found[0].to_string(), "--json"]);
+    let inspected: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    let operators = inspected["operators"].as_array().unwrap();
+    let rows = |id: &str| operators.iter().find(|one| one["id"] == id).unwrap()["rows"].as_u64().unwrap();
+    let read = rows("totals/events/source") + rows("counts/events/source");
+    assert!(read > 0 && inspected["rows_in"] == read, "{inspected:#}");
+    let details = text(&place.verb("checkpoints", &["inspect"]));
+    let parts = ["totals/events/tumble", "slices: ", "distinct0: ", "groups: ", "00000: next event "];
+    assert!(parts.iter().all(|part| details.contains(part)), "{details}");
+    let missing = place.verb("checkpoints", &["inspect", "9999"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing).contains("there is no checkpoint 9999; there are: "), "{}", text(&missing));
+
+    // The newest segment belongs to the newest checkpoint alone.
+    let whole = place.verb("checkpoints", &["verify"]);
+    assert!(whole.status.success(), "{}", text(&whole));
+    let state = place.path().join(".millrace/default/job/segments");
+    let newest = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    let bytes = fs::read(&newest).unwrap();
+    fs::write(&newest, &bytes[..bytes.len() - 1]).unwrap();
+    let damaged = place.verb("checkpoints", &["verify"]);
+    fs::write(&newest, &bytes).unwrap();
+    assert_eq!(damaged.status.code(), Some(1));
+    let name = newest.file_name().unwrap().to_str().unwrap().to_owned();
+    let said = text(&damaged);
+    assert!(
+        said.contains(&format!("checkpoint {}: damaged\n  the object 'segments/{name}'", found[0])),
+        "{said}"
+    );
+    assert!(said.contains(&format!("checkpoint {}: whole", found[1])), "{said}");
+
+    let all = place.verb("checkpoints", &["delete", "--before", "9999"]);
+    assert_eq!(all.status.code(), Some(1));
+    assert!(text(&all).contains("nothing would be left of the job's state"), "{}", text(&all));
+    let deleted = place.verb("checkpoints", &["delete", "--before", &found[0].to_string()]);
+    assert!(deleted.status.success(), "{}", text(&deleted));
+    assert_eq!(epochs(&place), found[..1]);
+
+    let ended = place.run(&[]);
+    assert!(ended.status.success(), "{}", text(&ended));
+    let straight = Place::new(1, &SQL.replace(", 'rows-per-second' = '40000'", ""));
+    let output = straight.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(place.rows("totals"), straight.rows("totals"));
+}

@@ -37,7 +37,7 @@ bench: ## build for speed and time benchmark queries (docs/performance.md)
 	bench/recovery
 
 generate: ## write the generated files anew
-	MILLRACE_REGENERATE=1 $(CARGO) test --workspace --quiet --test manifests
+	MILLRACE_REGENERATE=1 $(CARGO) test --workspace --quiet --test manifests --test compile
 
 ci: ## run everything that must hold before a change lands
 	.ci/run

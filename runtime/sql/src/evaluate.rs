@@ -244,6 +244,150 @@ mod tests {
             .timestamp_millis()
     }
 
+    /// The value of an expression over one row: n 7, m -7, d 12.345, x 2.5, s 'Hello World', e 'a-b_c', nil NULL, t a leap day.
+    fn value(expression: &str, data_type: &str) -> Result<String, String> {
+        use arrow::array::{Decimal128Array, Float64Array, Int64Array, StringArray};
+        let sql = format!(
+            "CREATE TABLE one (n BIGINT, m BIGINT, d DECIMAL(10, 3), x DOUBLE, s STRING, e STRING, nil STRING, t TIMESTAMP(3))
+               WITH ('connector' = 'filesystem', 'path' = 't', 'format' = 'json');
+             CREATE TABLE result (v {data_type}) WITH ('connector' = 'print');
+             INSERT INTO result SELECT {expression} FROM one;"
+        );
+        let plan = crate::compile(&sql).map_err(|mistakes| mistakes[0].message.clone())?;
+        let Some(OperatorKind::Source(source)) = &plan.operators[0].kind else {
+            return Err("a source".to_owned());
+        };
+        let column = |name: &str| -> ArrayRef {
+            match name {
+                "n" => Arc::new(Int64Array::from(vec![7])),
+                "m" => Arc::new(Int64Array::from(vec![-7])),
+                "d" => Arc::new(Decimal128Array::from(vec![12_345]).with_precision_and_scale(10, 3).unwrap()),
+                "x" => Arc::new(Float64Array::from(vec![2.5])),
+                "s" => Arc::new(StringArray::from(vec!["Hello World"])),
+                "e" => Arc::new(StringArray::from(vec!["a-b_c"])),
+                "nil" => Arc::new(StringArray::from(vec![None::<&str>])),
+                _ => Arc::new(TimestampMillisecondArray::from(vec![millis("2024-02-29 13:14:15.678")])),
+            }
+        };
+        let columns: Vec<ArrayRef> = source.leaves.iter().map(|leaf| column(&leaf.path[0])).collect();
+        let fields: Vec<Field> = columns
+            .iter()
+            .zip(&source.leaves)
+            .map(|(column, leaf)| Field::new(&leaf.path[0], column.data_type().clone(), true))
+            .collect();
+        let schema = Arc::new(Schema::new(fields));
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(1));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options).unwrap();
+        let Some(OperatorKind::Calc(calc)) = &plan.operators[1].kind else { return Err("a calc".to_owned()) };
+        let evaluator = Evaluator::new(&calc.output[0], &schema).map_err(|error| error.to_string())?;
+        let values = evaluator.evaluate(&batch).map_err(|error| error.to_string())?;
+        if values.is_null(0) {
+            return Ok("NULL".to_owned());
+        }
+        arrow::util::display::array_value_to_string(&values, 0).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn functions_give_what_flink_gives() {
+        let cases = [
+            ("n / 2", "BIGINT", "3"),
+            ("m / 2", "BIGINT", "-3"),
+            ("d / 3", "DECIMAL(23, 14)", "4.11500000000000"),
+            ("m / d", "DECIMAL(38, 11)", "-0.56703118672"),
+            ("d / CAST(7 AS BIGINT)", "DECIMAL(38, 6)", "1.763571"),
+            ("MOD(m, 3)", "INT", "-1"),
+            ("ROUND(d, 2)", "DECIMAL(10, 2)", "12.35"),
+            ("ROUND(-d, 2)", "DECIMAL(10, 2)", "-12.35"),
+            ("ROUND(d)", "DECIMAL(8, 0)", "12"),
+            ("ROUND(x)", "DOUBLE", "3.0"),
+            ("ROUND(1.005E0, 2)", "DOUBLE", "1.01"),
+            ("ROUND(n, -1)", "BIGINT", "10"),
+            ("TRUNCATE(d, 2)", "DECIMAL(10, 2)", "12.34"),
+            ("TRUNCATE(-d, 1)", "DECIMAL(9, 1)", "-12.3"),
+            ("CEIL(d)", "DECIMAL(10, 0)", "13"),
+            ("CEIL(-d)", "DECIMAL(10, 0)", "-12"),
+            ("FLOOR(-d)", "DECIMAL(10, 0)", "-13"),
+            ("FLOOR(x)", "DOUBLE", "2.0"),
+            ("CEILING(n)", "BIGINT", "7"),
+            ("SIGN(m)", "BIGINT", "-1"),
+            ("ABS(m)", "BIGINT", "7"),
+            ("POWER(2, 10)", "DOUBLE", "1024.0"),
+            ("SQRT(16)", "DOUBLE", "4.0"),
+            ("LOG(2, 8)", "DOUBLE", "3.0"),
+            ("LOG10(1000)", "DOUBLE", "3.0"),
+            ("DEGREES(PI())", "DOUBLE", "180.0"),
+            ("GREATEST(n, m, 3)", "BIGINT", "7"),
+            ("LEAST(n, m, 3)", "BIGINT", "-7"),
+            ("GREATEST(s, nil)", "STRING", "NULL"),
+            ("COALESCE(nil, s, 'x')", "STRING", "Hello World"),
+            ("IFNULL(nil, 'x')", "STRING", "x"),
+            ("NULLIF(n, 7)", "BIGINT", "NULL"),
+            ("NULLIF(n, 8)", "BIGINT", "7"),
+            ("IF(n > 3, 'more', 'less')", "STRING", "more"),
+            ("UPPER(s)", "STRING", "HELLO WORLD"),
+            ("SUBSTRING(s, -5, 3)", "STRING", "Wor"),
+            ("SUBSTRING(s FROM 7)", "STRING", "World"),
+            ("SUBSTRING(s FROM 1 FOR 4)", "STRING", "Hell"),
+            ("POSITION('o' IN s)", "INT", "5"),
+            ("POSITION('z' IN s)", "INT", "0"),
+            ("LOCATE('o', s, 6)", "INT", "8"),
+            ("INSTR(s, 'World')", "INT", "7"),
+            ("TRIM('  x ')", "STRING", "x"),
+            ("TRIM(LEADING 'H' FROM s)", "STRING", "ello World"),
+            ("TRIM(TRAILING 'dl' FROM s)", "STRING", "Hello Wor"),
+            ("LTRIM(s, 'Hel')", "STRING", "o World"),
+            ("RTRIM('x  ')", "STRING", "x"),
+            ("LPAD(e, 7, '*+')", "STRING", "*+a-b_c"),
+            ("LPAD(s, 3, '*')", "STRING", "Hel"),
+            ("RPAD(e, 6, '')", "STRING", "NULL"),
+            ("RPAD(e, 7, '*')", "STRING", "a-b_c**"),
+            ("LEFT(s, 4)", "STRING", "Hell"),
+            ("RIGHT(s, 3)", "STRING", "rld"),
+            ("REPEAT('ab', 3)", "STRING", "ababab"),
+            ("REVERSE(e)", "STRING", "c_b-a"),
+            ("INITCAP(e)", "STRING", "A-B_C"),
+            ("CONCAT_WS('-', s, nil, e)", "STRING", "Hello World-a-b_c"),
+            ("CONCAT_WS(nil, s)", "STRING", "NULL"),
+            ("OVERLAY(s PLACING 'xy' FROM 2)", "STRING", "Hxylo World"),
+            ("OVERLAY(s PLACING 'xy' FROM 2 FOR 9)", "STRING", "Hxyd"),
+            ("OVERLAY(s PLACING 'xy' FROM 99)", "STRING", "Hello World"),
+            ("REGEXP_REPLACE(s, '(\\w+) (\\w+)', '$2 $1!')", "STRING", "World Hello!"),
+            ("REGEXP(s, 'W.r')", "BOOLEAN", "true"),
+            ("STARTSWITH(s, 'He')", "BOOLEAN", "true"),
+            ("ENDSWITH(s, 'He')", "BOOLEAN", "false"),
+            ("ASCII(s)", "INT", "72"),
+            ("EXTRACT(SECOND FROM t)", "BIGINT", "15"),
+            ("EXTRACT(DAY FROM t)", "BIGINT", "29"),
+            ("DAYOFWEEK(t)", "BIGINT", "5"),
+            ("DAYOFYEAR(t)", "BIGINT", "60"),
+            ("QUARTER(t)", "BIGINT", "1"),
+            ("FLOOR(t TO MINUTE)", "TIMESTAMP(3)", "2024-02-29T13:14:00"),
+            ("FLOOR(t TO MONTH)", "TIMESTAMP(3)", "2024-02-01T00:00:00"),
+            ("FLOOR(t TO WEEK)", "TIMESTAMP(3)", "2024-02-26T00:00:00"),
+            ("CEIL(t TO HOUR)", "TIMESTAMP(3)", "2024-02-29T14:00:00"),
+            ("CEIL(t TO YEAR)", "TIMESTAMP(3)", "2025-01-01T00:00:00"),
+            ("TIMESTAMPDIFF(DAY, t, TIMESTAMP '2024-03-02 13:14:15')", "INT", "1"),
+            ("TIMESTAMPDIFF(MONTH, TIMESTAMP '2024-01-31 00:00:00', t)", "INT", "1"),
+            ("TIMESTAMPDIFF(YEAR, t, TIMESTAMP '2023-03-01 00:00:00')", "INT", "0"),
+            ("TIMESTAMPADD(MONTH, 12, t)", "TIMESTAMP(3)", "2025-02-28T13:14:15.678"),
+            ("TIMESTAMPADD(HOUR, -14, t)", "TIMESTAMP(3)", "2024-02-28T23:14:15.678"),
+            ("DATE_FORMAT(t, 'yyyyMMdd HH:mm')", "STRING", "20240229 13:14"),
+            ("CAST(t AS DATE)", "DATE", "2024-02-29"),
+        ];
+        let mut wrong = Vec::new();
+        for (expression, data_type, expected) in cases {
+            let found = value(expression, data_type);
+            if found.as_deref() != Ok(expected) {
+                wrong.push(format!("{expression}: {found:?} instead of {expected}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(value("d / 0", "DECIMAL(23, 14)").is_err_and(|error| error.contains("division by zero")));
+        assert!(
+            value("LPAD(s)", "STRING").is_err_and(|error| error.contains("LPAD(string, length, padding)"))
+        );
+    }
+
     #[test]
     fn intervals_are_added_to_times() {
         let times = ["2024-02-28 23:59:59.5", "2024-01-31 00:00:00"].map(millis);

@@ -512,3 +512,13 @@ fn rows_by_key_come_to_one_writer_in_order() {
         assert!(found[0].line > 0, "{query}");
     }
 }
+
+#[test]
+fn the_list_of_functions_is_current() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/functions.md");
+    let wanted = millrace_sql::functions::reference();
+    if std::env::var_os("MILLRACE_REGENERATE").is_some() {
+        std::fs::write(path, &wanted).unwrap();
+    }
+    assert!(std::fs::read_to_string(path).is_ok_and(|found| found == wanted), "run `make generate`");
+}

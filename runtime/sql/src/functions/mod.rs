@@ -3,10 +3,15 @@
 //! Names and NULL handling follow Flink's documentation of its built-in functions.
 
 pub mod aggregates;
+pub mod decimals;
 mod field;
+mod math;
 mod numbers;
 mod regex_cache;
+mod rounding;
 mod scalar;
+mod search;
+mod shape;
 mod strings;
 mod times;
 
@@ -19,7 +24,8 @@ use scalar::Scalar;
 
 /// Every function by its SQL names; the first is the one that plans store.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    tables().into_iter().flatten().flat_map(|function| function.names.iter().copied())
+    let tables = tables().into_iter().flatten().flat_map(|function| function.names.iter().copied());
+    tables.chain(rounding::NAMES)
 }
 
 /// Looks a scalar function up by its SQL name, in any case.
@@ -28,10 +34,62 @@ pub fn scalar(name: &str) -> Option<Arc<ScalarUDF>> {
         return Some(Arc::new(ScalarUDF::from(field::FieldOf::new())));
     }
     let name = name.to_ascii_lowercase();
+    if let Some(round) = rounding::RoundTo::by_name(&name) {
+        return Some(Arc::new(ScalarUDF::from(round)));
+    }
     let function = tables().into_iter().flatten().find(|function| function.names.contains(&name.as_str()))?;
     Some(Arc::new(ScalarUDF::from(scalar::Function::new(function))))
 }
 
-fn tables() -> [&'static [Scalar]; 3] {
-    [numbers::FUNCTIONS, strings::FUNCTIONS, times::FUNCTIONS]
+/// A page that lists all functions, for readers.
+pub fn reference() -> String {
+    let mut lines: Vec<String> = tables()
+        .into_iter()
+        .flatten()
+        .filter(|function| function.names != [decimals::DIVIDE])
+        .map(listed)
+        .collect();
+    lines.extend(
+        rounding::NAMES.map(|name| format!("| `{0}` | `{0}(number[, digits])` |", name.to_uppercase())),
+    );
+    lines.extend(special().map(|(name, usage)| format!("| `{name}` | `{usage}` |")));
+    lines.extend(aggregates::NAMES.map(|name| {
+        let name = name.to_uppercase();
+        format!("| `{name}` | `{name}([DISTINCT] value) [FILTER (WHERE condition)]` |")
+    }));
+    lines.sort();
+    format!(
+        "# Functions\n\nNames, NULLs, types and rounding are Flink's. This page is made from the code (`make generate`).\n\n| function | \
+         call |\n|---|---|\n{}\n",
+        lines.join("\n")
+    )
+}
+
+fn listed(function: &Scalar) -> String {
+    let names: Vec<String> = function.names.iter().map(|name| format!("`{}`", name.to_uppercase())).collect();
+    format!("| {} | `{}` |", names.join(", "), function.usage.replace('|', "\\|"))
+}
+
+/// Functions that become other expressions when they are read.
+fn special() -> [(&'static str, &'static str); 6] {
+    [
+        ("COALESCE", "COALESCE(value, …)"),
+        ("IFNULL", "IFNULL(value, instead)"),
+        ("NULLIF", "NULLIF(value, value)"),
+        ("IF", "IF(condition, then, otherwise)"),
+        ("EXTRACT", "EXTRACT(unit FROM timestamp)"),
+        ("CASE", "CASE WHEN condition THEN value … [ELSE value] END"),
+    ]
+}
+
+fn tables() -> [&'static [Scalar]; 7] {
+    [
+        numbers::FUNCTIONS,
+        math::FUNCTIONS,
+        decimals::FUNCTIONS,
+        strings::FUNCTIONS,
+        shape::FUNCTIONS,
+        search::FUNCTIONS,
+        times::FUNCTIONS,
+    ]
 }

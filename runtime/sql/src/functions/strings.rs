@@ -89,11 +89,13 @@ pub const FUNCTIONS: &[Scalar] = &[
     },
 ];
 
-fn is_text(given: &DataType) -> bool {
+/// True for a type that is read as a string.
+pub fn is_text(given: &DataType) -> bool {
     matches!(given, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null)
 }
 
-fn strings(given: &[DataType], least: usize, most: usize) -> Option<Vec<DataType>> {
+/// So many strings.
+pub fn strings(given: &[DataType], least: usize, most: usize) -> Option<Vec<DataType>> {
     let fits = (least..=most).contains(&given.len()) && given.iter().all(is_text);
     fits.then(|| vec![DataType::Utf8; given.len()])
 }
@@ -117,7 +119,7 @@ impl<'a> Text<'a> {
 }
 
 /// A number argument of a row; `None` is NULL.
-fn number(argument: &Argument, row: usize) -> Option<i64> {
+pub fn number(argument: &Argument, row: usize) -> Option<i64> {
     let values: &Int64Array = argument.values.as_primitive::<Int64Type>();
     let index = argument.index(row);
     values.is_valid(index).then(|| values.value(index))

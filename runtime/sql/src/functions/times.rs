@@ -2,23 +2,23 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringBuilder, TimestampMillisecondArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array, StringBuilder, TimestampMillisecondArray};
 use arrow::compute::{DatePart, cast, date_part};
-use arrow::datatypes::{DataType, TimeUnit, TimestampMillisecondType};
+use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMillisecondType};
 use chrono::{DateTime, Datelike, NaiveDateTime, Timelike};
 use datafusion_common::{Result, exec_datafusion_err, exec_err};
 
 use super::numbers::expand;
 use super::scalar::{Argument, Scalar};
-use super::strings::Text;
+use super::strings::{Text, is_text, number};
 
 const MILLISECONDS: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
 macro_rules! part {
-    ($name:literal, $part:expr) => {
+    ($name:literal, $usage:literal, $part:expr) => {
         Scalar {
             names: &[$name],
-            usage: concat!($name, "(timestamp)"),
+            usage: $usage,
             accepts: |given| matches!(given, [one] if is_time(one)).then(|| vec![MILLISECONDS]),
             returns: |_| DataType::Int64,
             call: |arguments, rows| part(arguments, rows, $part),
@@ -27,15 +27,15 @@ macro_rules! part {
 }
 
 pub const FUNCTIONS: &[Scalar] = &[
-    part!("year", DatePart::Year),
-    part!("quarter", DatePart::Quarter),
-    part!("month", DatePart::Month),
-    part!("week", DatePart::Week),
-    part!("dayofyear", DatePart::DayOfYear),
-    part!("dayofmonth", DatePart::Day),
-    part!("hour", DatePart::Hour),
-    part!("minute", DatePart::Minute),
-    part!("second", DatePart::Second),
+    part!("year", "YEAR(timestamp)", DatePart::Year),
+    part!("quarter", "QUARTER(timestamp)", DatePart::Quarter),
+    part!("month", "MONTH(timestamp)", DatePart::Month),
+    part!("week", "WEEK(timestamp)", DatePart::Week),
+    part!("dayofyear", "DAYOFYEAR(timestamp)", DatePart::DayOfYear),
+    part!("dayofmonth", "DAYOFMONTH(timestamp)", DatePart::Day),
+    part!("hour", "HOUR(timestamp)", DatePart::Hour),
+    part!("minute", "MINUTE(timestamp)", DatePart::Minute),
+    part!("second", "SECOND(timestamp)", DatePart::Second),
     Scalar {
         names: &["date_format"],
         usage: "DATE_FORMAT(timestamp, 'yyyy-MM-dd HH:mm:ss')",
@@ -48,7 +48,198 @@ pub const FUNCTIONS: &[Scalar] = &[
         returns: |_| DataType::Utf8,
         call: date_format,
     },
+    // ISO counts from Monday, Flink from Sunday, which is 1.
+    Scalar {
+        names: &["dayofweek"],
+        usage: "DAYOFWEEK(timestamp)",
+        accepts: |given| matches!(given, [one] if is_time(one)).then(|| vec![MILLISECONDS]),
+        returns: |_| DataType::Int64,
+        call: |arguments, rows| {
+            let days = part(arguments, rows, DatePart::DayOfWeekSunday0)?;
+            Ok(Arc::new(days.as_primitive::<Int64Type>().unary::<_, Int64Type>(|day| day + 1)))
+        },
+    },
+    Scalar {
+        names: &["floor_to"],
+        usage: "FLOOR(timestamp TO unit)",
+        accepts: time_and_unit,
+        returns: |given| given[0].clone(),
+        call: |arguments, rows| times(arguments, rows, |time, unit| floor(time, unit)),
+    },
+    Scalar {
+        names: &["ceil_to"],
+        usage: "CEIL(timestamp TO unit)",
+        accepts: time_and_unit,
+        returns: |given| given[0].clone(),
+        call: |arguments, rows| {
+            times(arguments, rows, |time, unit| {
+                let start = floor(time, unit)?;
+                if start == time { Some(time) } else { add(start, unit, 1) }
+            })
+        },
+    },
+    Scalar {
+        names: &["timestampdiff"],
+        usage: "TIMESTAMPDIFF(unit, timestamp, timestamp)",
+        accepts: |given| match given {
+            [unit, from, to] if is_text(unit) && is_time(from) && is_time(to) => {
+                Some(vec![DataType::Utf8, MILLISECONDS, MILLISECONDS])
+            }
+            _ => None,
+        },
+        returns: |_| DataType::Int32,
+        call: timestampdiff,
+    },
+    Scalar {
+        names: &["timestampadd"],
+        usage: "TIMESTAMPADD(unit, number, timestamp)",
+        accepts: |given| match given {
+            [unit, number, time] if is_text(unit) && number.is_integer() && is_time(time) => {
+                Some(vec![DataType::Utf8, DataType::Int64, MILLISECONDS])
+            }
+            _ => None,
+        },
+        returns: |_| MILLISECONDS,
+        call: timestampadd,
+    },
 ];
+
+fn time_and_unit(given: &[DataType]) -> Option<Vec<DataType>> {
+    match given {
+        [time, unit] if is_time(time) && is_text(unit) => Some(vec![MILLISECONDS, DataType::Utf8]),
+        _ => None,
+    }
+}
+
+/// A unit of time, by its SQL name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    /// So many months.
+    Months(u32),
+    /// So many milliseconds.
+    Millis(i64),
+}
+
+const WEEK_MS: i64 = 7 * 86_400_000;
+
+/// Days from a Monday to 1970-01-01, a Thursday.
+const WEEK_OFFSET_MS: i64 = 3 * 86_400_000;
+
+fn unit(name: &str) -> Result<Unit> {
+    Ok(match name.to_ascii_uppercase().trim_end_matches('S') {
+        "YEAR" => Unit::Months(12),
+        "QUARTER" => Unit::Months(3),
+        "MONTH" => Unit::Months(1),
+        "WEEK" => Unit::Millis(WEEK_MS),
+        "DAY" => Unit::Millis(86_400_000),
+        "HOUR" => Unit::Millis(3_600_000),
+        "MINUTE" => Unit::Millis(60_000),
+        "SECOND" => Unit::Millis(1_000),
+        "MILLISECOND" => Unit::Millis(1),
+        _ => {
+            return exec_err!(
+                "'{name}' is not a unit of time; use YEAR, QUARTER, MONTH, WEEK, DAY, HOUR, MINUTE or SECOND"
+            );
+        }
+    })
+}
+
+/// A time for each row, from a time and a unit.
+fn times(arguments: &[Argument], rows: usize, value: fn(i64, Unit) -> Option<i64>) -> Result<ArrayRef> {
+    let given: &TimestampMillisecondArray = arguments[0].values.as_primitive::<TimestampMillisecondType>();
+    let units = Text::of(&arguments[1]);
+    let mut out = Vec::with_capacity(rows);
+    for row in 0..rows {
+        let index = arguments[0].index(row);
+        out.push(match units.get(row).filter(|_| given.is_valid(index)) {
+            Some(name) => value(given.value(index), unit(name)?),
+            None => None,
+        });
+    }
+    Ok(Arc::new(TimestampMillisecondArray::from(out)))
+}
+
+fn at(time_ms: i64) -> Option<NaiveDateTime> {
+    DateTime::from_timestamp_millis(time_ms).map(|time| time.naive_utc())
+}
+
+/// The start of the unit that a time is in. Weeks begin on Mondays.
+fn floor(time_ms: i64, unit: Unit) -> Option<i64> {
+    match unit {
+        Unit::Millis(WEEK_MS) => Some(time_ms - (time_ms + WEEK_OFFSET_MS).rem_euclid(WEEK_MS)),
+        Unit::Millis(length) => Some(time_ms - time_ms.rem_euclid(length)),
+        Unit::Months(months) => {
+            let date = at(time_ms)?.date();
+            let month = date.month0() - date.month0() % months;
+            let start = chrono::NaiveDate::from_ymd_opt(date.year(), month + 1, 1)?;
+            Some(start.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_millis())
+        }
+    }
+}
+
+/// A time so many units later; a day that the month does not have becomes its last.
+fn add(time_ms: i64, unit: Unit, count: i64) -> Option<i64> {
+    match unit {
+        Unit::Millis(length) => time_ms.checked_add(count.checked_mul(length)?),
+        Unit::Months(months) => {
+            let (time, all) = (at(time_ms)?, count.checked_mul(i64::from(months))?);
+            let by = chrono::Months::new(u32::try_from(all.unsigned_abs()).ok()?);
+            let moved = if all >= 0 { time.checked_add_months(by) } else { time.checked_sub_months(by) };
+            Some(moved?.and_utc().timestamp_millis())
+        }
+    }
+}
+
+/// Whole units between two times.
+fn difference(from_ms: i64, to_ms: i64, unit: Unit) -> Option<i64> {
+    match unit {
+        Unit::Millis(length) => Some((to_ms - from_ms) / length),
+        Unit::Months(months) => {
+            let (from, to) = (at(from_ms)?, at(to_ms)?);
+            let number = |time: &NaiveDateTime| i64::from(time.year()) * 12 + i64::from(time.month0());
+            let mut between = number(&to) - number(&from);
+            // The last month is not whole.
+            if between > 0 && add(from_ms, Unit::Months(1), between)? > to_ms {
+                between -= 1;
+            } else if between < 0 && add(from_ms, Unit::Months(1), between)? < to_ms {
+                between += 1;
+            }
+            Some(between / i64::from(months))
+        }
+    }
+}
+
+fn timestampdiff(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
+    let units = Text::of(&arguments[0]);
+    let time = |which: usize, row: usize| {
+        let times: &TimestampMillisecondArray =
+            arguments[which].values.as_primitive::<TimestampMillisecondType>();
+        let index = arguments[which].index(row);
+        times.is_valid(index).then(|| times.value(index))
+    };
+    let mut out = Vec::with_capacity(rows);
+    for row in 0..rows {
+        out.push(match (units.get(row), time(1, row), time(2, row)) {
+            (Some(name), Some(from), Some(to)) => difference(from, to, unit(name)?).map(|whole| whole as i32),
+            _ => None,
+        });
+    }
+    Ok(Arc::new(Int32Array::from(out)))
+}
+
+fn timestampadd(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
+    let units = Text::of(&arguments[0]);
+    let times: &TimestampMillisecondArray = arguments[2].values.as_primitive::<TimestampMillisecondType>();
+    let mut out = Vec::with_capacity(rows);
+    for row in 0..rows {
+        let index = arguments[2].index(row);
+        out.push(match (units.get(row), number(&arguments[1], row)) {
+            (Some(name), Some(count)) if times.is_valid(index) => add(times.value(index), unit(name)?, count),
+            _ => None,
+        });
+    }
+    Ok(Arc::new(TimestampMillisecondArray::from(out)))
+}
 
 fn is_time(given: &DataType) -> bool {
     matches!(given, DataType::Timestamp(..) | DataType::Date32 | DataType::Null)

@@ -56,6 +56,7 @@ fn call_text(name: &str, arguments: &[String]) -> String {
         (function::LIKE, [a, b]) => format!("{a} LIKE {b}"),
         (function::NOT_LIKE, [a, b]) => format!("{a} NOT LIKE {b}"),
         (function::AND | function::OR, [a, b]) => format!("({a} {} {b})", name.to_uppercase()),
+        (crate::functions::decimals::DIVIDE, [a, b]) => format!("({a} / {b})"),
         (operator, [a, b]) if !operator.starts_with(char::is_alphabetic) => format!("({a} {operator} {b})"),
         (name, arguments) => format!("{}({})", name.to_uppercase(), arguments.join(", ")),
     }

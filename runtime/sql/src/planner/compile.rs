@@ -16,7 +16,9 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
 use super::catalog::{Catalog, DeclaredTable, EventTime};
+use super::decimal_division::DecimalDivision;
 use super::mistakes::{closest, find_name, from_parser, from_planner};
+use super::special_forms;
 use super::streams::StreamBuilder;
 use super::unsupported;
 use super::window_node::WindowNode;
@@ -275,7 +277,7 @@ impl Compiler {
         if !refused.is_empty() {
             return Err(refused);
         }
-        narrow_numbers(&mut parsed);
+        special_forms::rewrite(&mut parsed);
         SqlToRel::new_with_options(&self.catalog, parser_options())
             .sql_statement_to_plan(ast::Statement::Query(parsed))
             .and_then(analyse)
@@ -315,7 +317,7 @@ impl Compiler {
         if left.token != sqlparser::tokenizer::Token::EOF {
             return Err(vec![at(left.span, format!("'{}' does not belong to the expression", left.token))]);
         }
-        narrow_numbers(&mut parsed);
+        special_forms::rewrite(&mut parsed);
         SqlToRel::new_with_options(&self.catalog, parser_options())
             .sql_to_expr(parsed, schema, &mut PlannerContext::new())
             .map_err(|error| vec![from_planner(&error, tokens)])
@@ -328,22 +330,6 @@ fn parser_options() -> ParserOptions {
         .with_enable_ident_normalization(false)
         .with_map_string_types_to_utf8view(false)
         .with_collect_spans(true)
-}
-
-/// Whole numbers are INT if they fit, as in Flink; the planner takes all for BIGINT.
-fn narrow_numbers(parsed: &mut impl ast::VisitMut) {
-    // Nothing ends the walk early.
-    let _ = ast::visit_expressions_mut(parsed, |expression| {
-        if let ast::Expr::Value(value) = &*expression
-            && let ast::Value::Number(digits, false) = &value.value
-            && digits.parse::<i32>().is_ok()
-        {
-            let expr = Box::new(expression.clone());
-            let (kind, data_type) = (ast::CastKind::Cast, ast::DataType::Int(None));
-            *expression = ast::Expr::Cast { kind, expr, data_type, array: false, format: None };
-        }
-        std::ops::ControlFlow::<()>::Continue(())
-    });
 }
 
 fn parse_query(query: &Query) -> Compiled<Box<ast::Query>> {
@@ -362,7 +348,9 @@ fn parse_query(query: &Query) -> Compiled<Box<ast::Query>> {
 
 /// Resolves types, inserts casts, folds constants.
 fn analyse(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
-    let plan = Analyzer::new().execute_and_check(plan, &ConfigOptions::default(), |_, _| {})?;
+    let mut analyzer = Analyzer::new();
+    analyzer.add_function_rewrite(Arc::new(DecimalDivision));
+    let plan = analyzer.execute_and_check(plan, &ConfigOptions::default(), |_, _| {})?;
     let optimizer = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
     optimizer.optimize(plan, &OptimizerContext::new(), |_, _| {})
 }

@@ -7,8 +7,10 @@
 mod aggregates;
 mod catalog;
 mod compile;
+mod decimal_division;
 mod expressions;
 mod mistakes;
+mod special_forms;
 mod streams;
 mod unsupported;
 mod window_node;

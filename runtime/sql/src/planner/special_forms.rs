@@ -1,0 +1,169 @@
+//! Functions with a grammar of their own, made into plain calls before they are planned; and constants in Flink's types.
+
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    self, CaseWhen, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, TrimWhereField, Value,
+};
+
+/// Rewrites every expression of a query or a part of one.
+pub fn rewrite(parsed: &mut impl ast::VisitMut) {
+    // Nothing ends the walk early. Arguments come before the calls that they are in.
+    let _ = ast::visit_expressions_mut(parsed, |expression| {
+        if let Some(new) = rewritten(expression) {
+            *expression = new;
+        }
+        ControlFlow::<()>::Continue(())
+    });
+}
+
+fn rewritten(expression: &Expr) -> Option<Expr> {
+    match expression {
+        Expr::Value(value) => match &value.value {
+            // Whole numbers are INT if they fit, as in Flink; the planner takes all for BIGINT.
+            Value::Number(digits, false) if digits.parse::<i32>().is_ok() => Some(Expr::Cast {
+                kind: ast::CastKind::Cast,
+                expr: Box::new(expression.clone()),
+                data_type: ast::DataType::Int(None),
+                array: false,
+                format: None,
+            }),
+            _ => None,
+        },
+        Expr::Position { expr, r#in } => Some(call("position", vec![(**expr).clone(), (**r#in).clone()])),
+        Expr::Trim { trim_where, trim_what, expr, .. } => {
+            let name = match trim_where {
+                None | Some(TrimWhereField::Both) => "btrim",
+                Some(TrimWhereField::Leading) => "ltrim",
+                Some(TrimWhereField::Trailing) => "rtrim",
+            };
+            let what = trim_what.iter().map(|what| (**what).clone());
+            Some(call(name, std::iter::once((**expr).clone()).chain(what).collect()))
+        }
+        Expr::Overlay { expr, overlay_what, overlay_from, overlay_for } => {
+            let length = overlay_for.iter().map(|length| (**length).clone());
+            let first = [expr, overlay_what, overlay_from].map(|argument| (**argument).clone());
+            Some(call("overlay", first.into_iter().chain(length).collect()))
+        }
+        Expr::Substring { expr, substring_from, substring_for, .. } => {
+            let from = substring_from.as_deref().cloned().unwrap_or_else(|| Expr::value(number(1)));
+            let length = substring_for.iter().map(|length| (**length).clone());
+            Some(call("substring", [(**expr).clone(), from].into_iter().chain(length).collect()))
+        }
+        Expr::Extract { field, expr, .. } => Some(call(extracted(field)?, vec![(**expr).clone()])),
+        Expr::Ceil { expr, field: CeilFloorKind::DateTimeField(field) } => to_unit("ceil_to", expr, field),
+        Expr::Floor { expr, field: CeilFloorKind::DateTimeField(field) } => to_unit("floor_to", expr, field),
+        Expr::Function(function) => rewritten_call(function),
+        _ => None,
+    }
+}
+
+fn rewritten_call(function: &Function) -> Option<Expr> {
+    let [ast::ObjectNamePart::Identifier(name)] = function.name.0.as_slice() else { return None };
+    let arguments = arguments(function)?;
+    match (name.value.to_ascii_uppercase().as_str(), arguments.as_slice()) {
+        ("COALESCE" | "IFNULL", [.., last]) => {
+            let (values, last) = (&arguments[..arguments.len() - 1], last.clone());
+            let whens = values.iter().map(|value| (Expr::IsNotNull(Box::new(value.clone())), value.clone()));
+            let whens: Vec<_> = whens.collect();
+            Some(if whens.is_empty() { last } else { case(whens, last) })
+        }
+        ("NULLIF", [value, other]) => {
+            let is_equal = Expr::BinaryOp {
+                left: Box::new(value.clone()),
+                op: ast::BinaryOperator::Eq,
+                right: Box::new(other.clone()),
+            };
+            Some(case(vec![(is_equal, null())], value.clone()))
+        }
+        ("IF", [condition, then, otherwise]) => {
+            Some(case(vec![(condition.clone(), then.clone())], otherwise.clone()))
+        }
+        // A unit is a word, and no column.
+        ("TIMESTAMPDIFF" | "TIMESTAMPADD", [Expr::Identifier(unit), rest @ ..]) => {
+            let rest = rest.iter().cloned();
+            let arguments = std::iter::once(text(&unit.value)).chain(rest).collect();
+            Some(call(&name.value, arguments))
+        }
+        // The type of the result depends on a constant, which must be one when the type is asked for.
+        ("ROUND" | "TRUNCATE", [value, Expr::Cast { expr, .. }]) if matches!(**expr, Expr::Value(_)) => {
+            Some(call(&name.value, vec![value.clone(), (**expr).clone()]))
+        }
+        _ => None,
+    }
+}
+
+fn extracted(field: &DateTimeField) -> Option<&'static str> {
+    Some(match field {
+        DateTimeField::Year | DateTimeField::Years => "year",
+        DateTimeField::Quarter => "quarter",
+        DateTimeField::Month | DateTimeField::Months => "month",
+        DateTimeField::Week(None) | DateTimeField::Weeks => "week",
+        DateTimeField::Day | DateTimeField::Days => "dayofmonth",
+        DateTimeField::DayOfWeek | DateTimeField::Dow => "dayofweek",
+        DateTimeField::DayOfYear | DateTimeField::Doy => "dayofyear",
+        DateTimeField::Hour | DateTimeField::Hours => "hour",
+        DateTimeField::Minute | DateTimeField::Minutes => "minute",
+        DateTimeField::Second | DateTimeField::Seconds => "second",
+        _ => return None,
+    })
+}
+
+fn to_unit(name: &str, value: &Expr, field: &DateTimeField) -> Option<Expr> {
+    match field {
+        DateTimeField::NoDateTime => None,
+        field => Some(call(name, vec![value.clone(), text(&field.to_string())])),
+    }
+}
+
+/// Plain arguments of a call; `None` if there are others.
+fn arguments(function: &Function) -> Option<Vec<Expr>> {
+    let FunctionArguments::List(list) = &function.args else { return None };
+    let plain = |argument: &FunctionArg| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expression)) => Some(expression.clone()),
+        _ => None,
+    };
+    list.args.iter().map(plain).collect()
+}
+
+fn call(name: &str, arguments: Vec<Expr>) -> Expr {
+    let args = arguments.into_iter().map(|argument| FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)));
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: args.collect(),
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+fn case(whens: Vec<(Expr, Expr)>, otherwise: Expr) -> Expr {
+    let when = |(condition, result)| CaseWhen { condition, result };
+    Expr::Case {
+        case_token: ast::helpers::attached_token::AttachedToken::empty(),
+        end_token: ast::helpers::attached_token::AttachedToken::empty(),
+        operand: None,
+        conditions: whens.into_iter().map(when).collect(),
+        else_result: Some(Box::new(otherwise)),
+    }
+}
+
+fn text(text: &str) -> Expr {
+    Expr::value(Value::SingleQuotedString(text.to_owned()))
+}
+
+fn number(number: i64) -> Value {
+    Value::Number(number.to_string(), false)
+}
+
+fn null() -> Expr {
+    Expr::value(Value::Null)
+}

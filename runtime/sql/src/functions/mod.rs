@@ -43,12 +43,11 @@ pub fn scalar(name: &str) -> Option<Arc<ScalarUDF>> {
 
 /// A page that lists all functions, for readers.
 pub fn reference() -> String {
-    let mut lines: Vec<String> = tables()
-        .into_iter()
-        .flatten()
-        .filter(|function| function.names != [decimals::DIVIDE])
-        .map(listed)
-        .collect();
+    // These do other functions' work, and are not called by name.
+    let is_inner =
+        |function: &&Scalar| [decimals::DIVIDE, "floor_to", "ceil_to"].contains(&function.names[0]);
+    let functions = tables().into_iter().flatten().filter(|function| !is_inner(function));
+    let mut lines: Vec<String> = functions.map(listed).collect();
     lines.extend(
         rounding::NAMES.map(|name| format!("| `{0}` | `{0}(number[, digits])` |", name.to_uppercase())),
     );

@@ -23,10 +23,15 @@ macro_rules! text {
 }
 
 pub const FUNCTIONS: &[Scalar] = &[
-    text!("btrim", "TRIM([BOTH characters FROM] string)", |given| strings(given, 1, 2), |arguments, row| {
-        let (text, set) = trimmed(arguments, row)?;
-        Some(text.trim_matches(set.as_slice()).to_owned())
-    }),
+    text!(
+        "btrim",
+        "BTRIM(string[, characters]), TRIM([BOTH|LEADING|TRAILING] [characters FROM] string)",
+        |given| strings(given, 1, 2),
+        |arguments, row| {
+            let (text, set) = trimmed(arguments, row)?;
+            Some(text.trim_matches(set.as_slice()).to_owned())
+        }
+    ),
     text!("ltrim", "LTRIM(string[, characters])", |given| strings(given, 1, 2), |arguments, row| {
         let (text, set) = trimmed(arguments, row)?;
         Some(text.trim_start_matches(set.as_slice()).to_owned())

@@ -64,7 +64,7 @@ pub const FUNCTIONS: &[Scalar] = &[
         usage: "FLOOR(timestamp TO unit)",
         accepts: time_and_unit,
         returns: |given| given[0].clone(),
-        call: |arguments, rows| times(arguments, rows, |time, unit| floor(time, unit)),
+        call: |arguments, rows| times(arguments, rows, floor),
     },
     Scalar {
         names: &["ceil_to"],

@@ -8,5 +8,6 @@ mod jobs {
     mod input;
     mod recovery;
     mod simulation;
+    mod stored;
     mod tools;
 }

@@ -95,7 +95,11 @@ const KAFKA_SOURCE: &[Setting] = &[
     TIMES,
 ];
 
+const COMPRESSION: Setting =
+    connection("properties.compression.type", OneOf(&["none", "gzip", "snappy", "lz4", "zstd"]));
+
 const KAFKA_SINK: &[Setting] = &[
+    COMPRESSION,
     required("topic", Text("totals")),
     SERVERS,
     SERVERS_SHORT,
@@ -108,6 +112,7 @@ const KAFKA_SINK: &[Setting] = &[
 ];
 
 const UPSERT_KAFKA_SINK: &[Setting] = &[
+    COMPRESSION,
     required("topic", Text("totals")),
     SERVERS,
     SERVERS_SHORT,

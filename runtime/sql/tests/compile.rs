@@ -522,3 +522,35 @@ fn the_list_of_functions_is_current() {
     }
     assert!(std::fs::read_to_string(path).is_ok_and(|found| found == wanted), "run `make generate`");
 }
+
+#[test]
+fn a_statement_set_is_its_inserts() {
+    let tables = "CREATE TEMPORARY TABLE a (x BIGINT) WITH ('connector' = 'filesystem', 'path' = '/a', 'format' = 'json');
+                  CREATE TABLE b (x BIGINT) WITH ('connector' = 'blackhole');
+                  CREATE TABLE c (x BIGINT) WITH ('connector' = 'blackhole');";
+    let inserts = "INSERT INTO b SELECT x FROM a; INSERT INTO c SELECT x FROM a;";
+    let plain = plan(&format!("{tables}{inserts}"));
+    for set in [
+        format!("EXECUTE STATEMENT SET BEGIN {inserts} END;"),
+        format!("BEGIN STATEMENT SET; {inserts} END"),
+        format!("execute statement set\nbegin\n{inserts}\nend;\n"),
+    ] {
+        assert_eq!(plan(&format!("{tables}{set}")), plain, "{set}");
+    }
+    let mistakes = [
+        (format!("EXECUTE STATEMENT SET BEGIN {inserts}"), "the statement set has no END"),
+        (format!("{inserts} END;"), "END without a statement set"),
+        (
+            format!("EXECUTE STATEMENT SET BEGIN CREATE VIEW v AS SELECT x FROM a; {inserts} END;"),
+            "and CREATE is none",
+        ),
+        (
+            format!("BEGIN STATEMENT SET; BEGIN STATEMENT SET; {inserts} END;"),
+            "a statement set within another one",
+        ),
+    ];
+    for (set, expected) in mistakes {
+        let found = compile(&format!("{tables}{set}")).expect_err(&set);
+        assert!(found.iter().any(|mistake| mistake.message.contains(expected)), "{set}: {found:?}");
+    }
+}

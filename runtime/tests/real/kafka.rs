@@ -10,8 +10,8 @@ fn sql(broker: &str) -> String {
     format!(
         "CREATE TABLE events (id BIGINT, k INT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts - INTERVAL '2' SECOND)
   WITH ({options}, 'topic' = 'events', 'scan.watermark.idle-timeout' = '5 s');
-CREATE TABLE picked (id BIGINT, k INT) WITH ({options}, 'topic' = 'picked');
-CREATE TABLE totals (k INT, window_end TIMESTAMP(3), n BIGINT, total BIGINT) WITH ({options}, 'topic' = 'totals');
+CREATE TABLE picked (id BIGINT, k INT) WITH ({options}, 'topic' = 'picked', 'properties.compression.type' = 'lz4');
+CREATE TABLE totals (k INT, window_end TIMESTAMP(3), n BIGINT, total BIGINT) WITH ({options}, 'topic' = 'totals', 'properties.compression.type' = 'snappy');
 INSERT INTO picked SELECT id, k FROM events WHERE k = 3;
 INSERT INTO totals SELECT k, window_end, COUNT(*), SUM(id)
   FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' SECOND)) GROUP BY k, window_start, window_end;"
@@ -257,7 +257,7 @@ fn the_newest_row_of_each_key_is_right_through_kills() {
         &format!(
             "CREATE TABLE events (id BIGINT, k INT) WITH ({options}, 'connector' = 'kafka', 'topic' = 'events', 'format' = 'json');
 CREATE TABLE counts (k INT, n BIGINT, total BIGINT, PRIMARY KEY (k) NOT ENFORCED)
-  WITH ({options}, 'connector' = 'upsert-kafka', 'topic' = 'counts', 'key.format' = 'json', 'value.format' = 'json');
+  WITH ({options}, 'connector' = 'upsert-kafka', 'topic' = 'counts', 'key.format' = 'json', 'value.format' = 'json', 'properties.compression.type' = 'zstd');
 INSERT INTO counts SELECT k, COUNT(*), SUM(id) FROM events GROUP BY k HAVING k <> 3 OR COUNT(*) < 500;"
         ),
     );
@@ -330,7 +330,7 @@ fn a_row_without_a_key_is_named_with_its_cure() {
         &format!(
             "CREATE TABLE events (id BIGINT, k INT) WITH ({options}, 'connector' = 'kafka', 'topic' = 'events', 'format' = 'json');
 CREATE TABLE counts (k INT, n BIGINT, PRIMARY KEY (k) NOT ENFORCED)
-  WITH ({options}, 'connector' = 'upsert-kafka', 'topic' = 'counts', 'key.format' = 'json', 'value.format' = 'json');
+  WITH ({options}, 'connector' = 'upsert-kafka', 'topic' = 'counts', 'key.format' = 'json', 'value.format' = 'json', 'properties.compression.type' = 'zstd');
 INSERT INTO counts SELECT k, COUNT(*) FROM events GROUP BY k;"
         ),
     );

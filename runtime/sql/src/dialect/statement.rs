@@ -58,16 +58,66 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, Vec<Diagnostic>> {
     let mut statements = Vec::new();
     let mut mistakes = Vec::new();
     let mut windows = 0;
+    let mut set = StatementSet::default();
     for part in tokens.split(|token| token.token == Token::SemiColon) {
-        if part.iter().all(|token| matches!(token.token, Token::Whitespace(_))) {
-            continue;
-        }
-        match statement(part, &mut windows) {
-            Ok(statement) => statements.push(statement),
+        match set.part(part).and_then(|rest| rest.map(|rest| statement(rest, &mut windows)).transpose()) {
+            Ok(statement) => statements.extend(statement),
             Err(mistake) => mistakes.push(mistake),
         }
     }
+    mistakes.extend(set.end());
     if mistakes.is_empty() { Ok(statements) } else { Err(mistakes) }
+}
+
+/// EXECUTE STATEMENT SET BEGIN …; END, or BEGIN STATEMENT SET; …; END. All INSERTs of a text are one job anyway, so a set adds
+/// nothing to them.
+#[derive(Default)]
+struct StatementSet {
+    /// Where the set that has no END yet begins.
+    open: Option<TokenWithSpan>,
+}
+
+impl StatementSet {
+    /// The statement in a part of a text between semicolons; `None`: there is none.
+    fn part<'a>(&mut self, part: &'a [TokenWithSpan]) -> Parsed<Option<&'a [TokenWithSpan]>> {
+        let mut cursor = Cursor::new(part, Span::empty());
+        let first = cursor.peek();
+        if cursor.is_done() {
+            return Ok(None);
+        }
+        let begins = cursor.take_words(&["EXECUTE", "STATEMENT", "SET"])
+            || cursor.take_words(&["BEGIN", "STATEMENT", "SET"]);
+        if begins {
+            cursor.take_word("BEGIN");
+            if self.open.is_some() {
+                return Err(
+                    mistake(&first, "a statement set within another one").hint("end the first one with END;")
+                );
+            }
+            self.open = Some(first);
+            return if cursor.is_done() { Ok(None) } else { self.part(cursor.rest()) };
+        }
+        if cursor.take_word("END") && cursor.is_done() {
+            return match self.open.take() {
+                Some(_) => Ok(None),
+                None => Err(mistake(&first, "END without a statement set")
+                    .hint("begin one with EXECUTE STATEMENT SET BEGIN, or remove END")),
+            };
+        }
+        if self.open.is_some() && !first.token.to_string().eq_ignore_ascii_case("INSERT") {
+            let word = first.token.to_string().to_uppercase();
+            return Err(mistake(
+                &first,
+                format!("a statement set consists of INSERT INTO, and {word} is none"),
+            )
+            .hint("put it before the set"));
+        }
+        Ok(Some(part))
+    }
+
+    fn end(self) -> Option<Diagnostic> {
+        Some(mistake(&self.open?, "the statement set has no END").hint("add END; after its last INSERT"))
+    }
 }
 
 fn tokenize(sql: &str) -> Parsed<Vec<TokenWithSpan>> {

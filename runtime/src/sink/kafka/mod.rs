@@ -20,6 +20,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
+use kafka_protocol::records::Compression;
 use millrace_sql::plan::Table;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -49,6 +50,8 @@ pub struct Kafka {
 #[derive(Debug)]
 struct Settings {
     style: JsonStyle,
+    /// Of batches of records.
+    compression: Compression,
     bootstrap: Vec<String>,
     topic: String,
     partitioner: Partitioner,
@@ -136,6 +139,7 @@ impl Kafka {
     ) -> Result<Self, SinkError> {
         let settings = Settings {
             style,
+            compression: compression(options)?,
             bootstrap: servers(options)?,
             topic: topic(options)?,
             partitioner,
@@ -233,6 +237,22 @@ impl Writer {
         let keys = lines(of_keys, &keys, &mut self.text)?;
         Ok(by_key::records(keys, values, batch.kinds.as_deref()))
     }
+}
+
+fn compression(options: &mut TableOptions<'_>) -> Result<Compression, SinkError> {
+    let key = "properties.compression.type";
+    Ok(match options.optional(key).as_deref() {
+        None | Some("none") => Compression::None,
+        Some("gzip") => Compression::Gzip,
+        Some("snappy") => Compression::Snappy,
+        Some("lz4") => Compression::Lz4,
+        Some("zstd") => Compression::Zstd,
+        Some(_) => {
+            return Err(options
+                .wrong(key, "is not known; use 'none', 'gzip', 'snappy', 'lz4' or 'zstd'")
+                .into());
+        }
+    })
 }
 
 fn not_writable(error: impl std::fmt::Display) -> SinkError {

@@ -237,7 +237,7 @@ impl Producer {
         while let Some(batch) = left.pop() {
             let sequence = open.sequences.entry(partition).or_insert(0);
             let now = self.clock.now_ms();
-            let records = encode(batch, open.identity, *sequence, now as i64)
+            let records = encode(batch, open.identity, *sequence, now as i64, self.settings.compression)
                 .map_err(|error| SinkError::Data { message: format!("failed to encode a batch: {error}") })?;
             if open.rows == 0 {
                 open.first_write_ms = now;
@@ -396,7 +396,13 @@ pub fn transactional(id: &str) -> TransactionalId {
     TransactionalId(StrBytes::from_string(id.to_owned()))
 }
 
-fn encode(written: &[Record], identity: Identity, sequence: i32, time_ms: i64) -> Result<Bytes, String> {
+fn encode(
+    written: &[Record],
+    identity: Identity,
+    sequence: i32,
+    time_ms: i64,
+    compression: Compression,
+) -> Result<Bytes, String> {
     let record = |(index, Record { key, value }): (usize, &Record)| records::Record {
         transactional: true,
         control: false,
@@ -413,7 +419,7 @@ fn encode(written: &[Record], identity: Identity, sequence: i32, time_ms: i64) -
         headers: IndexMap::new(),
     };
     let records: Vec<records::Record> = written.iter().enumerate().map(record).collect();
-    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+    let options = RecordEncodeOptions { version: 2, compression };
     let mut bytes = BytesMut::new();
     RecordBatchEncoder::encode(&mut bytes, &records, &options).map_err(|error| error.to_string())?;
     Ok(bytes.freeze())

@@ -111,6 +111,7 @@ impl Life<'_> {
         self.apply(&job)?;
         self.phase("life", "Running")?;
         self.checkpoint("life", 2)?;
+        self.pods_have_no_rights("life")?;
 
         // The bucket is away: a last checkpoint cannot be taken, which is said, and the job runs on until it can.
         std::fs::rename(&bucket, &aside).whatever_context("failed to take the bucket away")?;
@@ -188,6 +189,43 @@ impl Life<'_> {
             Ok(left.trim().is_empty().then_some(()))
         })?;
         (self.say)("life: finished, and deleted with all that belonged to it");
+        Ok(())
+    }
+
+    /// A job runs code of its users: its pods can ask nothing of the API server, and have nothing to ask with.
+    fn pods_have_no_rights(&self, job: &str) -> Outcome<()> {
+        let of_job = format!("millrace.dev/job={job}");
+        let pods = kubectl(&["get", "pods", "-n", self.namespace, "-l", &of_job, "-o", "json"])?;
+        let pods: Value = serde_json::from_str(&pods).whatever_context("kubectl's answer is malformed")?;
+        let pods = pods["items"].as_array().whatever_context("kubectl's answer is malformed")?;
+        let mut accounts: Vec<&str> = Vec::new();
+        for pod in pods {
+            let spec = &pod["spec"];
+            let mounts_token = spec["volumes"].as_array().into_iter().flatten().any(|volume| {
+                let sources = volume.pointer("/projected/sources").and_then(Value::as_array);
+                sources.is_some_and(|sources| {
+                    sources.iter().any(|source| source.get("serviceAccountToken").is_some())
+                })
+            });
+            if mounts_token || spec["automountServiceAccountToken"] != false {
+                whatever!("a pod of {job} has a token: {spec}");
+            }
+            accounts.extend(spec["serviceAccountName"].as_str());
+        }
+        let account = accounts.first().whatever_context("the job has no pods")?;
+        let account = format!("system:serviceaccount:{}:{account}", self.namespace);
+        for (verb, what) in
+            [("get", "secrets"), ("create", "pods"), ("list", "configmaps"), ("patch", "streamjobs")]
+        {
+            // kubectl ends with 1 if the answer is no.
+            let asked = ["auth", "can-i", verb, what, "-n", self.namespace, "--as", &account];
+            // Whoever runs this can: so a refusal is about the account.
+            kubectl(&asked[..6])?;
+            if let Ok(answer) = kubectl(&asked) {
+                whatever!("{account} can {verb} {what}: {answer}");
+            }
+        }
+        (self.say)("life: its pods have neither rights nor a token");
         Ok(())
     }
 

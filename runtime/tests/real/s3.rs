@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Place, text, wait_until};
+use crate::harness::{Place, signal, text, wait_until};
 
 const SQL: &str = "
 CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, price BIGINT, `dateTime` TIMESTAMP(3)>, ts AS bid.`dateTime`,
@@ -338,4 +338,59 @@ fn a_store_that_answers_errors_for_a_minute_loses_nothing() {
 #[expect(clippy::disallowed_methods, reason = "the test lasts for as long as the outage that it makes")]
 fn now() -> Instant {
     Instant::now()
+}
+
+#[test]
+fn a_commit_of_uploads_that_are_complete_is_repeated_and_a_file_that_is_gone_is_named() {
+    let data = tempfile::tempdir().unwrap();
+    fs::create_dir(data.path().join("state")).unwrap();
+    fs::create_dir(data.path().join("results")).unwrap();
+    let server = Server::start(data.path());
+    let sql = "
+CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, price BIGINT>)
+  WITH ('connector' = 'nexmark', 'events' = '300000', 'rows-per-second' = '50000');
+CREATE TABLE bids (auction BIGINT, price BIGINT) WITH ('connector' = 'filesystem', 'path' = 's3://results/bids', 'format' = 'json');
+INSERT INTO bids SELECT bid.auction, bid.price FROM events WHERE event_type = 2;";
+    let place = place_of(&server, "millrace-secret", sql);
+    let mut job = place.start(&[]);
+    place.wait_until("two checkpoints are complete", || checkpoints(&place.log()) >= 2);
+    // In good order, so that the newest checkpoint is committed.
+    signal(job.id(), libc::SIGINT);
+    assert!(job.wait().unwrap().success());
+    // As if the process had died between the completion of the uploads and the mark that says so.
+    let commits = data.path().join("state/jobs/default/job/commits");
+    let unmark = || {
+        let newest = fs::read_dir(&commits).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+        fs::remove_file(&newest).unwrap();
+    };
+    let folder = data.path().join("results/bids");
+
+    unmark();
+    let before = objects(&folder);
+    let mut job = place.start(&[]);
+    place.wait_until("a checkpoint is complete", || checkpoints(&place.log()) >= 1);
+    signal(job.id(), libc::SIGINT);
+    assert!(job.wait().unwrap().success());
+    let after = objects(&folder);
+    assert!(before.iter().all(|(path, content)| after.get(path) == Some(content)), "a file has changed");
+
+    unmark();
+    let newest = after.keys().max_by_key(|path| fs::metadata(path).unwrap().modified().unwrap()).unwrap();
+    fs::remove_file(newest).unwrap();
+    let refused = place.run(&[]);
+    let name = newest.file_name().unwrap().to_str().unwrap();
+    let said = text(&refused);
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    assert!(said.contains(name) && said.contains("is gone with its"), "{said}");
+
+    fs::write(newest, &after[newest]).unwrap();
+    let output = place.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let files = objects(&folder);
+    let mut rows: Vec<&str> = files.values().flat_map(|content| content.lines()).collect();
+    rows.sort_unstable();
+    let straight = sql.replace(", 'rows-per-second' = '50000'", "").replace("s3://results/bids", "bids");
+    let straight = Place::new(1, &straight);
+    assert!(straight.run(&[]).status.success());
+    assert!(rows.iter().eq(straight.rows("bids").iter()));
 }

@@ -363,7 +363,7 @@ mod tests {
             ("QUARTER(t)", "BIGINT", "1"),
             ("FLOOR(t TO MINUTE)", "TIMESTAMP(3)", "2024-02-29T13:14:00"),
             ("FLOOR(t TO MONTH)", "TIMESTAMP(3)", "2024-02-01T00:00:00"),
-            ("FLOOR(t TO WEEK)", "TIMESTAMP(3)", "2024-02-26T00:00:00"),
+            ("FLOOR(t TO WEEK)", "TIMESTAMP(3)", "2024-02-25T00:00:00"),
             ("CEIL(t TO HOUR)", "TIMESTAMP(3)", "2024-02-29T14:00:00"),
             ("CEIL(t TO YEAR)", "TIMESTAMP(3)", "2025-01-01T00:00:00"),
             ("TIMESTAMPDIFF(DAY, t, TIMESTAMP '2024-03-02 13:14:15')", "INT", "1"),

@@ -169,6 +169,18 @@ pub async fn run(
             }
             Err(Stop::Failure(failure)) => failure,
         };
+        let has_run = report.borrow().public.phase == Phase::Running;
+        if *wish.borrow() == Wish::Stop && !has_run {
+            // There is nothing that a last checkpoint could hold.
+            info!(error = %failure.message, "stopped while recovering");
+            workers.dismiss("the job has been stopped").await;
+            JobReport::change(&report, |report| {
+                report.phase = Phase::Suspended;
+                report.last_failure = Some(failure.message.clone());
+                report.last_failure_kind = Some(failure.kind.clone());
+            });
+            return Ok(JobEnd::Stopped);
+        }
         workers.cancel().await;
         JobReport::change(&report, |report| {
             report.phase = if failure.is_permanent { Phase::Failed } else { Phase::Recovering };
@@ -188,7 +200,10 @@ pub async fn run(
             Some(delay) => {
                 warn!(error = %failure.message, delay_ms = delay.as_millis() as u64, "recovering");
                 if !delay.is_zero() {
-                    workers.watch_for(delay).await;
+                    tokio::select! {
+                        () = workers.watch_for(delay) => {}
+                        () = stop_wished(wish.clone()) => {}
+                    }
                 }
             }
             None => {
@@ -196,6 +211,13 @@ pub async fn run(
                 return GaveUpSnafu { restarts: restart.count(), message: failure.message }.fail();
             }
         }
+    }
+}
+
+/// Ends once the job is to stop.
+async fn stop_wished(mut wish: watch::Receiver<Wish>) {
+    if wish.wait_for(|wish| *wish == Wish::Stop).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::harness::{Place, text};
+use super::harness::{Place, signal, text};
 
 const SQL: &str = "
 CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'filesystem', 'path' = 'numbers', 'format' = 'json');
@@ -361,4 +361,59 @@ fn damaged_records_are_named_and_the_job_goes_on_once_they_are_whole() {
 
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(place.rows("result").len(), 400);
+}
+
+#[test]
+fn long_conditions_run_and_what_is_too_long_or_too_deep_is_refused() {
+    let place = Place::new(1, SQL);
+    write_numbers(&place, "{\"n\":1}\n{\"n\":2}\n");
+    let condition =
+        |terms: usize| (0..terms).map(|term| format!("n <> -{term}")).collect::<Vec<_>>().join(" AND ");
+    let sum = |terms: usize| vec!["n"; terms].join(" + ");
+    place.set_job(
+        1,
+        &SQL.replace("SELECT n", &format!("SELECT {}", sum(250))).replace("n > 1", &condition(3000)),
+    );
+
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(place.rows("result"), ["{\"n\":250}", "{\"n\":500}"]);
+    let other = Place::new(1, &SQL.replace("n > 1", &format!("{} > 1", sum(3000))));
+    refused(&other, 1, &["line 4", "nested 3000 levels deep, and at most 300 are possible"]);
+    let longest = Place::new(1, &SQL.replace("n > 1", &condition(9000)));
+    refused(&longest, 1, &["words and signs, and at most 20000 are possible"]);
+}
+
+#[test]
+fn a_job_that_cannot_start_stops_when_it_is_asked_to() {
+    let place = Place::new(1, SQL);
+    let mut job = place.start(&[]);
+    place.wait_until("the missing input is named", || place.log().contains("recovering"));
+
+    signal(job.id(), libc::SIGINT);
+
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    assert!(place.out().contains("stopped"), "{}", place.out());
+}
+
+#[test]
+fn a_file_that_has_become_shorter_is_named_and_the_job_goes_on_once_it_is_whole() {
+    let slow = SQL.replace("'numbers', 'format'", "'numbers', 'scan.rows-per-second' = '20000', 'format'");
+    let place = Place::new(1, &slow);
+    let lines: String = (0..200_000).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    write_numbers(&place, &lines);
+    let mut job = place.start(&[]);
+    place.wait_until("a checkpoint is complete", || place.log().contains("checkpoint complete"));
+    signal(job.id(), libc::SIGINT);
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+
+    write_numbers(&place, &lines[..100]);
+    refused(&place, 3, &["numbers/a.jsonl' has 100 bytes, and had", "put the file back"]);
+
+    write_numbers(&place, &lines);
+    place.edit_job("20000", "1000000");
+    let output = place.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(place.rows("result").len(), 199_998);
 }

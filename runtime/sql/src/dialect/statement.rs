@@ -69,6 +69,9 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, Vec<Diagnostic>> {
     if mistakes.is_empty() { Ok(statements) } else { Err(mistakes) }
 }
 
+/// Words and signs of one statement: planning goes down into expressions, and must come up again.
+const WORDS_MAX: usize = 20_000;
+
 /// EXECUTE STATEMENT SET BEGIN …; END, or BEGIN STATEMENT SET; …; END. All INSERTs of a text are one job anyway, so a set adds
 /// nothing to them.
 #[derive(Default)]
@@ -84,6 +87,14 @@ impl StatementSet {
         let first = cursor.peek();
         if cursor.is_done() {
             return Ok(None);
+        }
+        let words = part.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).count();
+        if words > WORDS_MAX {
+            let message =
+                format!("the statement has {words} words and signs, and at most {WORDS_MAX} are possible");
+            return Err(
+                mistake(&first, message).hint("read long lists from a table, and divide long expressions")
+            );
         }
         let begins = cursor.take_words(&["EXECUTE", "STATEMENT", "SET"])
             || cursor.take_words(&["BEGIN", "STATEMENT", "SET"]);

@@ -122,8 +122,8 @@ enum Unit {
 
 const WEEK_MS: i64 = 7 * 86_400_000;
 
-/// Days from a Monday to 1970-01-01, a Thursday.
-const WEEK_OFFSET_MS: i64 = 3 * 86_400_000;
+/// Days from a Sunday to 1970-01-01, a Thursday.
+const WEEK_OFFSET_MS: i64 = 4 * 86_400_000;
 
 fn unit(name: &str) -> Result<Unit> {
     Ok(match name.to_ascii_uppercase().trim_end_matches('S') {
@@ -163,7 +163,7 @@ fn at(time_ms: i64) -> Option<NaiveDateTime> {
     DateTime::from_timestamp_millis(time_ms).map(|time| time.naive_utc())
 }
 
-/// The start of the unit that a time is in. Weeks begin on Mondays.
+/// The start of the unit that a time is in. Weeks begin on Sundays, as in Flink.
 fn floor(time_ms: i64, unit: Unit) -> Option<i64> {
     match unit {
         Unit::Millis(WEEK_MS) => Some(time_ms - (time_ms + WEEK_OFFSET_MS).rem_euclid(WEEK_MS)),

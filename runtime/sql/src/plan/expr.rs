@@ -173,6 +173,22 @@ impl Expr {
         }
     }
 
+    /// How many levels it has.
+    pub fn depth(&self) -> usize {
+        let below = |inner: &[&Expr]| inner.iter().map(|inner| inner.depth()).max().unwrap_or(0);
+        1 + match &self.node {
+            None | Some(Node::Column(_) | Node::Literal(_)) => 0,
+            Some(Node::Call(call)) => below(&call.arguments.iter().collect::<Vec<_>>()),
+            Some(Node::Cast(cast)) => below(&cast.expr.as_deref().into_iter().collect::<Vec<_>>()),
+            Some(Node::Field(access)) => below(&access.expr.as_deref().into_iter().collect::<Vec<_>>()),
+            Some(Node::Case(case)) => {
+                let branches = case.branches.iter().flat_map(|branch| branch.when.iter().chain(&branch.then));
+                let ends = case.operand.as_deref().into_iter().chain(case.otherwise.as_deref());
+                below(&branches.chain(ends).collect::<Vec<_>>())
+            }
+        }
+    }
+
     /// Every sub-expression directly below this one.
     pub fn children_mut(&mut self) -> Vec<&mut Expr> {
         match &mut self.node {

@@ -18,7 +18,7 @@ use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use super::catalog::{Catalog, DeclaredTable, EventTime};
 use super::decimal_division::DecimalDivision;
 use super::mistakes::{closest, find_name, from_parser, from_planner};
-use super::special_forms;
+use super::special_forms::{self, DEPTH_MAX};
 use super::streams::StreamBuilder;
 use super::unsupported;
 use super::window_node::WindowNode;
@@ -35,6 +35,46 @@ type Compiled<T> = Result<T, Vec<Diagnostic>>;
 /// # Errors
 /// All mistakes of the text, in the order of their statements.
 pub fn compile(sql: &str) -> Compiled<Plan> {
+    // Planning goes down into expressions, and a job's SQL must not be able to end the process.
+    std::thread::scope(|scope| {
+        let compiling =
+            std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || compile_here(sql));
+        match compiling.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(compiled)) => compiled,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(error) => {
+                Err(vec![Diagnostic::nowhere(format!("failed to start a thread to compile in: {error}"))])
+            }
+        }
+    })
+}
+
+/// Enough for the longest statement that is let through; only what is used of it costs memory.
+const STACK_BYTES: usize = 128 << 20;
+
+const DEEP_HINT: &str = "put parentheses so that both sides of long sums are about as long, or shorten it";
+
+fn deep(levels: usize) -> String {
+    format!("the expression is nested {levels} levels deep, and at most {DEPTH_MAX} are possible")
+}
+
+/// Expressions that are too deep for workers.
+fn too_deep(plan: &Plan) -> Option<Diagnostic> {
+    let deepest = plan.operators.iter().filter_map(|operator| {
+        let depth = match operator.kind.as_ref()? {
+            plan::OperatorKind::Calc(calc) => {
+                calc.filter.iter().chain(&calc.output).map(plan::Expr::depth).max()?
+            }
+            plan::OperatorKind::Source(source) => source.watermark.as_ref()?.depth(),
+            _ => return None,
+        };
+        (depth > DEPTH_MAX).then_some((depth, operator))
+    });
+    let (depth, operator) = deepest.max_by_key(|(depth, _)| *depth)?;
+    Some(Diagnostic::nowhere(format!("'{}': {}", operator.id, deep(depth))).hint(DEEP_HINT))
+}
+
+fn compile_here(sql: &str) -> Compiled<Plan> {
     let statements = dialect::parse(sql)?;
     let mut compiler = Compiler { catalog: Catalog::new(), plan: StreamBuilder::new(), inserts: 0 };
     let mut mistakes = Vec::new();
@@ -50,6 +90,7 @@ pub fn compile(sql: &str) -> Compiled<Plan> {
         );
     }
     let plan = compiler.plan.finish();
+    mistakes.extend(too_deep(&plan));
     mistakes.extend(wrong_options(&statements));
     mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     if mistakes.is_empty() { Ok(plan) } else { Err(mistakes) }
@@ -277,7 +318,8 @@ impl Compiler {
         if !refused.is_empty() {
             return Err(refused);
         }
-        special_forms::rewrite(&mut parsed);
+        special_forms::rewrite(&mut parsed)
+            .map_err(|(depth, span)| vec![at(span, deep(depth)).hint(DEEP_HINT)])?;
         SqlToRel::new_with_options(&self.catalog, parser_options())
             .sql_statement_to_plan(ast::Statement::Query(parsed))
             .and_then(analyse)
@@ -317,7 +359,8 @@ impl Compiler {
         if left.token != sqlparser::tokenizer::Token::EOF {
             return Err(vec![at(left.span, format!("'{}' does not belong to the expression", left.token))]);
         }
-        special_forms::rewrite(&mut parsed);
+        special_forms::rewrite(&mut parsed)
+            .map_err(|(depth, span)| vec![at(span, deep(depth)).hint(DEEP_HINT)])?;
         SqlToRel::new_with_options(&self.catalog, parser_options())
             .sql_to_expr(parsed, schema, &mut PlannerContext::new())
             .map_err(|error| vec![from_planner(&error, tokens)])

@@ -3,19 +3,53 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    self, CaseWhen, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Ident, ObjectName, TrimWhereField, Value,
+    self, BinaryOperator, CaseWhen, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Spanned, TrimWhereField,
+    Value,
 };
+use sqlparser::tokenizer::Span;
+
+/// Levels of an expression: planning takes the square of them in time, and workers go down into them on stacks of their own.
+pub const DEPTH_MAX: usize = 300;
 
 /// Rewrites every expression of a query or a part of one.
-pub fn rewrite(parsed: &mut impl ast::VisitMut) {
-    // Nothing ends the walk early. Arguments come before the calls that they are in.
-    let _ = ast::visit_expressions_mut(parsed, |expression| {
+///
+/// # Errors
+/// How deep a chain of operators is that is too deep, and where it ends.
+pub fn rewrite(parsed: &mut impl ast::VisitMut) -> Result<(), (usize, Span)> {
+    match parsed.visit(&mut Forms) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(too_deep) => Err(too_deep),
+    }
+}
+
+struct Forms;
+
+impl ast::VisitorMut for Forms {
+    type Break = (usize, Span);
+
+    /// Chains are seen whole from their top.
+    fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Self::Break> {
+        if let Expr::BinaryOp { op: op @ (BinaryOperator::And | BinaryOperator::Or), .. } = &*expression
+            && let Some(flat) = balanced(expression, op)
+        {
+            *expression = flat;
+        }
+        match (chain(expression), &*expression) {
+            (depth, Expr::BinaryOp { right, .. }) if depth > DEPTH_MAX => {
+                ControlFlow::Break((depth, right.span()))
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Arguments come before the calls that they are in.
+    fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Self::Break> {
         if let Some(new) = rewritten(expression) {
             *expression = new;
         }
-        ControlFlow::<()>::Continue(())
-    });
+        ControlFlow::Continue(())
+    }
 }
 
 fn rewritten(expression: &Expr) -> Option<Expr> {
@@ -58,6 +92,52 @@ fn rewritten(expression: &Expr) -> Option<Expr> {
         _ => None,
     }
 }
+
+/// How many operators follow each other without parentheses.
+fn chain(expression: &Expr) -> usize {
+    let (mut depth, mut rest) = (0, expression);
+    while let Expr::BinaryOp { left, .. } = rest {
+        depth += 1;
+        rest = left;
+    }
+    depth
+}
+
+/// A chain of AND or OR as a tree that is as flat as can be: the parser makes it as deep as it is long.
+fn balanced(expression: &Expr, op: &BinaryOperator) -> Option<Expr> {
+    let mut terms = Vec::new();
+    let mut rest = expression;
+    while let Expr::BinaryOp { left, op: found, right } = rest
+        && found == op
+    {
+        terms.push((**right).clone());
+        rest = left;
+    }
+    // Short chains are flat enough.
+    if terms.len() < BALANCED_MIN {
+        return None;
+    }
+    terms.push(rest.clone());
+    terms.reverse();
+    while terms.len() > 1 {
+        let pairs = std::mem::take(&mut terms);
+        let mut pairs = pairs.into_iter();
+        while let Some(left) = pairs.next() {
+            terms.push(match pairs.next() {
+                Some(right) => {
+                    let (left, right) =
+                        (Box::new(Expr::Nested(Box::new(left))), Box::new(Expr::Nested(Box::new(right))));
+                    Expr::BinaryOp { left, op: op.clone(), right }
+                }
+                None => left,
+            });
+        }
+    }
+    terms.pop()
+}
+
+/// Chains of so many terms are made flat.
+const BALANCED_MIN: usize = 16;
 
 fn rewritten_call(function: &Function) -> Option<Expr> {
     let [ast::ObjectNamePart::Identifier(name)] = function.name.0.as_slice() else { return None };

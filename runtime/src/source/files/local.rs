@@ -51,9 +51,17 @@ pub struct LocalFile {
 
 impl LocalFile {
     /// Opens a file at a byte.
-    pub fn open(path: &str, from: u64) -> Result<Self, SourceError> {
+    pub fn open(path: &str, from: u64, length: u64) -> Result<Self, SourceError> {
         let action = format!("open '{path}'");
         let mut file = File::open(path).map_err(with_cure).context(IoSnafu { action: action.clone() })?;
+        let now = file.metadata().context(IoSnafu { action: action.clone() })?.len();
+        if now < length {
+            let message = format!(
+                "the file '{path}' has {now} bytes, and had {length} when the job began to read it: what is missing was not read \
+                 yet, or is to be read again; put the file back, and the job goes on"
+            );
+            return Err(SourceError::Data { message });
+        }
         file.seek(SeekFrom::Start(from)).context(IoSnafu { action })?;
         Ok(LocalFile { file, path: path.to_owned() })
     }

@@ -165,7 +165,7 @@ impl SourceConnector for Files {
         })?;
         let from = LineReader::first_byte(&position);
         let input: Box<dyn Input> = match &self.place {
-            Place::Folder(_) => Box::new(LocalFile::open(&position.path, from)?),
+            Place::Folder(_) => Box::new(LocalFile::open(&position.path, from, position.length)?),
             Place::Bucket { bucket, .. } => {
                 let (path, length, tag) = (position.path.clone(), position.length, position.tag.clone());
                 Box::new(bucket.read(Found { path, length, tag }, from))

@@ -7,7 +7,7 @@ use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{DataType, IntervalMonthDayNano, Schema, SchemaRef, TimeUnit};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DataFusionError, Result, ScalarValue, internal_err};
-use datafusion_expr::{ColumnarValue, Operator};
+use datafusion_expr::{ColumnarValue, Operator, ScalarUDF};
 use datafusion_physical_expr::expressions;
 use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use snafu::Snafu;
@@ -91,6 +91,10 @@ fn lower_boxed(expression: Option<&plan::Expr>, input: &SchemaRef) -> Result<Arc
 fn lower_cast(cast: &plan::Cast, input: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
     let inner = lower_boxed(cast.expr.as_deref(), input)?;
     let to = cast.to.clone().unwrap_or_default().to_arrow();
+    if functions::CastTo::is_needed(&inner.data_type(input)?, &to) {
+        let function = Arc::new(ScalarUDF::from(functions::CastTo::new(to, cast.is_try)));
+        return call_of(function, vec![inner], input);
+    }
     if cast.is_try { expressions::try_cast(inner, input, to) } else { expressions::cast(inner, input, to) }
 }
 
@@ -145,6 +149,14 @@ fn scalar_function(
     let Some(function) = functions::scalar(name) else {
         return internal_err!("the plan names the unknown function '{name}'; a newer release may know it");
     };
+    call_of(function, arguments, input)
+}
+
+fn call_of(
+    function: Arc<ScalarUDF>,
+    arguments: Vec<Arc<dyn PhysicalExpr>>,
+    input: &Schema,
+) -> Result<Arc<dyn PhysicalExpr>> {
     let options = Arc::new(ConfigOptions::default());
     Ok(Arc::new(ScalarFunctionExpr::try_new(function, arguments, input, options)?))
 }
@@ -372,7 +384,44 @@ mod tests {
             ("TIMESTAMPADD(MONTH, 12, t)", "TIMESTAMP(3)", "2025-02-28T13:14:15.678"),
             ("TIMESTAMPADD(HOUR, -14, t)", "TIMESTAMP(3)", "2024-02-28T23:14:15.678"),
             ("DATE_FORMAT(t, 'yyyyMMdd HH:mm')", "STRING", "20240229 13:14"),
+            ("DATE_FORMAT(t, 'EEE, d MMM yyyy, h:mm a')", "STRING", "Thu, 29 Feb 2024, 1:14 PM"),
+            ("DATE_FORMAT(t, 'EEEE MMMM D k K')", "STRING", "Thursday February 60 13 1"),
             ("CAST(t AS DATE)", "DATE", "2024-02-29"),
+            ("CAST(CAST(t AS TIME) AS STRING)", "STRING", "13:14:15.678"),
+            ("CAST(CAST('13:14:15' AS TIME) AS STRING)", "STRING", "13:14:15"),
+            ("CAST(t AS STRING)", "STRING", "2024-02-29 13:14:15.678"),
+            ("CAST(CAST(t AS TIMESTAMP(6)) AS STRING)", "STRING", "2024-02-29 13:14:15.678000"),
+            ("CAST(CAST(t AS DATE) AS STRING)", "STRING", "2024-02-29"),
+            ("CAST(x AS STRING)", "STRING", "2.5"),
+            ("CAST(x * 4 AS STRING)", "STRING", "10.0"),
+            ("CAST(x * 1e7 AS STRING)", "STRING", "2.5E7"),
+            ("CAST(x * 4e-5 AS STRING)", "STRING", "1.0E-4"),
+            ("CAST(1e2 AS STRING)", "STRING", "100.0"),
+            ("CAST(n > 3 AS STRING)", "STRING", "TRUE"),
+            ("CAST(TRUE AS STRING)", "STRING", "TRUE"),
+            ("CAST(d AS STRING)", "STRING", "12.345"),
+            ("CAST(n AS STRING)", "STRING", "7"),
+            ("CAST(s AS VARCHAR(4))", "STRING", "Hell"),
+            ("CONCAT('<', CAST(e AS CHAR(7)), '>')", "STRING", "<a-b_c  >"),
+            ("CAST(s AS CHAR(3))", "STRING", "Hel"),
+            ("CAST(nil AS VARCHAR(4))", "STRING", "NULL"),
+            ("CAST('12.9' AS INT)", "INT", "12"),
+            ("CAST(' 12 ' AS INT)", "INT", "12"),
+            ("CAST('Yes' AS BOOLEAN)", "BOOLEAN", "true"),
+            ("CAST('1.005' AS DECIMAL(10, 2))", "DECIMAL(10, 2)", "1.01"),
+            ("CAST(d AS DECIMAL(10, 2))", "DECIMAL(10, 2)", "12.35"),
+            ("CAST(-d AS DECIMAL(10, 1))", "DECIMAL(10, 1)", "-12.3"),
+            ("CAST(d AS DECIMAL(3, 2))", "DECIMAL(3, 2)", "NULL"),
+            ("CAST(n AS DECIMAL(2, 2))", "DECIMAL(2, 2)", "NULL"),
+            ("CAST(x AS DECIMAL(3, 0))", "DECIMAL(3, 0)", "3"),
+            ("CAST(-d AS INT)", "INT", "-12"),
+            ("CAST(-x AS INT)", "INT", "-2"),
+            ("CAST(x * 1e12 AS INT)", "INT", "2147483647"),
+            ("CAST(n + 300 AS TINYINT)", "TINYINT", "51"),
+            ("TRY_CAST(s AS INT)", "INT", "NULL"),
+            ("TRY_CAST(s AS DECIMAL(5, 2))", "DECIMAL(5, 2)", "NULL"),
+            ("TRY_CAST(s AS TIMESTAMP(3))", "TIMESTAMP(3)", "NULL"),
+            ("CAST('2024-02-29 13:14:15' AS TIMESTAMP(3))", "TIMESTAMP(3)", "2024-02-29T13:14:15"),
         ];
         let mut wrong = Vec::new();
         for (expression, data_type, expected) in cases {
@@ -383,6 +432,15 @@ mod tests {
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         assert!(value("d / 0", "DECIMAL(23, 14)").is_err_and(|error| error.contains("division by zero")));
+        for (cast, to) in [
+            ("CAST(s AS INT)", "INT"),
+            ("CAST(s AS DECIMAL(5, 2))", "DECIMAL(5, 2)"),
+            ("CAST(s AS DATE)", "DATE"),
+        ] {
+            let message = format!("'Hello World' is not a value of the type {to}; TRY_CAST");
+            let found = value(cast, to);
+            assert!(found.as_ref().is_err_and(|error| error.contains(&message)), "{found:?}");
+        }
         assert!(
             value("LPAD(s)", "STRING").is_err_and(|error| error.contains("LPAD(string, length, padding)"))
         );

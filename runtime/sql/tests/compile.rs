@@ -287,6 +287,32 @@ fn mistakes_are_shown_where_they_are() {
             None,
         ),
         (
+            "SELECT EXTRACT(MILLENNIUM FROM `dateTime`) FROM bid",
+            "1:8+7 EXTRACT of this unit is not supported yet",
+            Some("the units are YEAR, QUARTER, MONTH, WEEK, DAY, DOW, DOY, HOUR, MINUTE and SECOND"),
+        ),
+        ("SELECT autcion FROM bid", "1:8+7 there is no column 'autcion'", Some("did you mean `auction`?")),
+        (
+            "SELECT auction FROM bid WHERE DATE_FORMAT(`dateTime`, 'yyyy-nn') = url",
+            "1:55+9 'yyyy-nn' has the letter 'n', which DATE_FORMAT does not know; it knows yuQMdDEaHkKhmsS, and texts in quotes",
+            None,
+        ),
+        (
+            "SELECT auction FROM bid WHERE REGEXP(url, '(a')",
+            "1:43+4 '(a' is not a regular expression: regex parse error:",
+            None,
+        ),
+        (
+            "SELECT COUNT(DISTINCT auction, bidder) FROM bid",
+            "1:8+5 the arguments of 'COUNT' do not fit",
+            Some("COUNT takes one value; of several, write COUNT(DISTINCT CONCAT_WS(',', a, b))"),
+        ),
+        (
+            "SELECT auction, price FROM bid GROUP BY auction",
+            "1:17+5 the column 'price' is neither grouped nor aggregated",
+            Some("add it to GROUP BY, or say which one is meant: MAX(price)"),
+        ),
+        (
             "SELECT \"auction\" FROM bid",
             "1:8+9 a name in double quotes",
             Some("quote names with back quotes: `name`"),
@@ -521,6 +547,69 @@ fn the_list_of_functions_is_current() {
         std::fs::write(path, &wanted).unwrap();
     }
     assert!(std::fs::read_to_string(path).is_ok_and(|found| found == wanted), "run `make generate`");
+}
+
+#[test]
+fn columns_without_a_name_and_repeated_ones_are_named_as_flink_names_them() {
+    let tables = "CREATE TABLE t (d DECIMAL(5, 2), n INT) WITH ('connector' = 'filesystem', 'path' = '/t', 'format' = 'json');
+                  CREATE TABLE out (a DECIMAL(5, 2), b STRING, c DECIMAL(5, 2), e INT) WITH ('connector' = 'print');";
+    let all = "SELECT d, CAST(d AS STRING), d, n + 1 FROM t";
+
+    plan(&format!("{tables} INSERT INTO out {all};"));
+    plan(&format!(
+        "{tables} CREATE VIEW v AS {all}; INSERT INTO out SELECT d, `EXPR$1`, d0, `EXPR$3` FROM v;"
+    ));
+    plan(&format!(
+        "{tables} CREATE VIEW v (a, b, c, e) COMMENT 'all' AS {all}; INSERT INTO out SELECT a, b, c, e FROM v;"
+    ));
+
+    let short = compile(&format!(
+        "{tables} CREATE VIEW v (a, b) AS {all}; INSERT INTO out SELECT a, b, a, 1 FROM v;"
+    ));
+    let message = short.unwrap_err()[0].to_string();
+    assert!(message.ends_with("the query has 4 columns, and the list of 'v' names 2"), "{message}");
+    let wrong = compile(&format!("{tables} INSERT INTO out SELECT d, n, d, n + 1 FROM t;")).unwrap_err();
+    assert_eq!(wrong[0].hint.as_deref(), Some("write CAST(n AS STRING)"));
+    let wrong = compile(&format!("{tables} INSERT INTO out SELECT d, n + 1, d, n FROM t;")).unwrap_err();
+    assert_eq!(wrong[0].hint.as_deref(), Some("write CAST(… AS STRING) around column 2 of the query"));
+}
+
+#[test]
+fn a_part_of_the_query_can_be_windowed() {
+    let view = format!(
+        "{SETUP}\nCREATE TABLE out ({TUMBLE_SINK}) WITH ('connector' = 'print');\nCREATE VIEW dear AS SELECT * FROM bid WHERE price > 5;\nINSERT INTO out {};",
+        TUMBLE.replace("TABLE bid", "TABLE dear")
+    );
+    let part = format!(
+        "{SETUP}\nCREATE TABLE out ({TUMBLE_SINK}) WITH ('connector' = 'print');\nINSERT INTO out WITH most AS (SELECT * FROM bid), dear AS (SELECT * FROM most WHERE price > 5) {};",
+        TUMBLE.replace("TABLE bid", "TABLE dear")
+    );
+
+    assert_eq!(plan(&part), plan(&view));
+}
+
+#[test]
+fn what_exists_is_left_as_it_is_if_the_statement_says_so() {
+    let table = |name: &str| {
+        format!("CREATE TABLE IF NOT EXISTS {name} (x BIGINT) WITH ('connector' = 'blackhole');")
+    };
+    let source =
+        "CREATE TABLE a (x BIGINT) WITH ('connector' = 'filesystem', 'path' = '/a', 'format' = 'json');";
+    let view = "CREATE VIEW IF NOT EXISTS v AS SELECT x FROM a;";
+    let insert = "INSERT INTO b SELECT x FROM v;";
+
+    let once = plan(&format!("{source}{}{view}{insert}", table("b")));
+    let again = "CREATE VIEW IF NOT EXISTS v AS SELECT x + 1 AS x FROM a;";
+
+    assert_eq!(
+        plan(&format!(
+            "{source}{}{view}{}{}{again}{insert}",
+            table("b"),
+            source.replace("TABLE", "TABLE IF NOT EXISTS"),
+            table("b")
+        )),
+        once
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::process::{Child, Command};
 use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -111,7 +112,7 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     let slots = job.manifest.spec.parallelism;
     let helpers = match arguments.workers {
         None => Helpers::inside(&address, &settings, store, outside, clock, slots).await?,
-        Some(count) => Helpers::processes(&arguments, logging, &address, &settings, clock, count.max(1))?,
+        Some(count) => Helpers::processes(&arguments, logging, &address, &settings, clock, count)?,
     };
     tokio::spawn(listen_for_stop(wish_sender));
     let shown = tokio::spawn(progress::show(job.name().to_owned(), job.plan.clone(), report.clone(), clock));
@@ -158,15 +159,24 @@ fn new_uid(random: &Arc<Mutex<StdRng>>) -> JobUid {
     JobUid(format!("{:08x}-{:04x}-{:04x}", bits >> 96, (bits >> 80) & 0xffff, (bits >> 64) & 0xffff))
 }
 
-/// First Ctrl-C: a last checkpoint, then the end. Second: the end at once, which loses nothing either.
+/// First Ctrl-C or SIGTERM: a last checkpoint, then the end. Second: the end at once, which loses nothing either.
 async fn listen_for_stop(wish: watch::Sender<Wish>) {
-    if tokio::signal::ctrl_c().await.is_err() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    if stop_signal(&mut terminate).await.is_none() {
         return;
     }
     eprintln!("stopping after a last checkpoint; Ctrl-C again stops at once");
     wish.send_replace(Wish::Stop);
-    if tokio::signal::ctrl_c().await.is_ok() {
-        std::process::exit(130);
+    if let Some(number) = stop_signal(&mut terminate).await {
+        std::process::exit(128 + number);
+    }
+}
+
+/// The number of the next signal that asks to stop; `None` if there will be none.
+async fn stop_signal(terminate: &mut Signal) -> Option<i32> {
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.is_ok().then_some(SignalKind::interrupt().as_raw_value()),
+        terminated = terminate.recv() => terminated.map(|()| SignalKind::terminate().as_raw_value()),
     }
 }
 

@@ -76,13 +76,16 @@ enum Verb {
     Worker(roles::WorkerArguments),
 }
 
+/// Worker processes of one run: more than any machine has use for.
+const WORKERS_MAX: i64 = 256;
+
 /// Arguments of `run`.
 #[derive(clap::Args, Clone)]
 pub struct RunArguments {
     /// The manifest.
     pub file: PathBuf,
     /// Run the tasks in this many worker processes instead of in this one.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=WORKERS_MAX))]
     pub workers: Option<u32>,
     /// Where to begin: latest (the newest checkpoint, or empty if there is none) or none (start over).
     #[arg(long, default_value = "latest")]

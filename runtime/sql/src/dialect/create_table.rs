@@ -13,6 +13,8 @@ use crate::plan::DataType;
 #[derive(Debug, Clone)]
 pub struct CreateTable {
     pub name: Name,
+    /// Left out if the name is taken.
+    pub if_not_exists: bool,
     pub columns: Vec<ColumnDeclaration>,
     pub watermark: Option<WatermarkDeclaration>,
     /// Columns of PRIMARY KEY; without one, none.
@@ -47,9 +49,11 @@ pub struct WatermarkDeclaration {
 
 /// Parses what follows CREATE TABLE.
 pub fn create_table(cursor: &mut Cursor<'_>) -> Parsed<CreateTable> {
+    let if_not_exists = cursor.take_words(&["IF", "NOT", "EXISTS"]);
     let name = Name::parse(cursor, "a table name")?;
     let mut table = CreateTable {
         name,
+        if_not_exists,
         columns: Vec::new(),
         watermark: None,
         primary_key: Vec::new(),

@@ -27,6 +27,10 @@ pub enum Statement {
 #[derive(Debug, Clone)]
 pub struct CreateView {
     pub name: Name,
+    /// Left out if the name is taken.
+    pub if_not_exists: bool,
+    /// Other names than those of the query.
+    pub columns: Option<Vec<Name>>,
     pub query: Query,
 }
 
@@ -176,32 +180,38 @@ fn statement(tokens: &[TokenWithSpan], windows: &mut usize) -> Parsed<Statement>
 }
 
 fn create_view(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<CreateView> {
+    let if_not_exists = cursor.take_words(&["IF", "NOT", "EXISTS"]);
     let name = Name::parse(cursor, "a view name")?;
-    if cursor.peek().token == Token::LParen {
-        return Err(mistake(&cursor.peek(), "a column list of a view is not supported yet")
-            .hint("name the columns in the query: SELECT a AS b"));
+    let columns = column_list(cursor)?;
+    if cursor.take_word("COMMENT") {
+        cursor.string("a comment in quotes")?;
     }
     cursor.expect_word("AS")?;
     let query = query(cursor, windows)?;
-    Ok(CreateView { name, query })
+    Ok(CreateView { name, if_not_exists, columns, query })
 }
 
 fn insert(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<Insert> {
     let table = Name::parse(cursor, "a table name")?;
-    let mut columns = None;
-    if cursor.take(&Token::LParen) {
-        let mut names = Vec::new();
-        loop {
-            names.push(Name::parse(cursor, "a column name")?);
-            if !cursor.take(&Token::Comma) {
-                break;
-            }
-        }
-        cursor.expect(&Token::RParen)?;
-        columns = Some(names);
-    }
+    let columns = column_list(cursor)?;
     let query = query(cursor, windows)?;
     Ok(Insert { table, columns, query })
+}
+
+/// `(a, b)`, if there is one.
+fn column_list(cursor: &mut Cursor<'_>) -> Parsed<Option<Vec<Name>>> {
+    if !cursor.take(&Token::LParen) {
+        return Ok(None);
+    }
+    let mut names = Vec::new();
+    loop {
+        names.push(Name::parse(cursor, "a column name")?);
+        if !cursor.take(&Token::Comma) {
+            break;
+        }
+    }
+    cursor.expect(&Token::RParen)?;
+    Ok(Some(names))
 }
 
 /// `/*+ … */`: Flink's hints look like comments, and would be left out without a word.

@@ -3,6 +3,7 @@
 //! Names and NULL handling follow Flink's documentation of its built-in functions.
 
 pub mod aggregates;
+mod cast;
 pub mod decimals;
 mod field;
 mod math;
@@ -13,12 +14,15 @@ mod scalar;
 mod search;
 mod shape;
 mod strings;
+mod text;
 mod times;
 
 use std::sync::Arc;
 
+use datafusion_common::Result;
 use datafusion_expr::ScalarUDF;
 
+pub use cast::{CastTo, NotANumber, decimal};
 pub use field::FIELD;
 use scalar::Scalar;
 
@@ -39,6 +43,22 @@ pub fn scalar(name: &str) -> Option<Arc<ScalarUDF>> {
     }
     let function = tables().into_iter().flatten().find(|function| function.names.contains(&name.as_str()))?;
     Some(Arc::new(ScalarUDF::from(scalar::Function::new(function))))
+}
+
+/// Looks at those arguments of a call that are constant texts, so that a mistake in them is found before the job runs.
+///
+/// # Errors
+/// What is wrong with one.
+pub fn check_constants(name: &str, constants: &[Option<&str>]) -> Result<()> {
+    match (name, constants) {
+        ("date_format", [_, Some(pattern)]) => times::check_pattern(pattern),
+        ("timestampdiff" | "timestampadd", [Some(unit), ..]) => times::check_unit(unit),
+        ("floor_to" | "ceil_to", [_, Some(unit)]) => times::check_unit(unit),
+        ("regexp" | "regexp_extract" | "regexp_replace", [_, Some(pattern), ..]) => {
+            regex_cache::RegexCache::default().get(pattern).map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A page that lists all functions, for readers.

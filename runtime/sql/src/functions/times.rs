@@ -277,11 +277,24 @@ fn date_format(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
     Ok(Arc::new(out.finish()))
 }
 
+/// Looks whether a pattern is one.
+pub fn check_pattern(pattern: &str) -> Result<()> {
+    compile(pattern).map(drop)
+}
+
+/// Looks whether a name is one of a unit of time.
+pub fn check_unit(name: &str) -> Result<()> {
+    unit(name).map(drop)
+}
+
 /// A piece of a pattern of Java's `DateTimeFormatter`.
 enum Piece {
     Literal(String),
-    Number { letter: char, width: usize },
+    Field { letter: char, width: usize },
 }
+
+/// The letters that stand for a part of a time.
+const LETTERS: &str = "yuQMdDEaHkKhmsS";
 
 fn compile(pattern: &str) -> Result<Vec<Piece>> {
     let mut pieces = Vec::new();
@@ -294,10 +307,12 @@ fn compile(pattern: &str) -> Result<Vec<Piece>> {
             while rest.next_if_eq(&letter).is_some() {
                 width += 1;
             }
-            if !"yuMdHhmsS".contains(letter) {
-                return exec_err!("DATE_FORMAT does not know the letter '{letter}' in '{pattern}'");
+            if !LETTERS.contains(letter) {
+                return exec_err!(
+                    "'{pattern}' has the letter '{letter}', which DATE_FORMAT does not know; it knows {LETTERS}, and texts in quotes"
+                );
             }
-            pieces.push(Piece::Number { letter, width });
+            pieces.push(Piece::Field { letter, width });
         } else {
             pieces.push(Piece::Literal(letter.to_string()));
         }
@@ -325,12 +340,28 @@ impl Piece {
         use std::fmt::Write;
         let (letter, width) = match self {
             Piece::Literal(text) => return out.push_str(text),
-            Piece::Number { letter, width } => (*letter, *width),
+            Piece::Field { letter, width } => (*letter, *width),
         };
+        let name = match (letter, width) {
+            ('M', 3) => Some("%b"),
+            ('M', 4) => Some("%B"),
+            ('E', ..=3) => Some("%a"),
+            ('E', _) => Some("%A"),
+            ('a', _) => Some("%p"),
+            _ => None,
+        };
+        if let Some(name) = name {
+            let _ = write!(out, "{}", time.format(name));
+            return;
+        }
         let number = match letter {
             'y' | 'u' if width == 2 => i64::from(time.year().rem_euclid(100)),
             'y' | 'u' => i64::from(time.year()),
+            'Q' => i64::from(time.month0() / 3 + 1),
             'M' => i64::from(time.month()),
+            'D' => i64::from(time.ordinal()),
+            'k' => i64::from((time.hour() + 23) % 24 + 1),
+            'K' => i64::from(time.hour() % 12),
             'd' => i64::from(time.day()),
             'H' => i64::from(time.hour()),
             'h' => i64::from(time.hour12().1),

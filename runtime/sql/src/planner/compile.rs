@@ -15,10 +15,11 @@ use sqlparser::keywords::Keyword;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
+use super::casts::FlinkCasts;
 use super::catalog::{Catalog, DeclaredTable, EventTime};
 use super::decimal_division::DecimalDivision;
 use super::mistakes::{closest, find_name, from_parser, from_planner};
-use super::special_forms::{self, DEPTH_MAX};
+use super::special_forms::{self, DEPTH_MAX, UNNAMED};
 use super::streams::StreamBuilder;
 use super::unsupported;
 use super::window_node::WindowNode;
@@ -164,6 +165,10 @@ struct Compiler {
 impl Compiler {
     fn statement(&mut self, statement: &Statement) -> Compiled<()> {
         match statement {
+            Statement::CreateTable(table) if table.if_not_exists && self.catalog.has(&table.name.text) => {
+                Ok(())
+            }
+            Statement::CreateView(view) if view.if_not_exists && self.catalog.has(&view.name.text) => Ok(()),
             Statement::CreateTable(table) => self.create_table(table),
             Statement::CreateView(view) => self.create_view(view),
             Statement::Insert(insert) => {
@@ -266,7 +271,10 @@ impl Compiler {
 
     fn create_view(&mut self, view: &CreateView) -> Compiled<()> {
         self.new_name(&view.name)?;
-        let plan = self.query(&view.query)?;
+        let mut plan = self.query(&view.query)?;
+        if let Some(names) = &view.columns {
+            plan = renamed(plan, view, names)?;
+        }
         self.catalog.add_view(view.name.text.clone(), plan);
         Ok(())
     }
@@ -310,9 +318,6 @@ impl Compiler {
     }
 
     fn query(&mut self, query: &Query) -> Compiled<LogicalPlan> {
-        for window in &query.windows {
-            self.add_window(window)?;
-        }
         let mut parsed = parse_query(query)?;
         let refused = unsupported::check(&parsed, query);
         if !refused.is_empty() {
@@ -320,17 +325,30 @@ impl Compiler {
         }
         special_forms::rewrite(&mut parsed)
             .map_err(|(depth, span)| vec![at(span, deep(depth)).hint(DEEP_HINT)])?;
-        SqlToRel::new_with_options(&self.catalog, parser_options())
-            .sql_statement_to_plan(ast::Statement::Query(parsed))
-            .and_then(analyse)
-            .map_err(|error| vec![from_planner(&error, &query.tokens)])
+        for window in &query.windows {
+            // Windows of earlier parts of the text are known by now.
+            let part = named_part(&parsed, &window.table.text).map(|part| self.plan_query(part, query));
+            self.add_window(window, part.transpose()?)?;
+        }
+        self.plan_query(*parsed, query)
     }
 
-    fn add_window(&mut self, call: &WindowCall) -> Compiled<()> {
-        if !self.catalog.has(&call.table.text) {
-            return Err(vec![self.unknown_table(&call.table, "a window needs a table or view")]);
-        }
-        let planned = self.catalog.plan_of(&call.table.text).map_err(|error| vec![nowhere(&error)])?;
+    fn plan_query(&self, parsed: ast::Query, source: &Query) -> Compiled<LogicalPlan> {
+        SqlToRel::new_with_options(&self.catalog, parser_options())
+            .sql_statement_to_plan(ast::Statement::Query(Box::new(parsed)))
+            .and_then(analyse)
+            .map_err(|error| vec![from_planner(&error, &source.tokens)])
+    }
+
+    /// `part`: what is windowed, if it is not a table or view but a part of the query.
+    fn add_window(&mut self, call: &WindowCall, part: Option<LogicalPlan>) -> Compiled<()> {
+        let planned = match part {
+            Some(part) => part,
+            None if self.catalog.has(&call.table.text) => {
+                self.catalog.plan_of(&call.table.text).map_err(|error| vec![nowhere(&error)])?
+            }
+            None => return Err(vec![self.unknown_table(&call.table, "a window needs a table or view")]),
+        };
         let position = |name: &Name| {
             let column = datafusion_common::Column::new_unqualified(&name.text);
             planned.schema().index_of_column(&column).map_err(|_| {
@@ -367,6 +385,17 @@ impl Compiler {
     }
 }
 
+/// A part of a query that WITH names, as a query of its own: with the parts before it, which it may read.
+fn named_part(query: &ast::Query, name: &str) -> Option<ast::Query> {
+    let with = query.with.as_ref()?;
+    let position = with.cte_tables.iter().position(|part| part.alias.name.value == name)?;
+    let mut part = (*with.cte_tables[position].query).clone();
+    let mut before = ast::With { cte_tables: with.cte_tables[..position].to_vec(), ..with.clone() };
+    before.cte_tables.extend(part.with.take().into_iter().flat_map(|own| own.cte_tables));
+    part.with = (!before.cte_tables.is_empty()).then_some(before);
+    Some(part)
+}
+
 fn parser_options() -> ParserOptions {
     ParserOptions::new()
         .with_parse_float_as_decimal(true)
@@ -393,9 +422,32 @@ fn parse_query(query: &Query) -> Compiled<Box<ast::Query>> {
 fn analyse(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
     let mut analyzer = Analyzer::new();
     analyzer.add_function_rewrite(Arc::new(DecimalDivision));
+    analyzer.rules.push(Arc::new(FlinkCasts));
     let plan = analyzer.execute_and_check(plan, &ConfigOptions::default(), |_, _| {})?;
     let optimizer = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
     optimizer.optimize(plan, &OptimizerContext::new(), |_, _| {})
+}
+
+/// A view's query with the names of its column list.
+fn renamed(query: LogicalPlan, view: &CreateView, names: &[Name]) -> Compiled<LogicalPlan> {
+    let given = query.schema().fields().len();
+    if given != names.len() {
+        let message = format!(
+            "the query has {given} columns, and the list of '{}' names {}",
+            view.name.text,
+            names.len()
+        );
+        return Err(vec![at(view.name.span, message).hint("name them all, or leave the list out")]);
+    }
+    let columns: Vec<Expr> = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| plan_column(query.schema(), index).alias(&name.text))
+        .collect();
+    LogicalPlanBuilder::from(query)
+        .project(columns)
+        .and_then(LogicalPlanBuilder::build)
+        .map_err(|error| vec![from_planner(&error, &view.query.tokens)])
 }
 
 /// Which sink column each query column goes to.
@@ -478,7 +530,10 @@ fn check_type(insert: &Insert, field: &plan::Field, query: &LogicalPlan, positio
         Some((line, column, length)) => Diagnostic::at(line, column, length, message),
         None => at(insert.table.span, message),
     };
-    Err(vec![mistake.hint(format!("write CAST({name} AS {to})"))])
+    Err(vec![match name.starts_with(UNNAMED) {
+        true => mistake.hint(format!("write CAST(… AS {to}) around column {} of the query", position + 1)),
+        false => mistake.hint(format!("write CAST({name} AS {to})")),
+    }])
 }
 
 /// What is converted without being asked: to a type that holds the same values, or the same family.

@@ -4,7 +4,7 @@ use datafusion_common::{DFSchema, Result, ScalarValue, not_impl_err};
 use datafusion_expr::expr::{Alias, Between, BinaryExpr, Case, Cast, InList, Like, ScalarFunction, TryCast};
 use datafusion_expr::{Expr, Operator};
 
-use crate::functions::FIELD;
+use crate::functions::{self, CastTo, FIELD};
 use crate::plan::{self, Branch, DataType, TypeKind, Value, function};
 
 /// Converts an expression. Columns are looked up in `schema` and replaced by the expression that computes them.
@@ -73,6 +73,14 @@ fn convert_call(call: &ScalarFunction, to: impl Fn(&Expr) -> Result<plan::Expr>)
     {
         return Ok(plan::Expr::field(to(row)?, name));
     }
+    if let (Some(cast), [value]) = (call.func.inner().downcast_ref::<CastTo>(), call.args.as_slice()) {
+        return Ok(plan::Expr::cast(to(value)?, data_type(&cast.to)?, cast.is_try));
+    }
+    let constants = call.args.iter().map(|argument| match argument {
+        Expr::Literal(ScalarValue::Utf8(Some(text)), _) => Some(text.as_str()),
+        _ => None,
+    });
+    functions::check_constants(call.func.name(), &constants.collect::<Vec<_>>())?;
     let arguments = call.args.iter().map(to).collect::<Result<_>>()?;
     Ok(plan::Expr::call(call.func.name(), arguments))
 }

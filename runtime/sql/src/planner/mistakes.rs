@@ -3,6 +3,7 @@
 use datafusion_common::{DataFusionError, SchemaError};
 use sqlparser::parser::ParserError;
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
+use strsim::damerau_levenshtein;
 
 use crate::diagnostic::Diagnostic;
 
@@ -97,7 +98,8 @@ fn schema_words(error: &SchemaError) -> (String, Option<String>) {
 fn plain_words(text: &str) -> (String, Option<String>) {
     let text = text
         .trim_start_matches("Error during planning: ")
-        .trim_start_matches("This feature is not implemented: ");
+        .trim_start_matches("This feature is not implemented: ")
+        .trim_start_matches("Execution error: ");
     let first = text.lines().next().unwrap_or(text);
     if let Some(rest) = first.strip_prefix("Invalid function '") {
         let name = rest.split('\'').next().unwrap_or(rest);
@@ -109,6 +111,23 @@ fn plain_words(text: &str) -> (String, Option<String>) {
         };
         return (format!("there is no function '{}'", name.to_uppercase()), Some(hint));
     }
+    if let Some(rest) = first.strip_prefix("Internal error: Function '") {
+        let name = rest.split('\'').next().unwrap_or(rest).to_uppercase();
+        let hint = match name.as_str() {
+            "COUNT" => {
+                "COUNT takes one value; of several, write COUNT(DISTINCT CONCAT_WS(',', a, b))".to_owned()
+            }
+            _ => "docs/reference/functions.md says what it takes".to_owned(),
+        };
+        return (format!("the arguments of '{name}' do not fit"), Some(hint));
+    }
+    if let Some((_, rest)) = first.split_once("While expanding wildcard, column \"")
+        && let Some((column, _)) = rest.split_once('"')
+    {
+        let name = column.rsplit('.').next().unwrap_or(column);
+        let message = format!("the column '{name}' is neither grouped nor aggregated");
+        return (message, Some(format!("add it to GROUP BY, or say which one is meant: MAX({name})")));
+    }
     (first.to_owned(), None)
 }
 
@@ -118,11 +137,13 @@ fn quoted_name(message: &str) -> Option<&str> {
     parts.next()
 }
 
-/// The place of the first word that is this name, or the last part of it.
+/// The place of the first word that is this name, or the last part of it, or of the text that it is.
 pub fn find_name(tokens: &[TokenWithSpan], name: &str) -> Option<(u64, u64, u64)> {
     let last = name.rsplit('.').next().unwrap_or(name);
-    let token = tokens.iter().find(|token| {
-        matches!(&token.token, Token::Word(word) if word.value.eq_ignore_ascii_case(name) || word.value == last)
+    let token = tokens.iter().find(|token| match &token.token {
+        Token::Word(word) => word.value.eq_ignore_ascii_case(name) || word.value == last,
+        Token::SingleQuotedString(text) => text == name,
+        _ => false,
     })?;
     Some((token.span.start.line, token.span.start.column, width(token.span)))
 }
@@ -145,24 +166,8 @@ pub fn closest<'a>(wanted: &str, names: &'a [String]) -> Option<&'a String> {
     let limit = (wanted.chars().count() / 3).max(1);
     names
         .iter()
-        .map(|name| (distance(&wanted.to_lowercase(), &name.to_lowercase()), name))
+        .map(|name| (damerau_levenshtein(&wanted.to_lowercase(), &name.to_lowercase()), name))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
-}
-
-/// Levenshtein's edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

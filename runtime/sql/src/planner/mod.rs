@@ -5,6 +5,7 @@
 //! ```
 
 mod aggregates;
+mod casts;
 mod catalog;
 mod compile;
 mod decimal_division;

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use sqlparser::ast::{
     self, BinaryOperator, CaseWhen, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Spanned, TrimWhereField,
-    Value,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, SelectItem, Spanned,
+    TrimWhereField, Value,
 };
 use sqlparser::tokenizer::Span;
 
@@ -27,6 +27,11 @@ struct Forms;
 
 impl ast::VisitorMut for Forms {
     type Break = (usize, Span);
+
+    fn pre_visit_select(&mut self, select: &mut ast::Select) -> ControlFlow<Self::Break> {
+        name_columns(&mut select.projection);
+        ControlFlow::Continue(())
+    }
 
     /// Chains are seen whole from their top.
     fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Self::Break> {
@@ -52,6 +57,41 @@ impl ast::VisitorMut for Forms {
     }
 }
 
+/// How names of columns begin that the user has given none; their position follows.
+pub const UNNAMED: &str = "EXPR$";
+
+/// Gives every column a name of its own, as Flink does: expressions by their position, repeated columns by a number behind.
+fn name_columns(columns: &mut [SelectItem]) {
+    let mut known: Vec<String> = Vec::new();
+    for (position, column) in columns.iter_mut().enumerate() {
+        let expression = match column {
+            SelectItem::ExprWithAlias { alias, .. } => {
+                known.push(alias.value.clone());
+                continue;
+            }
+            SelectItem::UnnamedExpr(expression) => expression.clone(),
+            _ => continue,
+        };
+        let own_name = match &expression {
+            Expr::Identifier(name) => Some(name.value.clone()),
+            Expr::CompoundIdentifier(names) => names.last().map(|name| name.value.clone()),
+            _ => None,
+        };
+        let name = own_name.clone().unwrap_or_else(|| format!("{UNNAMED}{position}"));
+        let mut free = name.clone();
+        let mut number = 0;
+        while known.contains(&free) {
+            free = format!("{name}{number}");
+            number += 1;
+        }
+        known.push(free.clone());
+        if own_name.as_ref() != Some(&free) {
+            let alias = Ident::with_quote('`', free);
+            *column = SelectItem::ExprWithAlias { expr: expression, alias };
+        }
+    }
+}
+
 fn rewritten(expression: &Expr) -> Option<Expr> {
     match expression {
         Expr::Value(value) => match &value.value {
@@ -63,8 +103,30 @@ fn rewritten(expression: &Expr) -> Option<Expr> {
                 array: false,
                 format: None,
             }),
+            Value::Number(digits, false) if digits.contains(['e', 'E']) => Some(Expr::Cast {
+                kind: ast::CastKind::Cast,
+                expr: Box::new(text(digits)),
+                data_type: ast::DataType::Double(ast::ExactNumberInfo::None),
+                array: false,
+                format: None,
+            }),
             _ => None,
         },
+        Expr::Cast { kind, expr, data_type, .. } => {
+            let (length, is_padded) = length(data_type)?;
+            let text = Expr::Cast {
+                kind: kind.clone(),
+                expr: expr.clone(),
+                data_type: ast::DataType::String(None),
+                array: false,
+                format: None,
+            };
+            let length = Expr::value(number(length));
+            Some(match is_padded {
+                true => call("rpad", vec![text, length, self::text(" ")]),
+                false => call("left", vec![text, length]),
+            })
+        }
         Expr::Position { expr, r#in } => Some(call("position", vec![(**expr).clone(), (**r#in).clone()])),
         Expr::Trim { trim_where, trim_what, expr, .. } => {
             let name = match trim_where {
@@ -89,6 +151,24 @@ fn rewritten(expression: &Expr) -> Option<Expr> {
         Expr::Ceil { expr, field: CeilFloorKind::DateTimeField(field) } => to_unit("ceil_to", expr, field),
         Expr::Floor { expr, field: CeilFloorKind::DateTimeField(field) } => to_unit("floor_to", expr, field),
         Expr::Function(function) => rewritten_call(function),
+        _ => None,
+    }
+}
+
+/// The length of a type of texts that has one, and whether shorter ones are filled up.
+fn length(data_type: &ast::DataType) -> Option<(i64, bool)> {
+    use ast::DataType::{Char, CharVarying, Character, CharacterVarying, Varchar};
+    let (length, is_padded) = match data_type {
+        Char(length) | Character(length) => (length, true),
+        Varchar(length) | CharVarying(length) | CharacterVarying(length) => (length, false),
+        _ => return None,
+    };
+    match length {
+        Some(ast::CharacterLength::IntegerLength { length, .. }) => {
+            Some((i64::try_from(*length).unwrap_or(i64::MAX), is_padded))
+        }
+        // CHAR is CHAR(1), and VARCHAR one that is as long as it likes.
+        None if is_padded => Some((1, true)),
         _ => None,
     }
 }
@@ -174,7 +254,8 @@ fn rewritten_call(function: &Function) -> Option<Expr> {
     }
 }
 
-fn extracted(field: &DateTimeField) -> Option<&'static str> {
+/// The function that gives a part of a time.
+pub fn extracted(field: &DateTimeField) -> Option<&'static str> {
     Some(match field {
         DateTimeField::Year | DateTimeField::Years => "year",
         DateTimeField::Quarter => "quarter",

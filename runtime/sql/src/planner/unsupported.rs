@@ -6,6 +6,7 @@ use sqlparser::ast::{
 };
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
+use super::special_forms::extracted;
 use crate::diagnostic::Diagnostic;
 use crate::dialect::Query as Source;
 
@@ -184,6 +185,13 @@ impl Found<'_> {
         let _ = visit_expressions(select, |expression| {
             match expression {
                 Expr::Function(function) => function_parts(function, expression.span(), &mut refused),
+                Expr::Extract { field, .. } if extracted(field).is_none() => refused.push((
+                    "EXTRACT of this unit",
+                    "the units are YEAR, QUARTER, MONTH, WEEK, DAY, DOW, DOY, HOUR, MINUTE and SECOND",
+                    // The expression's own place is that of what it is taken from.
+                    Span::empty(),
+                    &["EXTRACT"],
+                )),
                 Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => {
                     refused.push((
                         "a subquery in an expression",

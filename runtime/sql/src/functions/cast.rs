@@ -1,0 +1,291 @@
+//! CAST and TRY_CAST where Flink's meaning is not that of the kernels: texts, numbers that do not fit, rounding.
+//!
+//! Whole numbers that do not fit wrap around and fractions are cut, as in Java; decimals are rounded half up, and are NULL
+//! if they have too many digits. A text that is not a value of the type is an error of CAST and NULL of TRY_CAST.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array, StringArray};
+use arrow::compute::{CastOptions, cast, cast_with_options};
+use arrow::datatypes::{
+    DataType, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+};
+use arrow::util::display::FormatOptions;
+use datafusion_common::{Result, exec_err};
+use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
+
+use super::decimals::{Rounding, of_integer, round};
+use super::text;
+use crate::plan;
+
+/// Conversion to a type, with Flink's meaning.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct CastTo {
+    pub to: DataType,
+    /// NULL instead of an error.
+    pub is_try: bool,
+    signature: Signature,
+}
+
+impl CastTo {
+    pub fn new(to: DataType, is_try: bool) -> Self {
+        CastTo { to, is_try, signature: Signature::any(1, Volatility::Immutable) }
+    }
+
+    /// True if the kernels do something else than Flink.
+    pub fn is_needed(from: &DataType, to: &DataType) -> bool {
+        use DataType::{Decimal128, Float32, Float64, Null, Utf8};
+        match (from, to) {
+            (Null, _) | (_, Null) => false,
+            (from, to) if from == to => false,
+            (Utf8, _) | (_, Utf8) => true,
+            (Decimal128(..), to) if to.is_integer() => true,
+            (Float32 | Float64, to) => to.is_integer() || matches!(to, Decimal128(..)),
+            (from, to) if from.is_integer() && to.is_integer() => {
+                from.primitive_width() > to.primitive_width()
+            }
+            (from, Decimal128(precision, scale)) => match of_integer(from).as_ref().unwrap_or(from) {
+                Decimal128(p, s) => {
+                    s > scale || i32::from(*p) - i32::from(*s) > i32::from(*precision) - i32::from(*scale)
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}
+
+impl ScalarUDFImpl for CastTo {
+    /// It is no identifier, so that only CAST gives it.
+    fn name(&self) -> &str {
+        "cast to"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(self.to.clone())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let is_constant = matches!(args.args[0], ColumnarValue::Scalar(_));
+        let values = args.args[0].to_array(if is_constant { 1 } else { args.number_rows })?;
+        let converted = convert(&values, &self.to, self.is_try)?;
+        if is_constant {
+            return datafusion_common::ScalarValue::try_from_array(&converted, 0).map(ColumnarValue::Scalar);
+        }
+        Ok(ColumnarValue::Array(converted))
+    }
+}
+
+fn convert(values: &ArrayRef, to: &DataType, is_try: bool) -> Result<ArrayRef> {
+    use DataType::{Decimal128, Float32, Float64, Utf8};
+    match (values.data_type(), to) {
+        (Utf8, _) => from_text(values.as_string(), to, is_try),
+        (_, Utf8) => Ok(Arc::new(text::of_column(values)?)),
+        (Float32 | Float64, to) if to.is_integer() => {
+            let wide = cast(values, &Float64)?;
+            let cut = |value: f64| match to {
+                // Java has no narrower conversion than to INT, and cuts its bits.
+                DataType::Int8 | DataType::Int16 | DataType::Int32 => i64::from(value as i32),
+                _ => value as i64,
+            };
+            narrow(&wide.as_primitive::<Float64Type>().unary(cut), to)
+        }
+        (Decimal128(_, scale), to) if to.is_integer() => {
+            let unit = 10_i128.pow(u32::from(scale.unsigned_abs()));
+            narrow(&values.as_primitive::<Decimal128Type>().unary(|value| (value / unit) as i64), to)
+        }
+        (from, to) if from.is_integer() && to.is_integer() => {
+            narrow(cast(values, &DataType::Int64)?.as_primitive::<Int64Type>(), to)
+        }
+        (Float32 | Float64, Decimal128(precision, scale)) => {
+            let texts = text::of_column(values)?;
+            let parsed = texts.iter().map(|text| decimal(text?, *precision, *scale).ok()?);
+            decimals(parsed.collect(), *precision, *scale)
+        }
+        (from, Decimal128(precision, scale)) if from.is_integer() => {
+            let wide = cast(values, &Decimal128(19, 0))?;
+            rounded(wide.as_primitive(), *precision, *scale)
+        }
+        (Decimal128(..), Decimal128(precision, scale)) => rounded(values.as_primitive(), *precision, *scale),
+        _ => kernel(values, to, is_try),
+    }
+}
+
+fn kernel(values: &ArrayRef, to: &DataType, is_try: bool) -> Result<ArrayRef> {
+    let options = CastOptions { safe: is_try, format_options: FormatOptions::default() };
+    Ok(cast_with_options(values, to, &options)?)
+}
+
+/// Whole numbers as a type that may be too small, as Java cuts them.
+fn narrow(values: &Int64Array, to: &DataType) -> Result<ArrayRef> {
+    Ok(match to {
+        DataType::Int8 => Arc::new(values.unary::<_, Int8Type>(|value| value as i8)),
+        DataType::Int16 => Arc::new(values.unary::<_, Int16Type>(|value| value as i16)),
+        DataType::Int32 => Arc::new(values.unary::<_, Int32Type>(|value| value as i32)),
+        _ => Arc::new(values.clone()),
+    })
+}
+
+fn rounded(values: &Decimal128Array, precision: u8, scale: i8) -> Result<ArrayRef> {
+    let one = |value| round(value, values.scale(), i64::from(scale), Rounding::HalfUp, (precision, scale));
+    decimals(values.iter().map(|value| one(value?)).collect(), precision, scale)
+}
+
+fn decimals(values: Decimal128Array, precision: u8, scale: i8) -> Result<ArrayRef> {
+    Ok(Arc::new(values.with_precision_and_scale(precision, scale)?))
+}
+
+fn from_text(values: &StringArray, to: &DataType, is_try: bool) -> Result<ArrayRef> {
+    let converted: ArrayRef = match to {
+        DataType::Binary => return kernel(&(Arc::new(values.clone()) as ArrayRef), to, is_try),
+        DataType::Boolean => {
+            Arc::new(values.iter().map(|text| boolean(text?.trim())).collect::<BooleanArray>())
+        }
+        DataType::Float32 => {
+            let parsed = values.iter().map(|text| text?.trim().parse::<f32>().ok());
+            Arc::new(parsed.collect::<arrow::array::PrimitiveArray<Float32Type>>())
+        }
+        DataType::Float64 => {
+            let parsed = values.iter().map(|text| text?.trim().parse::<f64>().ok());
+            Arc::new(parsed.collect::<arrow::array::PrimitiveArray<Float64Type>>())
+        }
+        to if to.is_integer() => {
+            let parsed: Int64Array = values.iter().map(|text| integer(text?.trim())).collect();
+            kernel(&(Arc::new(parsed) as ArrayRef), to, true)?
+        }
+        DataType::Decimal128(precision, scale) => {
+            return decimals_from_text(values, *precision, *scale, is_try);
+        }
+        to => kernel(&(Arc::new(values.clone()) as ArrayRef), to, true)?,
+    };
+    if !is_try && converted.null_count() > values.null_count() {
+        let wrong = (0..values.len()).find(|row| values.is_valid(*row) && converted.is_null(*row));
+        return not_a_value(wrong.map(|row| values.value(row)).unwrap_or_default(), to);
+    }
+    Ok(converted)
+}
+
+fn decimals_from_text(values: &StringArray, precision: u8, scale: i8, is_try: bool) -> Result<ArrayRef> {
+    let mut parsed = Vec::with_capacity(values.len());
+    for text in values {
+        parsed.push(match text.map(|text| decimal(text.trim(), precision, scale)) {
+            None => None,
+            Some(Ok(value)) => value,
+            Some(Err(NotANumber)) if is_try => None,
+            Some(Err(NotANumber)) => {
+                return not_a_value(text.unwrap_or_default(), &DataType::Decimal128(precision, scale));
+            }
+        });
+    }
+    decimals(parsed.into(), precision, scale)
+}
+
+fn not_a_value<T>(text: &str, to: &DataType) -> Result<T> {
+    /// Longer texts are cut in messages.
+    const SHOWN_MAX: usize = 80;
+    let to = plan::DataType::from_arrow(to).map(|to| to.to_string()).unwrap_or_default();
+    let mut shown: String = text.chars().take(SHOWN_MAX).collect();
+    if shown.len() < text.len() {
+        let _ = write!(shown, "…");
+    }
+    exec_err!("CAST: '{shown}' is not a value of the type {to}; TRY_CAST makes NULL of such texts")
+}
+
+/// Flink's words for true and false.
+fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "t" | "true" | "y" | "yes" | "1" => Some(true),
+        "f" | "false" | "n" | "no" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// A whole number; a fraction is cut, if it is one.
+fn integer(text: &str) -> Option<i64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    fraction.bytes().all(|byte| byte.is_ascii_digit()).then(|| whole.parse().ok()).flatten()
+}
+
+/// A text that is no number.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotANumber;
+
+/// The unscaled value of a number's text, rounded half up, or NULL if it has too many digits.
+///
+/// # Errors
+/// If the text is not a number, such as `-1.5` or `2e3`.
+pub fn decimal(text: &str, precision: u8, scale: i8) -> Result<Option<i128>, NotANumber> {
+    let (is_negative, digits) = match text.as_bytes() {
+        [b'-', ..] => (true, &text[1..]),
+        [b'+', ..] => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let (mantissa, exponent) = match digits.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().map_err(|_| NotANumber)?),
+        None => (digits, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let all = || whole.bytes().chain(fraction.bytes());
+    if (whole.is_empty() && fraction.is_empty()) || !all().all(|byte| byte.is_ascii_digit()) {
+        return Err(NotANumber);
+    }
+    let point = whole.len() as i64 + i64::from(exponent);
+    let kept = point + i64::from(scale);
+    let Ok(kept) = usize::try_from(kept) else { return Ok(Some(0)) };
+    // Zero has few digits whatever its exponent is.
+    if all().all(|byte| byte == b'0') {
+        return Ok(Some(0));
+    }
+    let mut digits = all().map(|byte| i128::from(byte - b'0'));
+    let mut value: i128 = 0;
+    for _ in 0..kept {
+        let digit = digits.next().unwrap_or(0);
+        match value.checked_mul(10).and_then(|value| value.checked_add(digit)) {
+            Some(next) => value = next,
+            None => return Ok(None),
+        }
+    }
+    value += i128::from(digits.next().is_some_and(|digit| digit >= 5));
+    let limit = 10_i128.checked_pow(u32::from(precision));
+    let fits = limit.is_none_or(|limit| value < limit);
+    Ok(fits.then_some(if is_negative { -value } else { value }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_texts_become_decimals() {
+        let cases = [
+            // text, digits, behind the point, unscaled value
+            ("1.005", 10, 2, Ok(Some(101))),
+            ("-1.005", 10, 2, Ok(Some(-101))),
+            ("1.0049", 10, 2, Ok(Some(100))),
+            ("0.5", 3, 0, Ok(Some(1))),
+            (".5", 3, 1, Ok(Some(5))),
+            ("+7", 3, 1, Ok(Some(70))),
+            ("1.5e3", 10, 2, Ok(Some(150_000))),
+            ("15E-1", 10, 2, Ok(Some(150))),
+            ("4e-9", 10, 2, Ok(Some(0))),
+            ("0e999999999", 10, 2, Ok(Some(0))),
+            ("1e999999999", 10, 2, Ok(None)),
+            ("999.995", 5, 2, Ok(None)),
+            ("99999999999999999999999999999999999999", 38, 0, Ok(Some(10_i128.pow(38) - 1))),
+            ("", 5, 2, Err(NotANumber)),
+            ("-", 5, 2, Err(NotANumber)),
+            (".", 5, 2, Err(NotANumber)),
+            ("1,5", 5, 2, Err(NotANumber)),
+            ("1e", 5, 2, Err(NotANumber)),
+            ("٣", 5, 2, Err(NotANumber)),
+        ];
+        for (text, precision, scale, expected) in cases {
+            assert_eq!(decimal(text, precision, scale), expected, "{text}");
+        }
+    }
+}

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use life::Life;
-use outside::{Kafka, Outcome, Process, Watched, kubectl, records, run, wait};
+use outside::{FollowedLogs, Kafka, Outcome, Process, Watched, kubectl, records, run, wait};
 use serde_json::Value;
 use snafu::{OptionExt, ResultExt, Whatever, whatever};
 
@@ -108,6 +108,7 @@ impl Test {
 
     fn pass(&self) -> Outcome<()> {
         self.make_namespace()?;
+        let _logs = FollowedLogs::start(&self.name, &self.arguments.folder.join("pods"))?;
         if !self.arguments.life {
             self.faults()?;
         }
@@ -465,17 +466,10 @@ impl Test {
         for (file, arguments) in files {
             save(folder, file, kubectl(arguments));
         }
-        let pods = kubectl(&["get", "pods", "-n", &self.name, "-o", "name"]).unwrap_or_default();
-        for pod in pods.lines() {
-            let name = pod.trim_start_matches("pod/");
-            save(folder, &format!("{name}.log"), kubectl(&["logs", "-n", &self.name, name]));
-            save(
-                folder,
-                &format!("{name}.previous.log"),
-                kubectl(&["logs", "-n", &self.name, name, "--previous"]),
-            );
-        }
-        println!("objects, events and logs are in {}", folder.display());
+        println!(
+            "objects, events and logs are in {}, those of all pods, also of those that are gone, in its folder pods",
+            folder.display()
+        );
     }
 }
 

@@ -235,6 +235,69 @@ impl State {
     }
 }
 
+/// Follows the logs of all pods of a namespace into files, so that those of pods that are gone can be read, too.
+pub struct FollowedLogs {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FollowedLogs {
+    /// Follows from now on; a container that is started again gets another file.
+    pub fn start(namespace: &str, folder: &Path) -> Outcome<Self> {
+        // What an earlier run has left there would be taken for this one's.
+        if folder.exists() {
+            fs::remove_dir_all(folder).whatever_context("failed to remove the logs of an earlier run")?;
+        }
+        fs::create_dir_all(folder).whatever_context("failed to make the folder of logs")?;
+        let is_over = Arc::<AtomicBool>::default();
+        let (namespace, folder, over) = (namespace.to_owned(), folder.to_owned(), Arc::clone(&is_over));
+        let thread = std::thread::spawn(move || {
+            let mut following = BTreeMap::new();
+            while !over.load(Ordering::Relaxed) {
+                // An API server that does not answer is asked again.
+                for container in containers(&namespace).unwrap_or_default() {
+                    if !following.contains_key(&container) {
+                        let follower = follow(&namespace, &container, &folder);
+                        following.extend(follower.map(|follower| (container, follower)));
+                    }
+                }
+                pause(LOOK);
+            }
+        });
+        Ok(FollowedLogs { is_over, thread: Some(thread) })
+    }
+}
+
+impl Drop for FollowedLogs {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // What it has written is there; the end of its processes is the end of the thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The pods of a namespace whose containers have started, each with the number of its restarts.
+fn containers(namespace: &str) -> Outcome<Vec<(String, String)>> {
+    let path = "jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].restartCount} \
+                {.status.containerStatuses[0].state.running.startedAt}{\"\\n\"}{end}";
+    let listed = kubectl(&["get", "pods", "-n", namespace, "-o", path])?;
+    let words = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let running = words.filter_map(|words| match words.as_slice() {
+        [pod, restarts, _started] => Some(((*pod).to_owned(), (*restarts).to_owned())),
+        _ => None,
+    });
+    Ok(running.collect())
+}
+
+fn follow(namespace: &str, (pod, restarts): &(String, String), folder: &Path) -> Option<Process> {
+    let file = fs::File::create(folder.join(format!("{pod}.{restarts}.log"))).ok()?;
+    let mut kubectl = Command::new("kubectl");
+    kubectl.args(["logs", "--follow", "-n", namespace, pod]).stdin(Stdio::null()).stderr(Stdio::null());
+    Some(Process(kubectl.stdout(file).spawn().ok()?))
+}
+
 /// All rows of the files below a folder of the bucket.
 pub fn rows(folder: &str) -> Outcome<Vec<String>> {
     let (store, runtime) = (bucket()?, runtime()?);

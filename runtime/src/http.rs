@@ -21,6 +21,7 @@ use serde::Deserialize;
 use snafu::{ResultExt, Snafu};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tracing::info;
 
 use crate::clock::Clock;
 use crate::coordinator::{JobReport, Wish};
@@ -104,6 +105,8 @@ async fn worker_metrics(State(state): State<WorkerState>) -> impl IntoResponse {
 
 async fn serve(address: SocketAddr, routes: Router) -> Result<(), HttpError> {
     let listener = TcpListener::bind(address).await.context(HttpSnafu { address })?;
+    let address = listener.local_addr().context(HttpSnafu { address })?;
+    info!(%address, "serving HTTP");
     axum::serve(listener, routes).await.context(HttpSnafu { address })
 }
 

@@ -66,11 +66,29 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     let random = machine_random();
     if arguments.from == From::None {
         job.remove_state()?;
+        for (table, folder) in job.old_files() {
+            eprintln!(
+                "{}: the table '{table}' writes into '{}', where files of earlier runs stay beside the new ones; remove them if they \
+                 are not wanted",
+                job.name(),
+                folder.display()
+            );
+        }
     }
     let store = job.store()?;
     let as_user = |error: protocol_error| UserError(chain(&error));
     if let Some(end) = protocol::finished(store.as_ref()).await.map_err(as_user)? {
         let at = chrono::DateTime::from_timestamp_millis(end.at_ms as i64).unwrap_or_default();
+        let last = protocol::newest(store.as_ref()).await.map_err(as_user)?;
+        let stored = last.and_then(|manifest| manifest.plan);
+        if let Some(Err(differences)) = stored.map(|stored| millrace_sql::plan::succeed(&stored, &job.plan)) {
+            return Err(UserError(format!(
+                "{}: finished at {} with other SQL: {}; --from none starts over with this one",
+                job.name(),
+                at.format("%Y-%m-%d %H:%M:%S UTC"),
+                differences.join("; ")
+            )));
+        }
         println!(
             "{}: finished at {}; --from none starts over",
             job.name(),

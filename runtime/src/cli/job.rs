@@ -129,6 +129,23 @@ impl Job {
         }
     }
 
+    /// Tables of the job's that are written into folders in which there are files already.
+    pub fn old_files(&self) -> Vec<(String, PathBuf)> {
+        let has_files = |folder: &Path| {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.into_iter().any(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+        };
+        let sinks = self.plan.operators.iter().filter_map(|operator| match &operator.kind {
+            Some(OperatorKind::Sink(sink)) => sink.table.as_ref(),
+            _ => None,
+        });
+        let folders =
+            sinks.filter(|table| table.options.get("connector").is_some_and(|kind| kind == "filesystem"));
+        let folders =
+            folders.filter_map(|table| Some((table.name.clone(), local_path(table.options.get("path")?)?)));
+        folders.filter(|(_, folder)| has_files(folder)).collect()
+    }
+
     /// The store of the job's state.
     pub fn store(&self) -> Result<Arc<dyn Store>, UserError> {
         store(&self.manifest)

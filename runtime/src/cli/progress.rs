@@ -28,12 +28,20 @@ pub async fn show(name: String, plan: Plan, report: watch::Receiver<JobReport>, 
     let every = if is_terminal { TERMINAL_EVERY } else { LINE_EVERY };
     let sources = source_chains(&plan);
     let mut seen = VecDeque::from([(clock.elapsed(), Totals::default())]);
+    let (mut shown_at, mut generation) = (clock.elapsed(), 0);
     loop {
         clock.sleep(every).await;
         let report = report.borrow().clone();
         let totals = report.totals(&sources);
+        let restored = Totals { rows_out: report.restored_rows_out, ..Totals::default() };
         let report = report.public;
         let now = clock.elapsed();
+        if report.generation != generation {
+            // What was written before is no rate of this generation.
+            generation = report.generation;
+            seen = VecDeque::from([(shown_at, restored)]);
+        }
+        shown_at = now;
         let seconds = seen.front().map_or(0.0, |(at, _)| (now - *at).as_secs_f64());
         let before = seen.front().map_or(Totals::default(), |(_, totals)| *totals);
         let line = line(&name, &report, &totals, &before, seconds, clock.now_ms());

@@ -104,6 +104,7 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
         let listener = Tcp.listen(&arguments.listen).await;
         let listener = listener
             .map_err(|error| UserError(format!("failed to listen at {}: {error}", arguments.listen)))?;
+        info!(port = listener.port(), "taking registrations of workers");
         let workers = Workers::accept(listener, uid.clone(), attempt, clock);
         let (store, is_in_charge) = (job.store()?, Arc::new(AtomicBool::new(true)));
         let context = CoordinatorContext {

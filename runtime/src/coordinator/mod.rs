@@ -332,6 +332,8 @@ async fn one_generation(
         attempt = %settings.identity.attempt,
         "leading the job"
     );
+    let restored_rows_out = restored_checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.rows_out);
+    sender.send_modify(|report| report.restored_rows_out = restored_rows_out);
     JobReport::change(sender, |report| {
         report.generation = generation.0;
         report.restored_epoch = restored_epoch;

@@ -55,6 +55,8 @@ fn checksums(manifest: &Manifest, plan: &Plan) -> Vec<ColumnChecksum> {
 pub struct JobReport {
     /// What the controller reads.
     pub public: Report,
+    /// What sinks had written by the checkpoint that this generation began with.
+    pub restored_rows_out: u64,
     /// Figures of the tasks, by worker.
     pub tasks: BTreeMap<WorkerId, Vec<TaskReport>>,
 }
@@ -86,7 +88,7 @@ impl JobReport {
             attempt: attempt.0,
             ..Default::default()
         };
-        JobReport { public, tasks: BTreeMap::new() }
+        JobReport { public, ..Default::default() }
     }
 
     /// Changes what the controller reads; its version grows if anything has changed.

@@ -71,6 +71,14 @@ impl Place {
         self.spawn(command)
     }
 
+    /// Starts a role that pods run; its log goes to a file.
+    #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
+    pub fn start_role(&self, role: &str, arguments: &[&str], log: &str) -> Job {
+        let mut command = self.verb_command(role, arguments);
+        let log = fs::File::create(self.path().join(log)).unwrap();
+        Job(command.stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
     fn spawn(&self, mut command: Command) -> Job {
         let [log, out] = ["log", "out"].map(|name| fs::File::create(self.path().join(name)).unwrap());
         Job(command.stdout(out).stderr(log).spawn().unwrap())

@@ -115,6 +115,23 @@ fn starting_over_reads_everything_again() {
 
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(place.rows("result"), ["{\"n\":2}", "{\"n\":2}"]);
+    assert!(
+        text(&output).contains("the table 'result' writes into 'result', where files of earlier"),
+        "{}",
+        text(&output)
+    );
+}
+
+#[test]
+fn a_job_that_has_finished_says_so_if_its_sql_was_edited_since() {
+    let place = Place::new(1, SQL);
+    runs(&place);
+    place.edit_job("n > 1", "n > 0");
+
+    refused(&place, 1, &["with other SQL: ", "--from none starts over"]);
+
+    place.edit_job("n > 0", "n > 1");
+    assert!(place.run(&[]).status.success());
 }
 
 #[test]

@@ -121,10 +121,15 @@ fn only_the_objects_of_kept_checkpoints_stay() {
 
 #[test]
 fn an_interrupted_job_takes_a_last_checkpoint_and_goes_on() {
+    goes_on_after(libc::SIGINT);
+    goes_on_after(libc::SIGTERM);
+}
+
+fn goes_on_after(stop: i32) {
     let place = Place::new(2, SQL);
     let mut job = place.start(&[]);
     wait_until("a checkpoint is complete", || checkpoints(&place.log()) >= 1);
-    signal(job.id(), libc::SIGINT);
+    signal(job.id(), stop);
     assert!(job.wait().unwrap().success(), "{}", place.log());
     let stopped = place.rows("picked").len();
 
@@ -135,7 +140,52 @@ fn an_interrupted_job_takes_a_last_checkpoint_and_goes_on() {
     assert_eq!((place.rows("picked"), place.rows("totals")), straight());
 }
 
-/// The checksums that a job has printed, by column.
+/// Two pods of one attempt, as while a node is cut off: the one that has lost the job stays, and keeps quiet.
+#[test]
+fn a_coordinator_that_was_fenced_stays_and_answers_nothing_but_that_it_lives() {
+    let place = Place::new(1, &SQL.replace("'rows-per-second' = '50000'", "'rows-per-second' = '1000'"));
+    let coordinator = |log: &str| {
+        let arguments = ["--uid", "one", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        place.start_role("coordinator", &arguments, log)
+    };
+    let log = |name: &str| std::fs::read_to_string(place.path().join(name)).unwrap_or_default();
+    let after = |mark: &str| {
+        let log = log("first");
+        let found = log.split_once(mark).and_then(|(_, rest)| rest.lines().next());
+        found.unwrap_or_else(|| panic!("no {mark}: {log}")).trim().to_owned()
+    };
+    let mut first = coordinator("first");
+    wait_until("it leads", || {
+        log("first").contains("leading the job") && log("first").contains("serving HTTP")
+    });
+    let workers = format!("127.0.0.1:{}", after("taking registrations of workers port="));
+    let http = after("serving HTTP address=");
+    let arguments =
+        ["--uid", "one", "--coordinator", &workers, "--listen", "127.0.0.1:0", "--host", "127.0.0.1"];
+    let _worker = place.start_role("worker", &arguments, "worker");
+    wait_until("a checkpoint is complete", || log("first").contains("checkpoint complete"));
+    assert!(["/livez", "/readyz", "/report", "/metrics"].iter().all(|path| get(&http, path) == 200));
+
+    let _second = coordinator("second");
+    wait_until("the first one notices", || log("first").contains("waiting for as long as it does"));
+
+    assert_eq!(get(&http, "/livez"), 200);
+    for path in ["/readyz", "/report", "/metrics"] {
+        assert_eq!(get(&http, path), 503, "{path}");
+    }
+    assert!(first.try_wait().unwrap().is_none(), "{}", log("first"));
+}
+
+/// The status of an answer.
+fn get(address: &str, path: &str) -> u16 {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the time that passes is what is tested")]
 fn a_process_that_was_paused_for_longer_than_its_heartbeats_goes_on() {
@@ -151,6 +201,7 @@ fn a_process_that_was_paused_for_longer_than_its_heartbeats_goes_on() {
     assert_eq!((place.rows("picked"), place.rows("totals")), straight());
 }
 
+/// The checksums that a job has printed, by column.
 fn checksums(printed: &str) -> Vec<(String, String)> {
     let lines = printed.lines().filter_map(|line| line.split_once("checksum of nothing."));
     lines.map(|(_, rest)| rest.split_once(": ").unwrap()).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()

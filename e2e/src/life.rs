@@ -34,6 +34,9 @@ struct Job {
     sql: String,
 }
 
+/// Where the rows of an undisturbed run are kept while this program runs.
+pub const UNDISTURBED: &str = "undisturbed";
+
 /// One namespace with one job after the other.
 pub struct Life<'a> {
     pub folder: &'a Path,
@@ -613,7 +616,7 @@ impl Life<'_> {
 
     /// The rows of an undisturbed run in this process's own machine.
     fn expected(&self) -> Outcome<Vec<String>> {
-        let place = self.folder.join("undisturbed");
+        let place = self.folder.join(UNDISTURBED);
         let result = place.join("result");
         if !result.exists() {
             std::fs::create_dir_all(&place).whatever_context("failed to make a folder")?;

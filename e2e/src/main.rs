@@ -74,6 +74,12 @@ impl Test {
     #[expect(clippy::disallowed_methods, reason = "the edge: names a run and times it")]
     fn new(arguments: Arguments) -> Outcome<Self> {
         std::fs::create_dir_all(&arguments.folder).whatever_context("failed to make the folder")?;
+        // Rows of another build are nothing to compare with.
+        let undisturbed = arguments.folder.join(life::UNDISTURBED);
+        if undisturbed.exists() {
+            std::fs::remove_dir_all(&undisturbed)
+                .whatever_context("failed to remove the rows of an earlier run")?;
+        }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let started = std::time::Instant::now();
         let minutes = arguments.minutes.unwrap_or(if arguments.short { 8 } else { 60 });
@@ -108,7 +114,9 @@ impl Test {
 
     fn pass(&self) -> Outcome<()> {
         self.make_namespace()?;
-        let _logs = FollowedLogs::start(&self.name, &self.arguments.folder.join("pods"))?;
+        let logs = self.arguments.folder.join("pods");
+        let _logs =
+            (FollowedLogs::start(&self.name, &logs)?, FollowedLogs::start(SYSTEM, &logs.join(SYSTEM))?);
         if !self.arguments.life {
             self.faults()?;
         }
@@ -144,24 +152,45 @@ impl Test {
         let log = self.arguments.folder.join("loader.log");
         let mut loader = self.kafka.start("load", &events, &[&load[0], &load[1]], &log)?;
 
-        self.fault("kill -9 of a worker's process", || self.signal(&self.pod("worker")?))?;
-        self.fault("deletion of the coordinator's pod", || {
+        self.fault("kill -9 of a worker's process", &mut loader, || self.signal(&self.pod("worker")?))?;
+        self.fault("deletion of the coordinator's pod", &mut loader, || {
             kubectl(&["delete", "pod", &self.pod("coordinator")?, "-n", &self.name, "--wait=false"])
                 .map(|_| ())
         })?;
-        self.fault("death of the controller, and of all pods while it is away", || self.kill_all())?;
+        self.fault("death of the controller, and of all pods while it is away", &mut loader, || {
+            self.kill_all()
+        })?;
         if !self.arguments.short {
-            self.fault("death of the coordinator's node", || self.lose_node("node-kill", "node-start"))?;
-            self.fault("cut of the coordinator's node", || self.lose_node("node-cut", "node-join"))?;
+            self.fault("death of the coordinator's node", &mut loader, || {
+                self.lose_node("node-kill", "node-start")
+            })?;
+            self.fault("cut of the coordinator's node", &mut loader, || {
+                self.lose_node("node-cut", "node-join")
+            })?;
             self.rescale(7)?;
-            self.fault("kill -9 of a worker's process", || self.signal(&self.pod("worker")?))?;
+            self.fault("kill -9 of a worker's process", &mut loader, || self.signal(&self.pod("worker")?))?;
         }
 
         self.finish_loading(&mut loader, &events)?;
         let led = self.compare(rows, &reader)?;
         self.look_at_status(&led)?;
         let looks = watched.end()?;
-        self.say(&format!("no file changed or disappeared in {looks} looks; done"));
+        self.say(&format!("no file changed or disappeared in {looks} looks"));
+        self.delete()
+    }
+
+    /// A running job that is deleted takes everything that was made for it along.
+    fn delete(&self) -> Outcome<()> {
+        let all = ["get", "deployments,services,configmaps,pods", "-n", &self.name, "-o", "name", "-l"];
+        let left = || kubectl(&[&all[..], &["app.kubernetes.io/instance=totals"]].concat());
+        if left()?.lines().count() < 5 {
+            whatever!("the running job has fewer objects than there should be: {}", left()?);
+        }
+        kubectl(&["delete", "streamjob", "totals", "-n", &self.name])?;
+        wait("nothing is left of the deleted job", RECOVERY_SECONDS, || {
+            Ok(left()?.trim().is_empty().then_some(()))
+        })?;
+        self.say("deleted while it ran: nothing is left of it");
         Ok(())
     }
 
@@ -234,12 +263,15 @@ impl Test {
     }
 
     /// Causes a fault while rows are in flight and after a checkpoint, and waits until the job has gone on from it.
-    fn fault(&self, what: &str, cause: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+    fn fault(&self, what: &str, loader: &mut Process, cause: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
         let before = wait("a checkpoint holds rows", RECOVERY_SECONDS, || {
             let led = self.led()?;
             Ok((led.epoch > led.restored_epoch && led.rows_in > led.restored_rows).then_some(led))
         })?;
         self.say(&format!("{what}: at epoch {}, {} rows read", before.epoch, before.rows_in));
+        if loader.has_ended()? {
+            whatever!("no rows are in flight any more before the {what}: the loader has ended");
+        }
         let at = self.started.elapsed();
         cause()?;
         let after = wait(&format!("the job goes on after the {what}"), RECOVERY_SECONDS, || {

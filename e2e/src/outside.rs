@@ -89,6 +89,12 @@ pub fn apply(folder: &Path, name: &str, manifest: &str) -> Outcome<()> {
 /// A process that ends with this value.
 pub struct Process(pub Child);
 
+impl Process {
+    pub fn has_ended(&mut self) -> Outcome<bool> {
+        Ok(self.0.try_wait().whatever_context("failed to look after a process")?.is_some())
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself.
@@ -173,6 +179,7 @@ struct State {
     /// Size and tag by key.
     seen: BTreeMap<String, (u64, String)>,
     looks: u64,
+    failures: u64,
     broken: Option<String>,
 }
 
@@ -194,13 +201,24 @@ impl Watched {
         let (store, runtime) = (bucket()?, runtime()?);
         let (folder, shared, over) = (Key::from(folder), Arc::clone(&state), Arc::clone(&is_over));
         let thread = std::thread::spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                // A store that does not answer is looked at again.
-                if let Ok(listed) = runtime.block_on(store.list(Some(&folder)).try_collect::<Vec<_>>()) {
-                    let now = listed.into_iter().map(|object| {
-                        (object.location.to_string(), (object.size, object.e_tag.unwrap_or_default()))
-                    });
-                    shared.lock().unwrap_or_else(PoisonError::into_inner).look(now.collect());
+            loop {
+                // What is there at the end is looked at, too.
+                let is_last = over.load(Ordering::Relaxed);
+                let listed = runtime.block_on(store.list(Some(&folder)).try_collect::<Vec<_>>());
+                let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                match listed {
+                    Ok(listed) => {
+                        let now = listed.into_iter().map(|object| {
+                            (object.location.to_string(), (object.size, object.e_tag.unwrap_or_default()))
+                        });
+                        state.look(now.collect());
+                    }
+                    // A store that does not answer is looked at again.
+                    Err(_) => state.failures += 1,
+                }
+                drop(state);
+                if is_last {
+                    return;
                 }
                 pause(LOOK);
             }
@@ -217,7 +235,13 @@ impl Watched {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match &state.broken {
             Some(broken) => whatever!("{broken}"),
-            None if state.looks == 0 => whatever!("the bucket was never seen while it was watched"),
+            None if state.looks <= state.failures => {
+                whatever!(
+                    "the bucket was seen {} times, and {} times it was not",
+                    state.looks,
+                    state.failures
+                )
+            }
             None => Ok(state.looks),
         }
     }

@@ -152,6 +152,8 @@ fn conditions(
     let failure_kind = failure_kind.filter(|kind| !kind.is_empty()).unwrap_or("Failed");
     let obstacle = observed.obstacle.as_deref();
     let checkpoint_failure = checkpoint_failure(status.phase, observed);
+    let is_recovering =
+        observed.report.as_ref().is_some_and(|report| report.phase == ReportedPhase::Recovering);
     let suspended = match &status.last_checkpoint {
         Some(checkpoint) => format!(
             "spec.suspend is true; the job will go on from checkpoint {} or a later one",
@@ -181,6 +183,12 @@ fn conditions(
         (Phase::Suspending, _) if !checkpoint_failure.is_empty() => {
             (false, "CheckpointFailed", checkpoint_failure.as_str())
         }
+        (Phase::Suspending, _) if observed.report.is_none() => (
+            false,
+            "CoordinatorSilent",
+            "the coordinator does not answer; the job is suspended when it is back and all results of its last checkpoint are visible",
+        ),
+        (Phase::Suspending, _) if is_recovering => (false, failure_kind, failure),
         (Phase::Suspending, _) => (false, "Stopping", "a last checkpoint is being taken"),
         (Phase::Pending | Phase::Starting, _) => (false, "Starting", "the pods are being started"),
     };
@@ -354,6 +362,24 @@ mod tests {
         let first = failed_at(1, 1);
         assert_eq!(failed_at(1, 5), first, "the same failure, seen again");
         assert_eq!(failed_at(2, 9), Some(seconds(at(9))));
+    }
+
+    #[test]
+    fn a_job_that_cannot_be_suspended_yet_says_why() {
+        let stop = Decision::Stop { attempt: 1, why: Why::Suspended };
+        let ready = |seen: &Observed| {
+            let status = compute(&job(), &stop, seen, "image:1", at(1));
+            let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").cloned();
+            ready.map(|ready| (ready.reason, ready.message)).unwrap()
+        };
+        let mut seen = seen(ReportedPhase::Recovering, 1, 1_000);
+        let report = seen.report.as_mut().unwrap();
+        (report.last_failure, report.last_failure_kind) =
+            (Some("no broker".to_owned()), Some("SinkUnavailable".to_owned()));
+
+        assert_eq!(ready(&seen), ("SinkUnavailable".to_owned(), "no broker".to_owned()));
+        seen.report = None;
+        assert_eq!(ready(&seen).0, "CoordinatorSilent");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod jobs {
     mod golden;
     mod harness;
     mod input;
+    mod queries;
     mod recovery;
     mod simulation;
     mod stored;

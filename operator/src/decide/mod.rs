@@ -86,6 +86,10 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
     };
     let is_stopped = !may_run || !has_state || !is_led || observed.worker_attempts.is_empty();
     if job.spec.suspend {
+        // Whoever takes the job's place commits what a checkpoint has left to be done, and of a suspended one nobody does: its
+        // coordinator must have said that it has stopped, also if it has to come up for that.
+        let is_at_rest = matches!(phase, Some(ReportedPhase::Suspended | ReportedPhase::Failed));
+        let is_stopped = is_at_rest || !has_state || !is_led || observed.worker_attempts.is_empty();
         return match has_attempt && !is_stopped {
             true => Decision::Stop { attempt: status.attempt, why: Why::Suspended },
             false => Decision::Suspend,
@@ -291,10 +295,22 @@ mod tests {
                 Decision::Stop { attempt: 1, why: Why::Suspended },
             ),
             (
-                "a job whose coordinator is away is suspended at once",
+                "a job whose coordinator is away is not suspended before it is back: a checkpoint may be complete and not committed",
                 with_checkpoint(with_status(job(true, 2), 1, &old)),
                 Observed { report: None, ..seen(1, ReportedPhase::Running, &[1]) },
-                Decision::Suspend,
+                Decision::Stop { attempt: 1, why: Why::Suspended },
+            ),
+            (
+                "nor one that recovers",
+                with_checkpoint(with_status(job(true, 2), 1, &old)),
+                seen(1, ReportedPhase::Recovering, &[1]),
+                Decision::Stop { attempt: 1, why: Why::Suspended },
+            ),
+            (
+                "a job whose coordinator is away is replaced at once: the next one commits",
+                with_checkpoint(with_status(job(false, 4), 1, &old)),
+                Observed { report: None, ..seen(1, ReportedPhase::Running, &[1]) },
+                record(2, &job(false, 4)),
             ),
             (
                 "a job that has no coordinator is replaced at once",

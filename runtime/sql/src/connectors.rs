@@ -29,6 +29,8 @@ pub enum ValueKind {
     Text(&'static str),
     /// A whole number from here on.
     Number(u64),
+    /// A whole number from 1 to here.
+    UpTo(u64),
     /// Such as `10 s`.
     Duration,
     OneOf(&'static [&'static str]),
@@ -40,6 +42,7 @@ impl ValueKind {
         match self {
             Text(example) => vec![example.to_owned()],
             Number(least) => vec![least.max(1).to_string()],
+            UpTo(_) => vec!["1".to_owned()],
             Duration => vec!["10 s".to_owned()],
             OneOf(choices) => choices.iter().map(|choice| (*choice).to_owned()).collect(),
         }
@@ -55,7 +58,10 @@ pub struct Mistake {
     pub hint: Option<String>,
 }
 
-use ValueKind::{Duration, Number, OneOf, Text};
+use ValueKind::{Duration, Number, OneOf, Text, UpTo};
+
+/// Splits of one generated table: each is kept in memory and in every checkpoint.
+pub const SPLITS_MAX: u64 = 32_768;
 
 const fn meaning(key: &'static str, value: ValueKind) -> Setting {
     Setting { key, value, is_required: false, is_connection: false }
@@ -132,7 +138,7 @@ const NEXMARK: &[Setting] = &[
     meaning("events", Number(0)),
     meaning("event-rate", Number(1)),
     meaning("start-time", Text("2024-02-29 00:00:00")),
-    meaning("splits", Number(1)),
+    meaning("splits", UpTo(SPLITS_MAX)),
     meaning("seed", Number(0)),
     connection("rows-per-second", Number(1)),
 ];
@@ -172,9 +178,12 @@ pub fn settings(connector: &str, role: Role) -> Option<Vec<Setting>> {
     }
 }
 
+/// The connector of the rows of a query that is shown; no table can have it.
+pub const SHOWN: &str = "(shown)";
+
 /// True if a sink of this connector takes rows that change, and not only rows that are added.
 pub fn takes_changes(connector: &str) -> bool {
-    matches!(connector, "print" | "blackhole") || uses_key(connector)
+    matches!(connector, "print" | "blackhole" | SHOWN) || uses_key(connector)
 }
 
 /// True if a sink of this connector writes by the table's primary key: a row takes the place of the one with its key.
@@ -294,6 +303,13 @@ fn check_value(key: &str, value: &str, kind: ValueKind) -> Option<Mistake> {
                 format!("write a whole number from {least}"),
             ),
         },
+        UpTo(most) => match value.trim().parse::<u64>() {
+            Ok(number) if (1..=most).contains(&number) => None,
+            _ => wrong(
+                "is not a number that can be used".to_owned(),
+                format!("write a whole number from 1 to {most}"),
+            ),
+        },
         Duration => match parse_duration(value) {
             Some(_) => None,
             None => wrong("is not a duration".to_owned(), "write one such as '10 s' or '500 ms'".to_owned()),
@@ -371,6 +387,11 @@ mod tests {
                 &[("'properties.bootstrap.servers' is missing", "add")],
             ),
             ("connector=nexmark events=many", Some(Role::Source), &[("'many' is not a number", "from 0")]),
+            (
+                "connector=nexmark splits=1000000000",
+                Some(Role::Source),
+                &[("is not a number", "from 1 to 32768")],
+            ),
             ("connector=nexmark rows-per-second=0", Some(Role::Source), &[("'0' is not a number", "from 1")]),
             (
                 "connector=nexmark scan.watermark.idle-timeout=soon",

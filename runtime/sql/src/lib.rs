@@ -15,4 +15,4 @@ pub mod plan;
 pub mod planner;
 
 pub use diagnostic::Diagnostic;
-pub use planner::compile;
+pub use planner::{ShownQuery, compile, compile_query};

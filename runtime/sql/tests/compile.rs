@@ -299,7 +299,23 @@ fn mistakes_are_shown_where_they_are() {
         ),
         (
             "SELECT auction FROM bid WHERE REGEXP(url, '(a')",
-            "1:43+4 '(a' is not a regular expression: regex parse error:",
+            "1:43+4 '(a' is not a regular expression: unclosed group",
+            None,
+        ),
+        (
+            "SELECT auction FROM bid WHERE url SIMILAR TO 'a%'",
+            "1:35+7 SIMILAR TO is not supported yet",
+            Some("use REGEXP(value, 'pattern') with a Java regular expression"),
+        ),
+        ("SELECT auction FROM bid WHERE url ILIKE 'a%'", "1:35+5 ILIKE is not supported yet", None),
+        (
+            "SELECT auction FROM bid WHERE url LIKE 'a%' ESCAPE '%'",
+            "1:45+6 LIKE … ESCAPE is not supported yet",
+            None,
+        ),
+        (
+            "SELECT auction FROM bid WHERE CAST(`dateTime` AS DATE) > DATE '2024-02-30'",
+            "1:63+12 CAST: '2024-02-30' is not a value of the type DATE; TRY_CAST makes NULL of such texts",
             None,
         ),
         (
@@ -440,7 +456,7 @@ fn all_mistakes_of_a_text_are_found_at_once() {
 
     assert_eq!(
         rendered(sql, &mistakes),
-        "line 1, column 29: the type 'MAP' is not supported\n 1 | CREATE TABLE a (x BIGINT, y MAP<INT, INT>) WITH ('connector' = 'print');\n   |                             ^^^\n   hint: use BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), STRING, BYTES, DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ROW<…> or ARRAY<…>\nline 2, column 1: the statement DROP is not supported in a job\n 2 | DROP TABLE a;\n   | ^^^^\n   hint: a job consists of CREATE TABLE, CREATE VIEW and INSERT INTO … SELECT"
+        "line 1, column 29: the type 'MAP' is not supported\n 1 | CREATE TABLE a (x BIGINT, y MAP<INT, INT>) WITH ('connector' = 'print');\n   |                             ^^^\n   hint: use BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), STRING, BYTES, DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ROW<…> or ARRAY<…>\nline 2, column 1: the statement DROP is not supported\n 2 | DROP TABLE a;\n   | ^^^^\n   hint: there are CREATE TABLE, CREATE VIEW, INSERT INTO … SELECT, and SELECT in `millrace sql`"
     );
 }
 

@@ -146,6 +146,14 @@ pub async fn newest(store: &dyn Store) -> Result<Option<Manifest>, CheckpointErr
     }
 }
 
+/// Whether the results of the newest checkpoint are visible, so that nothing is left to be done for it.
+pub async fn is_committed(store: &dyn Store) -> Result<bool, CheckpointError> {
+    match resolve::newest_checkpoint(&epoch_records(store).await?) {
+        Some((epoch, _)) => Ok(store.get(&paths::commit(*epoch)).await?.is_some()),
+        None => Ok(true),
+    }
+}
+
 impl Checkpoints {
     /// Claims the next generation, seals the next epoch and reads the newest checkpoint. `own` is the last generation that this
     /// process has claimed: if another process has claimed one after it, this one is not in charge any more. `nonce` is

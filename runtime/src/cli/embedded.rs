@@ -24,7 +24,7 @@ use crate::error::chain;
 use crate::fault::Safeguards;
 use crate::model::{Attempt, JobUid};
 use crate::outside::Outside;
-use crate::sink::StandardSinks;
+use crate::sink::{Sinks, StandardSinks};
 use crate::transport::{Tcp, Transport};
 use crate::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
 
@@ -129,7 +129,10 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
 
     let slots = job.manifest.spec.parallelism;
     let helpers = match arguments.workers {
-        None => Helpers::inside(&address, &settings, store, outside, clock, slots).await?,
+        None => {
+            let sinks = Arc::new(StandardSinks);
+            Inside { address, store, outside, sinks, clock }.start(&settings, slots).await?
+        }
         Some(count) => Helpers::processes(&arguments, logging, &address, &settings, clock, count)?,
     };
     tokio::spawn(listen_for_stop(wish_sender));
@@ -172,7 +175,8 @@ fn is_of_cluster(uid: &str) -> bool {
     uid.split('-').count() == 5
 }
 
-fn new_uid(random: &Arc<Mutex<StdRng>>) -> JobUid {
+/// A uid for a run that has none.
+pub fn new_uid(random: &Arc<Mutex<StdRng>>) -> JobUid {
     let bits: u128 = rand::Rng::random(&mut *random.lock());
     JobUid(format!("{:08x}-{:04x}-{:04x}", bits >> 96, (bits >> 80) & 0xffff, (bits >> 64) & 0xffff))
 }
@@ -198,22 +202,26 @@ async fn stop_signal(terminate: &mut Signal) -> Option<i32> {
     }
 }
 
+/// What a worker in this process works with.
+pub struct Inside {
+    /// Of its coordinator.
+    pub address: String,
+    pub store: Arc<dyn Store>,
+    pub outside: Outside,
+    pub sinks: Arc<dyn Sinks>,
+    pub clock: Clock,
+}
+
 /// The workers of an embedded run.
-enum Helpers {
+pub enum Helpers {
     Inside { task: tokio::task::JoinHandle<()>, tasks: Option<Runtime>, ended: watch::Sender<bool> },
     Processes { task: tokio::task::JoinHandle<()>, ended: watch::Sender<bool> },
 }
 
-impl Helpers {
+impl Inside {
     /// One worker in this process.
-    async fn inside(
-        address: &str,
-        settings: &JobSettings,
-        store: Arc<dyn Store>,
-        outside: Outside,
-        clock: Clock,
-        slots: u32,
-    ) -> Result<Self, UserError> {
+    pub async fn start(self, settings: &JobSettings, slots: u32) -> Result<Helpers, UserError> {
+        let Inside { address, store, outside, sinks, clock } = self;
         let tasks = runtime("task", slots as usize)?;
         let context = WorkerContext {
             clock,
@@ -221,7 +229,7 @@ impl Helpers {
             transport: Arc::new(Tcp),
             tasks: tasks.handle().clone(),
             outside,
-            sinks: Arc::new(StandardSinks),
+            sinks,
             crash: job::crash()?,
             safeguards: Safeguards::default(),
         };
@@ -234,12 +242,13 @@ impl Helpers {
         };
         let mut worker =
             Worker::new(worker_settings, context).await.map_err(|error| UserError(chain(&error)))?;
-        let address = address.to_owned();
         let (ended, watched) = watch::channel(false);
         let task = tokio::spawn(async move { work(&mut worker, &address, clock, watched).await });
         Ok(Helpers::Inside { task, tasks: Some(tasks), ended })
     }
+}
 
+impl Helpers {
     /// Worker processes, each started again when it dies.
     fn processes(
         arguments: &RunArguments,
@@ -278,7 +287,8 @@ impl Helpers {
         Ok(Helpers::Processes { task, ended })
     }
 
-    async fn end(self) {
+    /// Ends the workers.
+    pub async fn end(self) {
         match self {
             Helpers::Inside { task, tasks, ended } => {
                 // The worker was dismissed, or finds nobody any more.
@@ -332,8 +342,8 @@ async fn keep_running(command: Arc<Mutex<Command>>, mut ended: watch::Receiver<b
         let mut child: Child = match spawned {
             Ok(child) => child,
             Err(error) => {
-                warn!(%error, "failed to start a worker process");
-                return;
+                warn!(%error, "failed to start a worker process; trying again");
+                continue;
             }
         };
         // Waiting for a child closes its standard input unless it is taken out before.

@@ -83,7 +83,7 @@ pub fn check_embedded(manifest: &StreamJob) -> Result<(), UserError> {
     Ok(())
 }
 
-fn check_options(plan: &Plan) -> Result<(), String> {
+pub fn check_options(plan: &Plan) -> Result<(), String> {
     for operator in &plan.operators {
         match &operator.kind {
             Some(OperatorKind::Source(source)) => {

@@ -8,6 +8,7 @@ mod embedded;
 mod job;
 mod progress;
 mod roles;
+mod sql;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -70,6 +71,8 @@ enum Verb {
     Explain(ExplainArguments),
     /// Show, check and remove the checkpoints of a job.
     Checkpoints(checkpoints::CheckpointsArguments),
+    /// Show the rows of a query, without a manifest.
+    Sql(sql::SqlArguments),
     /// Coordinate a job; workers connect to it.
     Coordinator(roles::CoordinatorArguments),
     /// Work for a job's coordinator.
@@ -128,7 +131,9 @@ pub enum Exit {
 /// Runs the verb of the command line.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Err(error) = start_logging(&arguments.logging) {
+    // Rows are what is wanted of a query, and not how it came to them.
+    let level = if matches!(arguments.verb, Verb::Sql(_)) { "error" } else { "info" };
+    if let Err(error) = start_logging(&arguments.logging, level) {
         eprintln!("{error}");
         return ExitCode::from(Exit::WrongInput as u8);
     }
@@ -137,6 +142,7 @@ pub fn main() -> ExitCode {
         Verb::Validate(validate) => validate_job(&validate),
         Verb::Explain(explain) => explain_job(&explain),
         Verb::Checkpoints(arguments) => checkpoints::checkpoints(&arguments),
+        Verb::Sql(arguments) => sql::sql(arguments),
         Verb::Coordinator(coordinator) => roles::coordinator(coordinator),
         Verb::Worker(worker) => roles::worker(worker),
     };
@@ -149,8 +155,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start_logging(logging: &Logging) -> Result<(), UserError> {
-    let filter = EnvFilter::try_from_env("MILLRACE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+fn start_logging(logging: &Logging, level: &str) -> Result<(), UserError> {
+    let filter = EnvFilter::try_from_env("MILLRACE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let (writer, has_colours) = match &logging.log_file {
         Some(path) => {
             let file = File::options().create(true).append(true).open(path);

@@ -188,7 +188,37 @@ fn human(number: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use millrace_crds::contract::ReportedCheckpoint;
+
     use super::*;
+
+    #[test]
+    fn a_line_says_how_the_job_goes() {
+        let mut report = Report { phase: Phase::Running, restarts: 1, ..Default::default() };
+        report.last_checkpoint = Some(ReportedCheckpoint {
+            epoch: 7,
+            completed_at_ms: 57_000,
+            duration_ms: 31,
+            bytes: 2_048,
+            ..Default::default()
+        });
+        let before = Totals { rows_in: 1_000, rows_out: 10, ..Totals::default() };
+        let now = Totals {
+            rows_in: 41_000,
+            rows_out: 30,
+            watermark_ms: Some(50_000),
+            late_rows: 3,
+            state_bytes: 5_000_000,
+            progress: 0.25,
+            ..Totals::default()
+        };
+
+        assert_eq!(
+            line("totals", &report, &now, &before, 2.0, 60_000),
+            "totals: Running  in 20.00 k/s  out 10 /s  25 %  watermark 1970-01-01 00:00:50.000 (10 s behind)  state 5.00 MB  late 3  \
+             checkpoint 7 (3 s ago, 31 ms, 2.05 kB)  restarts 1"
+        );
+    }
 
     #[test]
     fn a_watermarks_lag_is_said_in_a_fitting_unit() {

@@ -317,6 +317,27 @@ impl RunningJob<'_> {
         });
     }
 
+    /// Writes into the store until it takes it, which may be done any number of times: the job runs on meanwhile, as when a snapshot
+    /// cannot be stored.
+    async fn until_stored<F>(&self, write: impl Fn() -> F + Send) -> Result<(), CheckpointError>
+    where
+        F: Future<Output = Result<(), CheckpointError>> + Send,
+    {
+        loop {
+            let error = match write().await {
+                Err(error @ CheckpointError::Store { .. }) => error,
+                stored => return stored,
+            };
+            let why = crate::error::chain(&error);
+            warn!(error = %why, "a checkpoint cannot be recorded; trying again");
+            JobReport::change(self.report, |report| {
+                report.failed_checkpoints += 1;
+                report.last_checkpoint_failure = Some(why);
+            });
+            self.context.clock.sleep(self.settings.checkpoint_interval.min(RETRY_MAX)).await;
+        }
+    }
+
     /// Publishes a checkpoint, commits its sinks, marks it.
     fn publish(
         &self,
@@ -336,13 +357,13 @@ impl RunningJob<'_> {
         manifest.created_ms = self.context.clock.now_ms();
         async move {
             check(&self.committers, &manifest).await?;
-            checkpoints.publish(&manifest).await?;
+            self.until_stored(|| checkpoints.publish(&manifest)).await?;
             let has_results = manifest.subtasks.iter().any(|state| !state.committables.is_empty());
             if self.context.crashes_before_commit && has_results {
                 std::process::abort();
             }
             commit(&self.committers, &manifest).await?;
-            checkpoints.mark_committed(epoch, self.context.clock.now_ms()).await?;
+            self.until_stored(|| checkpoints.mark_committed(epoch, self.context.clock.now_ms())).await?;
             Ok((manifest, started))
         }
         .boxed()

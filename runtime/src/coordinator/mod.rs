@@ -170,7 +170,8 @@ pub async fn run(
             Err(Stop::Failure(failure)) => failure,
         };
         let has_run = report.borrow().public.phase == Phase::Running;
-        if *wish.borrow() == Wish::Stop && !has_run {
+        let is_stopping = *wish.borrow() == Wish::Stop && !has_run;
+        if is_stopping && may_stop(&settings, &context, &own).await {
             // There is nothing that a last checkpoint could hold.
             info!(error = %failure.message, "stopped while recovering");
             workers.dismiss("the job has been stopped").await;
@@ -199,17 +200,28 @@ pub async fn run(
         match restart.next(context.clock.elapsed(), jitter) {
             Some(delay) => {
                 warn!(error = %failure.message, delay_ms = delay.as_millis() as u64, "recovering");
-                if !delay.is_zero() {
-                    tokio::select! {
-                        () = workers.watch_for(delay) => {}
-                        () = stop_wished(wish.clone()) => {}
-                    }
+                tokio::select! {
+                    () = workers.watch_for(delay) => {}
+                    () = stop_wished(wish.clone()), if !is_stopping => {}
                 }
             }
             None => {
                 JobReport::change(&report, |report| report.phase = Phase::Failed);
                 return GaveUpSnafu { restarts: restart.count(), message: failure.message }.fail();
             }
+        }
+    }
+}
+
+/// Whether a job that does not run can be left as it is: not while a checkpoint is complete whose results are not visible yet. Kafka
+/// would throw them away after a while.
+async fn may_stop(settings: &JobSettings, context: &CoordinatorContext, own: &Own) -> bool {
+    match protocol::is_committed(context.store.as_ref()).await {
+        Ok(is_committed) => is_committed,
+        Err(error) => {
+            warn!(error = %chain(&error), "it is not known whether the results of the last checkpoint are visible");
+            // A run on the command line that has come nowhere has begun nothing, and somebody waits for its end.
+            !settings.is_patient && own.generation.is_none()
         }
     }
 }

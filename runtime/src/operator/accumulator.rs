@@ -176,8 +176,9 @@ impl Accumulator {
                     true
                 }
                 (StateColumn::I128(sums, valid), Values::I128(values)) if values.is_valid(row) => {
+                    // What is too large for any decimal stays so, and shows as NULL.
                     sums[offset] =
-                        sums[offset].wrapping_add(values.value(row).wrapping_mul(i128::from(sign)));
+                        sums[offset].saturating_add(values.value(row).saturating_mul(i128::from(sign)));
                     valid[offset] = true;
                     true
                 }
@@ -250,6 +251,12 @@ impl Accumulator {
                 if let StateColumn::I64(values, valid) = value {
                     return narrow(values, valid, &self.result_type);
                 }
+                if let StateColumn::I128(values, valid) = value {
+                    let fits =
+                        values.iter().zip(valid).map(|(sum, valid)| decimal_sum(*sum).filter(|_| *valid));
+                    let fits = fits.collect::<Decimal128Array>();
+                    return Ok(Arc::new(fits.with_data_type(self.result_type.to_arrow())));
+                }
                 cast(&sums, &self.result_type.to_arrow()).context(ComputeSnafu)
             }
             _ => Ok(value.to_array(&self.argument_type)?),
@@ -275,9 +282,8 @@ impl Accumulator {
             StateColumn::I128(sums, _) => {
                 let shift = (self.result_type.scale - self.state_types[0].scale).max(0) as u32;
                 let averages = rows.map(|row| {
-                    defined(row).map(|count| {
-                        divide_half_up(sums[row].wrapping_mul(10_i128.pow(shift)), i128::from(count))
-                    })
+                    let sum = decimal_sum(sums[row])?.checked_mul(10_i128.pow(shift));
+                    defined(row).and_then(|count| Some(divide_half_up(sum?, i128::from(count))))
                 });
                 Arc::new(averages.collect::<Decimal128Array>().with_data_type(self.result_type.to_arrow()))
             }
@@ -315,6 +321,12 @@ fn narrow(values: &[i64], valid: &[bool], to: &DataType) -> Result<ArrayRef, Ope
     };
     let wrapped = values.iter().zip(valid).map(|(value, is_valid)| is_valid.then(|| wrap(*value)));
     Ok(integers(wrapped.collect::<Int64Array>(), &to.to_arrow())?)
+}
+
+/// A sum, if it has no more digits than a decimal can have.
+fn decimal_sum(sum: i128) -> Option<i128> {
+    const LIMIT: u128 = 10_u128.pow(38);
+    (sum.unsigned_abs() < LIMIT).then_some(sum)
 }
 
 fn divide_half_up(value: i128, by: i128) -> i128 {
@@ -388,6 +400,20 @@ mod tests {
                 DataType::decimal(38, 6),
                 decimals(vec![Some(100), Some(100), Some(101)], 10, 2),
                 decimals(vec![Some(1_003_333)], 38, 6),
+            ),
+            (
+                Sum,
+                DataType::decimal(38, 0),
+                DataType::decimal(38, 0),
+                decimals(vec![Some(6 * 10_i128.pow(37)); 2], 38, 0),
+                decimals(vec![None], 38, 0),
+            ),
+            (
+                Avg,
+                DataType::decimal(38, 0),
+                DataType::decimal(38, 6),
+                decimals(vec![Some(6 * 10_i128.pow(37)); 9], 38, 0),
+                decimals(vec![None], 38, 6),
             ),
             (Min, bigint(), bigint(), longs(vec![Some(5), Some(-5), None]), longs(vec![Some(-5)])),
             (Max, bigint(), bigint(), longs(vec![None, Some(-5), Some(-6)]), longs(vec![Some(-5)])),

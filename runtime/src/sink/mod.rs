@@ -69,7 +69,7 @@ fn json_style(options: &mut crate::options::TableOptions<'_>) -> Result<JsonStyl
         }
     };
     let omits_nulls = options.parsed("json.encode.ignore-null-fields", "'true' or 'false'")?.unwrap_or(false);
-    Ok(JsonStyle { is_iso, omits_nulls })
+    Ok(JsonStyle { is_iso, omits_nulls, ..JsonStyle::default() })
 }
 
 /// What one subtask has prepared, in the connector's own form.

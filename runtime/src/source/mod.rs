@@ -100,6 +100,9 @@ pub trait SourceConnector: Send + Sync {
     /// Opens a split at its position.
     fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError>;
 
+    /// True if its input has an end.
+    fn is_bounded(&self) -> bool;
+
     /// A position for a reader: how far a split was read.
     fn position_text(&self, position: &[u8]) -> String;
 
@@ -119,10 +122,6 @@ pub struct BadRecords {
     skipped: Arc<AtomicU64>,
 }
 
-/// What to do about a record that is no row, for messages.
-pub const BAD_RECORD_CURE: &str =
-    "correct it, or leave such records out with 'json.ignore-parse-errors' = 'true'";
-
 impl BadRecords {
     /// Reads the options of the format that say what a record is.
     pub fn new(options: &mut crate::options::TableOptions<'_>) -> Result<Self, OptionError> {
@@ -137,6 +136,14 @@ impl BadRecords {
         // Times are read in either form.
         options.optional("json.timestamp-format.standard");
         Ok(BadRecords { are_skipped, needs_fields, skipped: Arc::default() })
+    }
+
+    /// What to do about a record that is no row, for messages.
+    pub fn cure(&self) -> &'static str {
+        match self.needs_fields {
+            true => "correct it, or let missing fields be NULL: remove 'json.fail-on-missing-field'",
+            false => "correct it, or leave such records out with 'json.ignore-parse-errors' = 'true'",
+        }
     }
 
     /// How many were left out.

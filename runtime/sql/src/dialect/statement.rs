@@ -21,6 +21,8 @@ pub enum Statement {
     CreateTable(CreateTable),
     CreateView(CreateView),
     Insert(Insert),
+    /// A query whose rows are shown.
+    Select(Query),
 }
 
 /// CREATE VIEW name AS query.
@@ -174,9 +176,12 @@ fn statement(tokens: &[TokenWithSpan], windows: &mut usize) -> Parsed<Statement>
         return insert(&mut cursor, windows).map(Statement::Insert);
     }
     let first = cursor.peek();
+    if cursor.at_word("SELECT") || cursor.at_word("WITH") {
+        return query(&mut cursor, windows).map(Statement::Select);
+    }
     let word = first.token.to_string().to_uppercase();
-    Err(mistake(&first, format!("the statement {word} is not supported in a job"))
-        .hint("a job consists of CREATE TABLE, CREATE VIEW and INSERT INTO … SELECT"))
+    Err(mistake(&first, format!("the statement {word} is not supported"))
+        .hint("there are CREATE TABLE, CREATE VIEW, INSERT INTO … SELECT, and SELECT in `millrace sql`"))
 }
 
 fn create_view(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<CreateView> {

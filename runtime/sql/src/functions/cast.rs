@@ -12,7 +12,7 @@ use arrow::datatypes::{
     DataType, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
 };
 use arrow::util::display::FormatOptions;
-use datafusion_common::{Result, exec_err};
+use datafusion_common::{Result, ScalarValue, exec_err};
 use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
 
 use super::decimals::{Rounding, of_integer, round};
@@ -31,6 +31,11 @@ pub struct CastTo {
 impl CastTo {
     pub fn new(to: DataType, is_try: bool) -> Self {
         CastTo { to, is_try, signature: Signature::any(1, Volatility::Immutable) }
+    }
+
+    /// Looks whether a constant can be converted.
+    pub fn check(&self, constant: &ScalarValue) -> Result<()> {
+        convert(&constant.to_array()?, &self.to, self.is_try).map(drop)
     }
 
     /// True if the kernels do something else than Flink.
@@ -75,7 +80,7 @@ impl ScalarUDFImpl for CastTo {
         let values = args.args[0].to_array(if is_constant { 1 } else { args.number_rows })?;
         let converted = convert(&values, &self.to, self.is_try)?;
         if is_constant {
-            return datafusion_common::ScalarValue::try_from_array(&converted, 0).map(ColumnarValue::Scalar);
+            return ScalarValue::try_from_array(&converted, 0).map(ColumnarValue::Scalar);
         }
         Ok(ColumnarValue::Array(converted))
     }

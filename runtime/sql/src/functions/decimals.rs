@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array};
 use arrow::datatypes::{DataType, Decimal128Type, i256};
 use datafusion_common::{Result, exec_err};
+use datafusion_expr::Operator;
 
 use super::numbers::expand;
 use super::scalar::{Argument, Scalar};
@@ -18,16 +19,121 @@ const SCALE_KEPT: u8 = 6;
 /// The name of division in plans. It is no identifier, so that only the operator gives it.
 pub const DIVIDE: &str = "decimal/";
 
-pub const FUNCTIONS: &[Scalar] = &[Scalar {
-    names: &[DIVIDE],
-    usage: "decimal / decimal",
-    accepts: |given| match given {
+/// The names of sums, differences and products whose digits may be more than a decimal has.
+pub const PLUS: &str = "decimal+";
+pub const MINUS: &str = "decimal-";
+pub const TIMES: &str = "decimal*";
+
+pub const FUNCTIONS: &[Scalar] = &[
+    Scalar {
+        names: &[DIVIDE],
+        usage: "decimal / decimal",
+        accepts: two_decimals,
+        returns: |given| quotient(&given[0], &given[1]),
+        call: divide,
+    },
+    Scalar {
+        names: &[PLUS],
+        usage: "decimal + decimal",
+        accepts: two_decimals,
+        returns: |given| sum(&given[0], &given[1]).0,
+        call: |arguments, rows| compute(arguments, rows, sum, |left, right| left.checked_add(right)),
+    },
+    Scalar {
+        names: &[MINUS],
+        usage: "decimal - decimal",
+        accepts: two_decimals,
+        returns: |given| sum(&given[0], &given[1]).0,
+        call: |arguments, rows| compute(arguments, rows, sum, |left, right| left.checked_sub(right)),
+    },
+    Scalar {
+        names: &[TIMES],
+        usage: "decimal * decimal",
+        accepts: two_decimals,
+        returns: |given| product(&given[0], &given[1]).0,
+        call: |arguments, rows| compute(arguments, rows, product, |left, right| left.checked_mul(right)),
+    },
+];
+
+fn two_decimals(given: &[DataType]) -> Option<Vec<DataType>> {
+    match given {
         [DataType::Decimal128(..), DataType::Decimal128(..)] => Some(given.to_vec()),
         _ => None,
-    },
-    returns: |given| quotient(&given[0], &given[1]),
-    call: divide,
-}];
+    }
+}
+
+/// How a result is held: its type, and the scales that both sides have, and the result has, before it is rounded.
+type Shape = (DataType, [i32; 3]);
+
+/// The function that does an operation of which the result may have too many digits; `None`: the kernels' never fails.
+pub fn careful(operator: Operator, left: &DataType, right: &DataType) -> Option<&'static str> {
+    let (DataType::Decimal128(p1, s1), DataType::Decimal128(p2, s2)) = (left, right) else { return None };
+    let (p1, s1, p2, s2) = (i32::from(*p1), i32::from(*s1), i32::from(*p2), i32::from(*s2));
+    let of_sum = (p1 - s1).max(p2 - s2) + s1.max(s2) + 1;
+    let (name, digits) = match operator {
+        Operator::Plus => (PLUS, of_sum),
+        Operator::Minus => (MINUS, of_sum),
+        Operator::Multiply => (TIMES, p1 + p2 + 1),
+        _ => return None,
+    };
+    (digits > i32::from(DIGITS_MAX)).then_some(name)
+}
+
+/// The type of a sum (Flink's `LogicalTypeMerging.findAdditionDecimalType`).
+fn sum(left: &DataType, right: &DataType) -> Shape {
+    let (DataType::Decimal128(p1, s1), DataType::Decimal128(p2, s2)) = (left, right) else {
+        return (DataType::Null, [0; 3]);
+    };
+    let (p1, s1, p2, s2) = (i32::from(*p1), i32::from(*s1), i32::from(*p2), i32::from(*s2));
+    let scale = s1.max(s2);
+    (adjusted((p1 - s1).max(p2 - s2) + scale + 1, scale), [scale; 3])
+}
+
+/// The type of a product (Flink's `LogicalTypeMerging.findMultiplicationDecimalType`).
+fn product(left: &DataType, right: &DataType) -> Shape {
+    let (DataType::Decimal128(p1, s1), DataType::Decimal128(p2, s2)) = (left, right) else {
+        return (DataType::Null, [0; 3]);
+    };
+    let (s1, s2) = (i32::from(*s1), i32::from(*s2));
+    (adjusted(i32::from(*p1) + i32::from(*p2) + 1, s1 + s2), [s1, s2, s1 + s2])
+}
+
+/// A type with at most as many digits as there can be: those behind the point go first, but for some.
+fn adjusted(precision: i32, scale: i32) -> DataType {
+    let most = i32::from(DIGITS_MAX);
+    if precision <= most {
+        return DataType::Decimal128(precision as u8, scale as i8);
+    }
+    let whole = precision - scale;
+    let scale = (most - whole).max(scale.min(i32::from(SCALE_KEPT)));
+    DataType::Decimal128(DIGITS_MAX, scale as i8)
+}
+
+/// Rounded half away from zero; NULL if the result has too many digits.
+fn compute(
+    arguments: &[Argument],
+    rows: usize,
+    shape: fn(&DataType, &DataType) -> Shape,
+    of: fn(i256, i256) -> Option<i256>,
+) -> Result<ArrayRef> {
+    let (left, right) = (expand(&arguments[0], rows)?, expand(&arguments[1], rows)?);
+    let (result, [of_left, of_right, before]) = shape(left.data_type(), right.data_type());
+    let DataType::Decimal128(precision, scale) = result else {
+        return exec_err!("{} and {}", left.data_type(), right.data_type());
+    };
+    let (left, right) = (left.as_primitive::<Decimal128Type>(), right.as_primitive::<Decimal128Type>());
+    let factor = |to: i32, from: i8| ten_to(to.abs_diff(i32::from(from)));
+    let (of_left, of_right) = (factor(of_left, left.scale()), factor(of_right, right.scale()));
+    let gone = ten_to(before.abs_diff(i32::from(scale)));
+    let one = |row: usize| {
+        let left = i256::from_i128(left.is_valid(row).then(|| left.value(row))?).checked_mul(of_left?)?;
+        let right = i256::from_i128(right.is_valid(row).then(|| right.value(row))?).checked_mul(of_right?)?;
+        let value = rounded_quotient(of(left, right)?, gone?).to_i128()?;
+        fits(value, precision).then_some(value)
+    };
+    let values: Decimal128Array = (0..rows).map(one).collect();
+    Ok(Arc::new(values.with_precision_and_scale(precision, scale)?))
+}
 
 /// A whole number's type as a decimal.
 pub fn of_integer(data_type: &DataType) -> Option<DataType> {
@@ -48,14 +154,7 @@ fn quotient(left: &DataType, right: &DataType) -> DataType {
     };
     let (p1, s1, p2, s2) = (i32::from(*p1), i32::from(*s1), i32::from(*p2), i32::from(*s2));
     let scale = i32::from(SCALE_KEPT).max(s1 + p2 + 1);
-    let precision = p1 - s1 + s2 + scale;
-    let most = i32::from(DIGITS_MAX);
-    if precision <= most {
-        return DataType::Decimal128(precision as u8, scale as i8);
-    }
-    let whole = precision - scale;
-    let scale = (most - whole).max(scale.min(i32::from(SCALE_KEPT)));
-    DataType::Decimal128(DIGITS_MAX, scale as i8)
+    adjusted(p1 - s1 + s2 + scale, scale)
 }
 
 /// Rounded half away from zero; NULL if the result has too many digits.

@@ -25,6 +25,7 @@ use datafusion_expr::ScalarUDF;
 pub use cast::{CastTo, NotANumber, decimal};
 pub use field::FIELD;
 use scalar::Scalar;
+pub use text::of_column as texts;
 
 /// Every function by its SQL names; the first is the one that plans store.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -64,8 +65,9 @@ pub fn check_constants(name: &str, constants: &[Option<&str>]) -> Result<()> {
 /// A page that lists all functions, for readers.
 pub fn reference() -> String {
     // These do other functions' work, and are not called by name.
-    let is_inner =
-        |function: &&Scalar| [decimals::DIVIDE, "floor_to", "ceil_to"].contains(&function.names[0]);
+    let is_inner = |function: &&Scalar| {
+        function.names[0].starts_with("decimal") || ["floor_to", "ceil_to"].contains(&function.names[0])
+    };
     let functions = tables().into_iter().flatten().filter(|function| !is_inner(function));
     let mut lines: Vec<String> = functions.map(listed).collect();
     lines.extend(

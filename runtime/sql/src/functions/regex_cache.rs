@@ -21,8 +21,12 @@ impl RegexCache {
             if self.compiled.len() >= PATTERNS_MAX {
                 self.compiled.clear();
             }
-            let regex = Regex::new(pattern)
-                .map_err(|error| exec_datafusion_err!("'{pattern}' is not a regular expression: {error}"))?;
+            let regex = Regex::new(pattern).map_err(|error| {
+                let error = error.to_string();
+                // The reason comes after a drawing.
+                let reason = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+                exec_datafusion_err!("'{pattern}' is not a regular expression: {reason}")
+            })?;
             self.compiled.insert(pattern.to_owned(), regex);
         }
         Ok(&self.compiled[pattern])

@@ -25,6 +25,7 @@ pub struct Catalog {
 }
 
 /// A table as declared, ready to be a source or a sink.
+#[derive(Clone)]
 pub struct DeclaredTable {
     pub table: plan::Table,
     pub event_time: Option<EventTime>,

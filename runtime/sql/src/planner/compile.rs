@@ -17,7 +17,7 @@ use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
 use super::casts::FlinkCasts;
 use super::catalog::{Catalog, DeclaredTable, EventTime};
-use super::decimal_division::DecimalDivision;
+use super::decimal_arithmetic::DecimalArithmetic;
 use super::mistakes::{closest, find_name, from_parser, from_planner};
 use super::special_forms::{self, DEPTH_MAX, UNNAMED};
 use super::streams::StreamBuilder;
@@ -36,10 +36,30 @@ type Compiled<T> = Result<T, Vec<Diagnostic>>;
 /// # Errors
 /// All mistakes of the text, in the order of their statements.
 pub fn compile(sql: &str) -> Compiled<Plan> {
-    // Planning goes down into expressions, and a job's SQL must not be able to end the process.
+    on_large_stack(|| compile_here(sql))
+}
+
+/// A query whose rows are shown.
+#[derive(Debug)]
+pub struct ShownQuery {
+    /// Its one sink has the connector [`connectors::SHOWN`].
+    pub plan: Plan,
+    /// Rows that were given are taken back later.
+    pub changes: bool,
+}
+
+/// Compiles declarations and the SELECT that they end with.
+///
+/// # Errors
+/// All mistakes of the text, in the order of their statements.
+pub fn compile_query(sql: &str) -> Compiled<ShownQuery> {
+    on_large_stack(|| compile_query_here(sql))
+}
+
+/// Planning goes down into expressions, and SQL must not be able to end the process.
+fn on_large_stack<T: Send>(compile: impl FnOnce() -> Compiled<T> + Send) -> Compiled<T> {
     std::thread::scope(|scope| {
-        let compiling =
-            std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || compile_here(sql));
+        let compiling = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, compile);
         match compiling.map(std::thread::ScopedJoinHandle::join) {
             Ok(Ok(compiled)) => compiled,
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
@@ -97,6 +117,50 @@ fn compile_here(sql: &str) -> Compiled<Plan> {
     if mistakes.is_empty() { Ok(plan) } else { Err(mistakes) }
 }
 
+fn compile_query_here(sql: &str) -> Compiled<ShownQuery> {
+    let statements = dialect::parse(sql)?;
+    let mut compiler = Compiler { catalog: Catalog::new(), plan: StreamBuilder::new(), inserts: 0 };
+    let (last, declarations) = match statements.split_last() {
+        Some((Statement::Select(query), declarations)) => (query, declarations),
+        _ => {
+            return Err(vec![
+                Diagnostic::nowhere("the statements do not end with a SELECT, whose rows would be shown")
+                    .hint("write SELECT … at the end; INSERT INTO runs in a job: `millrace run JOB.yaml`"),
+            ]);
+        }
+    };
+    let mut mistakes = Vec::new();
+    for statement in declarations {
+        let found = match statement {
+            Statement::Select(query) => Err(vec![
+                at(first_span(query), "a SELECT before the last statement").hint("show one query at a time"),
+            ]),
+            Statement::Insert(insert) => Err(vec![
+                at(insert.table.span, "an INSERT INTO among the declarations of a query")
+                    .hint("it runs in a job: `millrace run JOB.yaml`"),
+            ]),
+            declaration => compiler.statement(declaration),
+        };
+        mistakes.extend(found.err().into_iter().flatten());
+    }
+    let shown = compiler.shown(last).map_err(|found| mistakes.extend(found));
+    let plan = compiler.plan.finish();
+    mistakes.extend(too_deep(&plan));
+    mistakes.extend(wrong_options(&statements));
+    mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
+    match shown {
+        Ok(changes) if mistakes.is_empty() => Ok(ShownQuery { plan, changes }),
+        _ => Err(mistakes),
+    }
+}
+
+fn first_span(query: &Query) -> Span {
+    query.tokens.first().map_or(Span::empty(), |token| token.span)
+}
+
+/// The name of the sink of a query that is shown.
+const RESULT: &str = "result";
+
 /// What is done with a table, as the texts of the statements say it: they may have mistakes of their own.
 fn roles_of(name: &str, statements: &[Statement]) -> Vec<Option<Role>> {
     let mut roles = Vec::new();
@@ -104,6 +168,7 @@ fn roles_of(name: &str, statements: &[Statement]) -> Vec<Option<Role>> {
         let query = match statement {
             Statement::CreateTable(_) => continue,
             Statement::CreateView(view) => &view.query,
+            Statement::Select(query) => query,
             Statement::Insert(insert) => {
                 if insert.table.text == name {
                     roles.push(Some(Role::Sink));
@@ -175,7 +240,35 @@ impl Compiler {
                 self.inserts += 1;
                 self.insert(insert)
             }
+            Statement::Select(query) => Err(vec![
+                at(first_span(query), "a job has no place for the rows of a SELECT")
+                    .hint("write INSERT INTO a table, or see them by `millrace sql`"),
+            ]),
         }
+    }
+
+    /// Adds a query whose rows are shown. True if rows change.
+    fn shown(&mut self, query: &Query) -> Compiled<bool> {
+        let planned = self.query(query)?;
+        let fields = planned.schema().fields().iter().map(|field| {
+            let data_type = expressions::data_type(field.data_type());
+            data_type.map(|data_type| plan::Field::new(field.name(), data_type))
+        });
+        let fields = fields.collect::<Result<_, _>>();
+        let fields = fields.map_err(|error| vec![from_planner(&error, &query.tokens)])?;
+        let table = Table {
+            name: RESULT.to_owned(),
+            schema: Some(Schema { fields }),
+            options: [("connector".to_owned(), connectors::SHOWN.to_owned())].into(),
+            primary_key: Vec::new(),
+        };
+        let sink = DeclaredTable { table, event_time: None };
+        let into = Insert {
+            table: Name { text: RESULT.to_owned(), span: first_span(query) },
+            columns: None,
+            query: query.clone(),
+        };
+        self.connect(&into, &sink, planned)
     }
 
     fn new_name(&self, name: &Name) -> Compiled<()> {
@@ -281,9 +374,13 @@ impl Compiler {
 
     fn insert(&mut self, insert: &Insert) -> Compiled<()> {
         let query = self.query(&insert.query)?;
-        let Some(sink) = self.catalog.table(&insert.table.text) else {
+        let Some(sink) = self.catalog.table(&insert.table.text).cloned() else {
             return Err(vec![self.unknown_table(&insert.table, "INSERT INTO needs a table")]);
         };
+        self.connect(insert, &sink, query).map(|_| ())
+    }
+
+    fn connect(&mut self, insert: &Insert, sink: &DeclaredTable, query: LogicalPlan) -> Compiled<bool> {
         let targets = sink_columns(insert, sink)?;
         let aligned = align(insert, sink, &targets, query)?;
         self.plan.insert(&self.catalog, sink, aligned).map_err(|(error, place)| {
@@ -421,7 +518,7 @@ fn parse_query(query: &Query) -> Compiled<Box<ast::Query>> {
 /// Resolves types, inserts casts, folds constants.
 fn analyse(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
     let mut analyzer = Analyzer::new();
-    analyzer.add_function_rewrite(Arc::new(DecimalDivision));
+    analyzer.add_function_rewrite(Arc::new(DecimalArithmetic));
     analyzer.rules.push(Arc::new(FlinkCasts));
     let plan = analyzer.execute_and_check(plan, &ConfigOptions::default(), |_, _| {})?;
     let optimizer = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);

@@ -74,6 +74,10 @@ fn convert_call(call: &ScalarFunction, to: impl Fn(&Expr) -> Result<plan::Expr>)
         return Ok(plan::Expr::field(to(row)?, name));
     }
     if let (Some(cast), [value]) = (call.func.inner().downcast_ref::<CastTo>(), call.args.as_slice()) {
+        if let (Expr::Literal(constant, _), false) = (value, cast.is_try) {
+            // It would have been computed while planning if that were possible.
+            cast.check(constant)?;
+        }
         return Ok(plan::Expr::cast(to(value)?, data_type(&cast.to)?, cast.is_try));
     }
     let constants = call.args.iter().map(|argument| match argument {

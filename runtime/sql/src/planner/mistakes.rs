@@ -96,10 +96,12 @@ fn schema_words(error: &SchemaError) -> (String, Option<String>) {
 }
 
 fn plain_words(text: &str) -> (String, Option<String>) {
-    let text = text
-        .trim_start_matches("Error during planning: ")
-        .trim_start_matches("This feature is not implemented: ")
-        .trim_start_matches("Execution error: ");
+    if let Some(what) = text.strip_prefix("This feature is not implemented: ") {
+        let first = what.lines().next().unwrap_or(what);
+        let is_sentence = first.contains(" not ") || first.starts_with("Unsupported");
+        return (if is_sentence { first.to_owned() } else { format!("{first} is not supported") }, None);
+    }
+    let text = text.trim_start_matches("Error during planning: ").trim_start_matches("Execution error: ");
     let first = text.lines().next().unwrap_or(text);
     if let Some(rest) = first.strip_prefix("Invalid function '") {
         let name = rest.split('\'').next().unwrap_or(rest);

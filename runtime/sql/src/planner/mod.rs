@@ -8,7 +8,7 @@ mod aggregates;
 mod casts;
 mod catalog;
 mod compile;
-mod decimal_division;
+mod decimal_arithmetic;
 mod expressions;
 mod mistakes;
 mod special_forms;
@@ -16,5 +16,5 @@ mod streams;
 mod unsupported;
 mod window_node;
 
-pub use compile::compile;
+pub use compile::{ShownQuery, compile, compile_query};
 pub(crate) use mistakes::closest;

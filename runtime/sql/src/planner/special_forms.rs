@@ -127,6 +127,27 @@ fn rewritten(expression: &Expr) -> Option<Expr> {
                 false => call("left", vec![text, length]),
             })
         }
+        // A literal has as many digits as it is written with.
+        Expr::TypedString(ast::TypedString {
+            data_type: ast::DataType::Timestamp(None, zone),
+            value,
+            ..
+        }) => {
+            let fraction =
+                value.value.clone().into_string()?.rsplit_once('.').map_or(0, |(_, digits)| digits.len());
+            let digits = match fraction {
+                0..=3 => 3,
+                4..=6 => 6,
+                _ => 9,
+            };
+            Some(Expr::Cast {
+                kind: ast::CastKind::Cast,
+                expr: Box::new(Expr::Value(value.clone())),
+                data_type: ast::DataType::Timestamp(Some(digits), *zone),
+                array: false,
+                format: None,
+            })
+        }
         Expr::Position { expr, r#in } => Some(call("position", vec![(**expr).clone(), (**r#in).clone()])),
         Expr::Trim { trim_where, trim_what, expr, .. } => {
             let name = match trim_where {

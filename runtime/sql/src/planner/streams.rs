@@ -90,13 +90,13 @@ impl StreamBuilder {
         self.plan
     }
 
-    /// Adds the dataflow of one INSERT; the plan's columns are the sink's.
+    /// Adds the dataflow of one INSERT; the plan's columns are the sink's. True if rows change that were given before.
     pub fn insert(
         &mut self,
         catalog: &Catalog,
         sink: &DeclaredTable,
         query: LogicalPlan,
-    ) -> Result<(), Refused> {
+    ) -> Result<bool, Refused> {
         let name = sink.table.name.clone();
         let mut conversion = Conversion { builder: self, catalog, sink: name.clone() };
         let stream = conversion.stream(&query)?;
@@ -107,8 +107,9 @@ impl StreamBuilder {
             return Err(only_appends(&sink.table));
         }
         let schema = sink.table.schema.clone().unwrap_or_default();
+        let changes = stream.is_changing;
         if connectors::uses_key(connector(&sink.table)) {
-            return self.insert_by_key(catalog, sink, schema, stream);
+            return self.insert_by_key(catalog, sink, schema, stream).map(|()| changes);
         }
         for branch in stream.branches {
             let mut conversion = Conversion { builder: self, catalog, sink: name.clone() };
@@ -118,7 +119,7 @@ impl StreamBuilder {
             let index = self.add(&format!("{name}/{name}/sink"), schema.clone(), kind);
             self.connect(above, index, None);
         }
-        Ok(())
+        Ok(changes)
     }
 
     /// Rows of one key must come to one writer, and in order. What changes comes so from where it is grouped by the key; what is

@@ -192,6 +192,31 @@ impl Found<'_> {
                     Span::empty(),
                     &["EXTRACT"],
                 )),
+                Expr::SimilarTo { .. } => refused.push((
+                    "SIMILAR TO",
+                    "use REGEXP(value, 'pattern') with a Java regular expression",
+                    Span::empty(),
+                    &["SIMILAR"],
+                )),
+                Expr::ILike { .. } => {
+                    refused.push(("ILIKE", "use LOWER(value) LIKE 'pattern'", Span::empty(), &["ILIKE"]));
+                }
+                Expr::RLike { .. } => {
+                    refused.push((
+                        "RLIKE",
+                        "use REGEXP(value, 'pattern')",
+                        Span::empty(),
+                        &["RLIKE", "REGEXP"],
+                    ));
+                }
+                Expr::Like { escape_char: Some(_), .. } => {
+                    refused.push((
+                        "LIKE … ESCAPE",
+                        "use REGEXP(value, 'pattern')",
+                        Span::empty(),
+                        &["ESCAPE"],
+                    ));
+                }
                 Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => {
                     refused.push((
                         "a subquery in an expression",

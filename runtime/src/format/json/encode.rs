@@ -239,7 +239,13 @@ fn write_timestamp(value: i64, unit: TimeUnit, style: JsonStyle, out: &mut Strin
     };
     let time = time.unwrap_or_default();
     let format = if style.is_iso { "%Y-%m-%dT%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
-    let _ = write!(out, "{}{}", time.format(format), fraction(time.timestamp_subsec_nanos()));
+    let nanos = time.timestamp_subsec_nanos();
+    let _ = match (style.pads_times, unit) {
+        (true, TimeUnit::Millisecond) => write!(out, "{}.{:03}", time.format(format), nanos / 1_000_000),
+        (true, TimeUnit::Microsecond) => write!(out, "{}.{:06}", time.format(format), nanos / 1_000),
+        (true, TimeUnit::Nanosecond) => write!(out, "{}.{nanos:09}", time.format(format)),
+        _ => write!(out, "{}{}", time.format(format), fraction(nanos)),
+    };
 }
 
 fn fraction(nanos: u32) -> String {

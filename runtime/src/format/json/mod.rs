@@ -34,6 +34,8 @@ pub struct JsonStyle {
     pub is_iso: bool,
     /// Fields that are NULL are left out.
     pub omits_nulls: bool,
+    /// Times with all digits of their type, `2024-02-29 00:00:00.500`.
+    pub pads_times: bool,
 }
 
 #[cfg(test)]
@@ -117,7 +119,7 @@ mod tests {
         let lines = "{\"t\":\"2024-02-29T01:02:03.5\",\"z\":\"2024-02-29T01:02:03Z\"}\n{\"n\":1}\n";
         let rows = JsonDecoder::new(&leaves, false).unwrap().decode(lines.as_bytes()).unwrap();
         let mut out = String::new();
-        let style = JsonStyle { is_iso: true, omits_nulls: true };
+        let style = JsonStyle { is_iso: true, omits_nulls: true, ..JsonStyle::default() };
 
         JsonEncoder::new(&rows.schema(), style).encode(&rows, &mut out).unwrap();
 

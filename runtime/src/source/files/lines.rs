@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 
 use prost::Message;
 
-use super::super::{BAD_RECORD_CURE, BadRecords, Read, SourceError, SplitReader, excerpt};
+use super::super::{BadRecords, Read, SourceError, SplitReader, excerpt};
 use super::{Input, Position};
 use crate::format::json::JsonDecoder;
 
@@ -126,9 +126,10 @@ impl LineReader {
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             if let Err(error) = self.decoder.decode(line) {
                 let message = format!(
-                    "'{}' has a line at byte {offset} that is not a row of the table: {error}; the line: {}; {BAD_RECORD_CURE}",
+                    "'{}' has a line at byte {offset} that is not a row of the table: {error}; the line: {}; {}",
                     self.position.path,
-                    excerpt(line)
+                    excerpt(line),
+                    self.bad_records.cure()
                 );
                 return SourceError::Data { message };
             }

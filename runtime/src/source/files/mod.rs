@@ -149,6 +149,10 @@ impl SourceConnector for Files {
         Ok(splits)
     }
 
+    fn is_bounded(&self) -> bool {
+        true
+    }
+
     fn position_text(&self, position: &[u8]) -> String {
         Position::decode(position).map_or_else(
             |_| UNREADABLE.to_owned(),

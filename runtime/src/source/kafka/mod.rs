@@ -17,9 +17,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
 
-use super::{
-    BAD_RECORD_CURE, BadRecords, Read, SourceConnector, SourceError, Split, SplitReader, UNREADABLE, excerpt,
-};
+use super::{BadRecords, Read, SourceConnector, SourceError, Split, SplitReader, UNREADABLE, excerpt};
 use crate::clock::Clock;
 use crate::format::json::JsonDecoder;
 use crate::kafka::{Client, KafkaError, LEADER_NOT_AVAILABLE, checked, name, servers, topic};
@@ -208,6 +206,10 @@ impl SourceConnector for Kafka {
         Ok(first.into_iter().zip(latest).map(split).collect())
     }
 
+    fn is_bounded(&self) -> bool {
+        self.settings.is_bounded
+    }
+
     fn position_text(&self, position: &[u8]) -> String {
         Position::decode(position).map_or_else(
             |_| UNREADABLE.to_owned(),
@@ -310,7 +312,7 @@ impl PartitionReader {
                 Err(error) => Some(error.to_string()),
             };
             if let Some(why) = why {
-                let message = format!("{why}; the record: {}; {BAD_RECORD_CURE}", excerpt(record));
+                let message = format!("{why}; the record: {}; {}", excerpt(record), self.bad_records.cure());
                 return self.wrong(*offset, &message);
             }
             start = *end;

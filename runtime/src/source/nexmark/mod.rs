@@ -15,6 +15,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use millrace_sql::connectors::SPLITS_MAX;
 use millrace_sql::plan::Source as SourcePlan;
 use prost::Message;
 
@@ -96,8 +97,8 @@ impl Nexmark {
         if settings.rows_per_second == Some(0) {
             return Err(options.wrong("rows-per-second", "must be at least 1").into());
         }
-        if settings.splits == Some(0) {
-            return Err(options.wrong("splits", "must be at least 1").into());
+        if settings.splits.is_some_and(|splits| splits == 0 || u64::from(splits) > SPLITS_MAX) {
+            return Err(options.wrong("splits", &format!("must be from 1 to {SPLITS_MAX}")).into());
         }
         let columns = plan.leaves.iter().map(Column::of).collect::<Result<Vec<_>, _>>();
         let columns = columns.map_err(|message| options.mistake(message))?;
@@ -114,6 +115,10 @@ impl SourceConnector for Nexmark {
             Split { id: format!("{split:05}"), position: position.encode_to_vec() }
         };
         Ok((0..splits).map(split).collect())
+    }
+
+    fn is_bounded(&self) -> bool {
+        self.settings.events.is_some()
     }
 
     fn position_text(&self, position: &[u8]) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace::checkpoint::BucketSettings;
-use millrace::checkpoint::protocol::JobIdentity;
+use millrace::checkpoint::protocol::{self, JobIdentity};
 use millrace::clock::Clock;
 use millrace::coordinator::failover::RestartStrategy;
 use millrace::coordinator::{
@@ -160,7 +160,10 @@ impl Run {
             tokio::select! {
                 biased;
                 Some(end) = ended.recv() => match end {
-                    Ended::Job(Ok(JobEnd::Stopped)) => self.go_on(),
+                    Ended::Job(Ok(JobEnd::Stopped)) => {
+                        self.is_at_rest().await?;
+                        self.go_on();
+                    }
                     Ended::Job(end) => return end.map(|_| ()),
                     Ended::Fenced(process) => self.fenced(process),
                 },
@@ -173,6 +176,20 @@ impl Run {
         self.start(Kind::Coordinator);
         for _ in 0..WORKERS {
             self.start(Kind::Worker);
+        }
+    }
+
+    /// A job that was stopped has nothing left to be made visible: it may stay so for long.
+    async fn is_at_rest(&self) -> Result<(), String> {
+        // With another coordinator about there may be more by now.
+        if self.all(Kind::Coordinator).len() > 1 {
+            return Ok(());
+        }
+        let store = SimulatedStore { world: self.world.clone(), process: self.next + 1 };
+        match protocol::is_committed(&store).await {
+            Ok(false) => Err("it was stopped with results that are not visible".to_owned()),
+            // A store that fails says nothing.
+            _ => Ok(()),
         }
     }
 
@@ -321,7 +338,7 @@ impl Run {
             let listener = endpoint.listen(COORDINATOR).await.unwrap();
             let workers = Workers::accept(listener, uid.clone(), Attempt(1), clock);
             let settings = JobSettings {
-                is_patient: false,
+                is_patient: true,
                 identity: JobIdentity {
                     uid,
                     name: "default/simulated".to_owned(),

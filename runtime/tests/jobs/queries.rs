@@ -1,0 +1,110 @@
+//! `millrace sql`: what it shows, in every form, and what it says of mistakes.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use super::harness::text;
+
+const TABLE: &str = "CREATE TABLE s (k STRING, v INT, t TIMESTAMP(3))
+WITH ('connector' = 'filesystem', 'path' = 's', 'format' = 'json')";
+const ROWS: &str = concat!(
+    "{\"k\":\"a\",\"v\":1,\"t\":\"2024-02-29 00:00:00.5\"}\n",
+    "{\"k\":\"b, c\",\"v\":2}\n",
+    "{\"k\":\"a\",\"v\":5,\"t\":\"2024-02-29 00:00:01\"}\n"
+);
+
+fn sql(arguments: &[&str], input: &str) -> Output {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::create_dir(place.path().join("s")).unwrap();
+    std::fs::write(place.path().join("s/rows.json"), ROWS).unwrap();
+    std::fs::write(place.path().join("tables.sql"), TABLE).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
+    command.current_dir(place.path()).arg("sql").args(arguments);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn the_rows_of_a_query_are_shown_in_every_form() {
+    let query = "SELECT k, SUM(v) AS total, MIN(t) FROM s GROUP BY k";
+    let shown = |output: &str| {
+        let output = sql(&["-f", "tables.sql", "-e", query, "--output", output], "");
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+
+    let table = "\
+| k    | total | EXPR$2                  |
+|------|-------|-------------------------|
+| b, c |     2 | NULL                    |
+| a    |     6 | 2024-02-29 00:00:00.500 |
+2 rows
+";
+    let in_order = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(in_order(&shown("table")), in_order(table));
+    assert_eq!(
+        in_order(&shown("json")),
+        [
+            "{\"k\":\"a\",\"total\":6,\"EXPR$2\":\"2024-02-29 00:00:00.500\"}",
+            "{\"k\":\"b, c\",\"total\":2,\"EXPR$2\":null}"
+        ]
+    );
+    let csv = shown("csv");
+    assert!(csv.starts_with("k,total,EXPR$2\n"), "{csv}");
+    assert_eq!(in_order(&csv), ["\"b, c\",2,", "a,6,2024-02-29 00:00:00.500", "k,total,EXPR$2"]);
+    let changes = shown("changelog");
+    assert!(
+        changes.lines().all(|line| line.starts_with(['+', '-'])) && changes.contains("[a, 6, "),
+        "{changes}"
+    );
+}
+
+#[test]
+fn statements_come_from_standard_input_and_no_rows_are_said_to_be_none() {
+    let output = sql(&[], &format!("{TABLE}; SELECT v FROM s WHERE v > 100;"));
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(text(&output), "no rows\n");
+}
+
+#[test]
+fn endless_input_is_shown_as_it_comes_and_ends_with_the_reader() {
+    let events = "CREATE TABLE e (event_type INT) WITH ('connector' = 'nexmark', 'rows-per-second' = '1000')";
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
+    command.args(["sql", "-e", &format!("{events}; SELECT event_type FROM e WHERE event_type = 2")]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+
+    let first = lines.next().unwrap().unwrap();
+    drop(lines);
+
+    assert_eq!(first, "+I[2]");
+    assert_eq!(child.wait().unwrap().code(), Some(3), "it notices that nobody reads any more");
+}
+
+#[test]
+fn mistakes_in_queries_have_their_place_and_cure() {
+    let cases: [(&[&str], &str); 6] = [
+        (&["-e", "SELECT w FROM s"], "there is no column 'w'"),
+        (&["-e", "SELECT v FROM t"], "there is no table or view 't'"),
+        (&["-e", "CREATE VIEW v AS SELECT v FROM s"], "the statements do not end with a SELECT"),
+        (&["-e", "INSERT INTO s SELECT v FROM s; SELECT v FROM s"], "millrace run JOB.yaml"),
+        (&["-e", "SELECT v FROM s; SELECT k FROM s"], "show one query at a time"),
+        (&["-f", "no.sql"], "failed to read 'no.sql'"),
+    ];
+    for (arguments, expected) in cases {
+        let output = sql(&[&["-f", "tables.sql"], arguments].concat(), "");
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(text(&output).contains(expected), "{}", text(&output));
+    }
+    let endless = "CREATE TABLE e (event_type INT) WITH ('connector' = 'nexmark');
+                   SELECT event_type, COUNT(*) FROM e GROUP BY event_type";
+    let output = sql(&["-e", endless, "-o", "json"], "");
+    assert!(text(&output).contains("use --output changelog"), "{}", text(&output));
+}

@@ -418,6 +418,10 @@ mod tests {
             ("CAST(-x AS INT)", "INT", "-2"),
             ("CAST(x * 1e12 AS INT)", "INT", "2147483647"),
             ("CAST(n + 300 AS TINYINT)", "TINYINT", "51"),
+            ("CAST(n > 3 AS DECIMAL(3, 1))", "DECIMAL(3, 1)", "1.0"),
+            ("CAST(d AS BOOLEAN)", "BOOLEAN", "true"),
+            ("CAST(CAST(s AS BYTES) AS STRING)", "STRING", "Hello World"),
+            ("CAST(CAST(e AS VARBINARY(9)) AS STRING)", "STRING", "a-b_c"),
             ("TRY_CAST(s AS INT)", "INT", "NULL"),
             (
                 "CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0)) + n",

@@ -319,6 +319,11 @@ fn mistakes_are_shown_where_they_are() {
             None,
         ),
         (
+            "SELECT auction FROM bid WHERE `dateTime` < CURRENT_TIMESTAMP",
+            "1:44+17 CURRENT_TIMESTAMP is not supported yet",
+            None,
+        ),
+        (
             "SELECT COUNT(DISTINCT auction, bidder) FROM bid",
             "1:8+5 the arguments of 'COUNT' do not fit",
             Some("COUNT takes one value; of several, write COUNT(DISTINCT CONCAT_WS(',', a, b))"),

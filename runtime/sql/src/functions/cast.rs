@@ -40,11 +40,12 @@ impl CastTo {
 
     /// True if the kernels do something else than Flink.
     pub fn is_needed(from: &DataType, to: &DataType) -> bool {
-        use DataType::{Decimal128, Float32, Float64, Null, Utf8};
+        use DataType::{Boolean, Decimal128, Float32, Float64, Null, Utf8};
         match (from, to) {
             (Null, _) | (_, Null) => false,
             (from, to) if from == to => false,
             (Utf8, _) | (_, Utf8) => true,
+            (Boolean, Decimal128(..)) | (Decimal128(..), Boolean) => true,
             (Decimal128(..), to) if to.is_integer() => true,
             (Float32 | Float64, to) => to.is_integer() || matches!(to, Decimal128(..)),
             (from, to) if from.is_integer() && to.is_integer() => {
@@ -87,10 +88,15 @@ impl ScalarUDFImpl for CastTo {
 }
 
 fn convert(values: &ArrayRef, to: &DataType, is_try: bool) -> Result<ArrayRef> {
-    use DataType::{Decimal128, Float32, Float64, Utf8};
+    use DataType::{Boolean, Decimal128, Float32, Float64, Int32, Utf8};
     match (values.data_type(), to) {
         (Utf8, _) => from_text(values.as_string(), to, is_try),
         (_, Utf8) => Ok(Arc::new(text::of_column(values)?)),
+        (Boolean, Decimal128(..)) => convert(&cast(values, &Int32)?, to, is_try),
+        (Decimal128(..), Boolean) => {
+            let numbers = values.as_primitive::<Decimal128Type>().iter();
+            Ok(Arc::new(numbers.map(|number| number.map(|number| number != 0)).collect::<BooleanArray>()))
+        }
         (Float32 | Float64, to) if to.is_integer() => {
             let wide = cast(values, &Float64)?;
             let cut = |value: f64| match to {

@@ -73,11 +73,19 @@ fn diagnostic_span(error: &DataFusionError) -> Option<(u64, u64, u64)> {
     Some((span.start.line, span.start.column, length))
 }
 
+/// Functions without parentheses that ask the clock: the planner takes them for columns.
+const CLOCKS: [&str; 5] =
+    ["CURRENT_TIMESTAMP", "CURRENT_DATE", "CURRENT_TIME", "LOCALTIMESTAMP", "LOCALTIME"];
+
 fn schema_words(error: &SchemaError) -> (String, Option<String>) {
     match error {
         SchemaError::FieldNotFound { field, valid_fields } => {
             let names: Vec<_> = valid_fields.iter().map(|field| field.name.clone()).collect();
             let wanted = field.name();
+            if CLOCKS.iter().any(|clock| wanted.eq_ignore_ascii_case(clock)) {
+                let hint = "use the time of the rows: their event time, or a column of their table";
+                return (format!("{} is not supported yet", wanted.to_uppercase()), Some(hint.to_owned()));
+            }
             let hint = match closest(wanted, &names) {
                 Some(name) => format!("did you mean `{name}`?"),
                 None => format!("the columns are: {}", names.join(", ")),

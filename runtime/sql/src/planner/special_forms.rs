@@ -112,6 +112,13 @@ fn rewritten(expression: &Expr) -> Option<Expr> {
             }),
             _ => None,
         },
+        Expr::Cast { kind, expr, data_type, .. } if is_bytes(data_type) => Some(Expr::Cast {
+            kind: kind.clone(),
+            expr: expr.clone(),
+            data_type: ast::DataType::Bytea,
+            array: false,
+            format: None,
+        }),
         Expr::Cast { kind, expr, data_type, .. } => {
             let (length, is_padded) = length(data_type)?;
             let text = Expr::Cast {
@@ -173,6 +180,16 @@ fn rewritten(expression: &Expr) -> Option<Expr> {
         Expr::Floor { expr, field: CeilFloorKind::DateTimeField(field) } => to_unit("floor_to", expr, field),
         Expr::Function(function) => rewritten_call(function),
         _ => None,
+    }
+}
+
+/// Flink's names of what the planner knows by another one.
+fn is_bytes(data_type: &ast::DataType) -> bool {
+    use ast::DataType::{Binary, Custom, Varbinary};
+    match data_type {
+        Binary(_) | Varbinary(_) => true,
+        Custom(name, _) => name.to_string().eq_ignore_ascii_case("BYTES"),
+        other => other.to_string().eq_ignore_ascii_case("BYTES"),
     }
 }
 

@@ -4,7 +4,7 @@ CARGO := cargo
 CLUSTER := e2e/cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help build bench demo test test-real lint deny generate ci cluster-check cluster-up cluster-install cluster-down demo-cluster e2e
+.PHONY: help build bench demo test simulate test-real lint deny generate ci cluster-check cluster-up cluster-install cluster-down cluster-test demo-cluster e2e
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -17,6 +17,9 @@ demo: build ## run the main job here, kill one of its workers half-way, compare 
 
 test: ## run the tests that need nothing but cargo: loopback and folders
 	$(CARGO) test --workspace
+
+simulate: ## run the first SEEDS (1000) schedules of the simulation, each twice, or a single SEED
+	$(if $(SEED),MILLRACE_TEST_SEED=$(SEED),MILLRACE_TEST_SEEDS=$(or $(SEEDS),1000)) $(CARGO) test --workspace --test jobs simulation::every -- --nocapture
 
 test-real: ## run the tests on a real S3 server and Kafka broker, which are built once (root, Go, Java 17, Maven)
 	$(CLUSTER)/check servers
@@ -31,10 +34,9 @@ lint: ## check format and lints
 deny: ## check licences, sources and banned crates
 	scripts/deny
 
-bench: ## build for speed and time benchmark queries (docs/performance.md)
+bench: ## build for speed, time benchmark queries and recovery, and fail beyond the wanted figures (docs/performance.md)
 	$(CARGO) build --release --package millrace
-	bench/run
-	bench/recovery
+	bench/run; run=$$?; bench/recovery && exit $$run
 
 generate: ## write the generated files anew
 	MILLRACE_REGENERATE=1 $(CARGO) test --workspace --quiet --test manifests --test compile
@@ -59,3 +61,6 @@ demo-cluster: cluster-up cluster-install ## the demo as pods on the cluster
 
 cluster-down: ## take the cluster down; leaves nothing but the cache
 	$(CLUSTER)/down
+
+cluster-test: cluster-check ## try the test cluster itself: up over its own remains, twice, and nothing left after
+	$(CLUSTER)/test

@@ -34,6 +34,9 @@ pub struct Report {
     pub uid: String,
     pub attempt: u64,
     pub phase: ReportedPhase,
+    /// It has failed and is tried again all the same: what a checkpoint has left to be done may still be done. Not said by
+    /// releases that did not know it.
+    pub tries_again: bool,
     pub generation: u64,
     pub restored_epoch: u64,
     pub restarts: u32,
@@ -61,6 +64,8 @@ pub struct ReportedCheckpoint {
     pub rows_in: u64,
     /// Rows written by all sinks since the job's first start.
     pub rows_out: u64,
+    /// Rows that came after their windows had fired and were dropped, since the job's first start.
+    pub late_rows: u64,
     /// Of sinks that keep some.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub checksums: Vec<ColumnChecksum>,

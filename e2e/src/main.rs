@@ -4,14 +4,15 @@
 
 mod compare;
 mod events;
-mod life;
+mod jobs;
 mod outside;
+mod store;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use life::Life;
+use jobs::Jobs;
 use outside::{FollowedLogs, Kafka, Outcome, Process, Watched, kubectl, records, run, wait};
 use serde_json::Value;
 use snafu::{OptionExt, ResultExt, Whatever, whatever};
@@ -75,7 +76,7 @@ impl Test {
     fn new(arguments: Arguments) -> Outcome<Self> {
         std::fs::create_dir_all(&arguments.folder).whatever_context("failed to make the folder")?;
         // Rows of another build are nothing to compare with.
-        let undisturbed = arguments.folder.join(life::UNDISTURBED);
+        let undisturbed = arguments.folder.join(jobs::UNDISTURBED);
         if undisturbed.exists() {
             std::fs::remove_dir_all(&undisturbed)
                 .whatever_context("failed to remove the rows of an earlier run")?;
@@ -122,7 +123,7 @@ impl Test {
         }
         self.are_restricted()?;
         let say = |what: &str| self.say(what);
-        Life { folder: &self.arguments.folder, namespace: &self.name, kafka: &self.kafka, say: &say }.all()
+        Jobs { folder: &self.arguments.folder, namespace: &self.name, kafka: &self.kafka, say: &say }.all()
     }
 
     /// The namespace admits only restricted pods; this shows that it is what refuses others.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
@@ -36,9 +37,26 @@ struct Arguments {
     /// When that image is pulled: IfNotPresent, Always or Never.
     #[arg(long, env = "MILLRACE_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     image_pull_policy: String,
+    /// Where jobs that name no place keep their state, such as s3://bucket/prefix.
+    #[arg(long, env = "MILLRACE_CHECKPOINT_LOCATION", value_parser = bucket)]
+    checkpoint_location: Option<String>,
+    /// How long the coordinator of a finished job stays to be read, such as 24h.
+    #[arg(long, env = "MILLRACE_KEEP_FINISHED", default_value = "24h", value_parser = duration)]
+    keep_finished: Duration,
     /// Where probes and metrics are served.
     #[arg(long, env = "MILLRACE_HTTP", default_value = "0.0.0.0:6123")]
     http: SocketAddr,
+}
+
+fn bucket(text: &str) -> Result<String, String> {
+    match text.starts_with("s3://") {
+        true => Ok(text.to_owned()),
+        false => Err("give a bucket, such as s3://bucket/prefix: state must outlive pods".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<millrace_crds::v1alpha1::Duration>().map(millrace_crds::v1alpha1::Duration::to_std)
 }
 
 #[tokio::main]
@@ -54,7 +72,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         reporter: Reporter { controller: "millrace-operator".into(), instance: None },
         reports: Reports::new(changed),
         metrics: metrics.clone(),
-        settings: Settings { image: arguments.image, image_pull_policy: arguments.image_pull_policy },
+        settings: Settings {
+            image: arguments.image,
+            image_pull_policy: arguments.image_pull_policy,
+            checkpoint_location: arguments.checkpoint_location,
+            keeps_finished: arguments.keep_finished,
+        },
     };
     let of_jobs = || watcher::Config::default().labels("millrace.dev/job");
     let changes =

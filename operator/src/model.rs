@@ -1,5 +1,7 @@
 //! Plain data between the steps.
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use millrace_crds::contract::Report;
@@ -12,6 +14,10 @@ pub struct Settings {
     pub image: String,
     /// `IfNotPresent`, `Always` or `Never`.
     pub image_pull_policy: String,
+    /// Where jobs that name no place keep their state: a bucket.
+    pub checkpoint_location: Option<String>,
+    /// How long the coordinator of a finished job stays to be read.
+    pub keeps_finished: Duration,
 }
 
 /// The world as one reconcile sees it.
@@ -25,6 +31,8 @@ pub struct Observed {
     pub coordinator_attempt: Option<u64>,
     /// The coordinator's pod is ready: if it does not answer now, it will.
     pub is_coordinator_ready: bool,
+    /// It is long since the job has finished: nobody is expected to read its coordinator any more.
+    pub is_old: bool,
     /// What keeps pods from running, in Kubernetes' own words.
     pub obstacle: Option<String>,
     /// Why the wanted spec cannot become pods; only judged if it is not the one that the attempt was made for.

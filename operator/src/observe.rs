@@ -1,11 +1,14 @@
 //! Asks the world about one job; the only step that does. Read-only.
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, ListParams};
 use millrace_crds::StreamJob;
 use millrace_crds::contract::Report;
-use millrace_crds::v1alpha1::StreamJobSpec;
+use millrace_crds::v1alpha1::{Phase, StreamJobSpec};
 
 use crate::context::Context;
 use crate::decide::{self, is_changed};
@@ -17,7 +20,7 @@ use crate::{names, refusal};
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn observe(job: &StreamJob, context: &Context) -> Result<Observed, kube::Error> {
+pub async fn observe(job: &StreamJob, context: &Context, now: Timestamp) -> Result<Observed, kube::Error> {
     let namespace = names::namespace(job);
     let of_job = ListParams::default().labels(&format!("millrace.dev/job={}", names::job(job)));
     let deployments = Api::<Deployment>::namespaced(context.client.clone(), namespace).list(&of_job).await?;
@@ -35,6 +38,11 @@ pub async fn observe(job: &StreamJob, context: &Context) -> Result<Observed, kub
     };
     let workers = deployments.items.iter().filter(|deployment| component(deployment, "worker"));
     let coordinator = deployments.items.iter().find(|deployment| component(deployment, "coordinator"));
+    // A job that has none is not asked every second.
+    match coordinator.is_some() {
+        true => context.reports.watch(namespace, names::job(job)).await,
+        false => context.reports.forget(namespace, names::job(job)),
+    }
     let report = context.reports.latest(namespace, names::job(job)).filter(|report| is_of(report, job));
     let refused = deployments.items.iter().find_map(refused);
     let (refusal, last_good) = match is_changed(job) {
@@ -47,7 +55,8 @@ pub async fn observe(job: &StreamJob, context: &Context) -> Result<Observed, kub
             let running = running(job, &configs.items, coordinator).filter(|_| has_state);
             let running = running.as_ref().map(|(sql, location)| Running { sql, location });
             let last_good = decide::last_good(job, configs.items.iter().filter_map(spec_of));
-            (refusal::refusal(job, running), last_good)
+            let placed = decide::placed(job, context.settings.checkpoint_location.as_deref());
+            (refusal::refusal(&placed, running), last_good)
         }
         false => (None, None),
     };
@@ -59,8 +68,18 @@ pub async fn observe(job: &StreamJob, context: &Context) -> Result<Observed, kub
             .and_then(|deployment| deployment.status.as_ref()?.ready_replicas)
             .is_some_and(|ready| ready > 0),
         obstacle: refused.or_else(|| pods.items.iter().find_map(obstacle)),
+        is_old: is_old(job, context.settings.keeps_finished, now),
         refusal,
         last_good,
+    })
+}
+
+/// True once a job has been finished for so long.
+fn is_old(job: &StreamJob, keeps_finished: Duration, now: Timestamp) -> bool {
+    let since = job.status.as_ref().filter(|status| status.phase == Phase::Succeeded);
+    let since = since.and_then(|status| status.since.as_ref()?.parse::<Timestamp>().ok());
+    since.is_some_and(|since| {
+        now.duration_since(since) >= SignedDuration::try_from(keeps_finished).unwrap_or(SignedDuration::MAX)
     })
 }
 
@@ -134,6 +153,25 @@ fn obstacle(pod: &Pod) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millrace_crds::v1alpha1::StreamJobStatus;
+
+    #[test]
+    fn a_job_is_old_when_it_has_been_finished_for_long() {
+        let yaml = "{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {name: a}, spec: {pipeline: {sql: x}}}";
+        let mut job = millrace_crds::manifest::read(yaml).unwrap();
+        let at = |seconds: i64| Timestamp::from_second(1_000 + seconds).unwrap();
+        let hour = Duration::from_secs(3_600);
+        assert!(!is_old(&job, hour, at(9_999)), "it has no status");
+        for (phase, seconds, expected) in [
+            (Phase::Succeeded, 3_599, false),
+            (Phase::Succeeded, 3_600, true),
+            (Phase::Running, 3_600, false),
+        ] {
+            job.status =
+                Some(StreamJobStatus { phase, since: Some(at(0).to_string()), ..Default::default() });
+            assert_eq!(is_old(&job, hour, at(seconds)), expected, "{phase:?} for {seconds} s");
+        }
+    }
 
     #[test]
     fn the_report_of_a_deleted_namesake_is_not_this_jobs() {

@@ -17,7 +17,7 @@ use crate::apply::{self, FIELD_MANAGER, apply};
 use crate::context::Context;
 use crate::decide::{Decision, decide};
 use crate::model::{Desired, Observed};
-use crate::{desired, names, observe, status};
+use crate::{decide, desired, names, observe, status};
 
 /// When to look again at a job that is on its way; a settled one is looked at when something changes.
 const SOON: Duration = Duration::from_secs(5);
@@ -45,13 +45,13 @@ pub async fn reconcile(job: Arc<StreamJob>, context: Arc<Context>) -> Result<Act
         context.reports.forget(namespace, name);
         return Ok(Action::await_change());
     }
-    context.reports.watch(namespace, name).await;
-    let observed = observe::observe(&job, &context).await.context(ObserveSnafu)?;
+    let observed = observe::observe(&job, &context, now()).await.context(ObserveSnafu)?;
     let decision = decide(&job, &observed);
-    let new = status::compute(&job, &decision, &observed, &context.settings.image, now());
+    let placed = decide::placed(&job, context.settings.checkpoint_location.as_deref());
+    let new = status::compute(&placed, &decision, &observed, &context.settings.image, now());
     if let Decision::RecordAttempt { .. } = &decision {
         // An edit may be refused before the attempt has pods: they are made from this then.
-        match apply::keep_config(&job, &desired::config(&job), &context.client).await {
+        match apply::keep_config(&job, &desired::config(&placed), &context.client).await {
             Err(error) if is_terminating(&error) => return Ok(Action::await_change()),
             kept => kept.context(ApplySnafu)?,
         }
@@ -79,12 +79,12 @@ pub async fn reconcile(job: Arc<StreamJob>, context: Arc<Context>) -> Result<Act
             // The wish to stop was taken back before the last checkpoint was complete.
             let was_stopping = job.status.as_ref().is_some_and(|status| status.phase == Phase::Suspending);
             if was_stopping
-                && let Decision::Run { .. } = decision
+                && let Decision::Run { .. } | Decision::Fail { .. } = decision
                 && let Err(error) = context.reports.go_on(namespace, name).await
             {
                 warn!(%namespace, job = %name, %error, "failed to tell the coordinator to go on");
             }
-            let desired = objects(&job, &decision, &context);
+            let desired = objects(&placed, &decision, &context);
             match apply(&job, &desired, &context.client).await {
                 // Nothing can be made there any more, and the job goes with it.
                 Err(error) if is_terminating(&error) => return Ok(Action::await_change()),
@@ -94,7 +94,11 @@ pub async fn reconcile(job: Arc<StreamJob>, context: Arc<Context>) -> Result<Act
     }
     let is_settled =
         matches!(new.phase, Phase::Running | Phase::Suspended | Phase::Succeeded | Phase::Failed);
-    Ok(if is_settled { Action::await_change() } else { Action::requeue(SOON) })
+    Ok(match decision {
+        Decision::Finish { keeps_coordinator: true } => Action::requeue(context.settings.keeps_finished),
+        _ if is_settled => Action::await_change(),
+        _ => Action::requeue(SOON),
+    })
 }
 
 /// The objects of the last good spec, while an edit is refused; none of a job that does not run.
@@ -121,8 +125,12 @@ fn objects(job: &StreamJob, decision: &Decision, context: &Context) -> Desired {
         Decision::Fail { .. } if job.spec.restart.strategy == RestartStrategy::Exponential => {
             desired::running(job, attempt, &context.settings)
         }
-        Decision::Finish | Decision::Fail { .. } => desired::ended(job, attempt, &context.settings),
-        Decision::Suspend => Desired { keeps_config: true, ..Default::default() },
+        Decision::Finish { keeps_coordinator: true } | Decision::Fail { .. } => {
+            desired::ended(job, attempt, &context.settings)
+        }
+        Decision::Finish { keeps_coordinator: false } | Decision::Suspend => {
+            Desired { keeps_config: true, ..Default::default() }
+        }
         Decision::RecordAttempt { .. } | Decision::Stop { .. } | Decision::Refuse(_) => Desired::default(),
     }
 }

@@ -37,7 +37,8 @@ fn location(job: &StreamJob) -> Option<Refusal> {
     let (reason, message) = match job.spec.checkpoint.location.as_deref() {
         None => (
             "LocationMissing",
-            "spec.checkpoint.location: set it to a bucket, such as s3://bucket/prefix: on a cluster state must outlive pods"
+            "spec.checkpoint.location: set it to a bucket, such as s3://bucket/prefix: on a cluster state must outlive pods. A \
+             default for all jobs is checkpointLocation in the values of the chart"
                 .to_owned(),
         ),
         Some(location) if !location.starts_with("s3://") => (

@@ -18,7 +18,7 @@ const MESSAGE_MAX: usize = 1024;
 /// A checkpoint is written into the status at most this often, unless something else has changed.
 const CHECKPOINT_EVERY_MS: i64 = 60_000;
 
-/// The status after a reconcile.
+/// The status after a reconcile; the job has a place for its state.
 pub fn compute(
     job: &StreamJob,
     decision: &Decision,
@@ -35,6 +35,7 @@ pub fn compute(
         status.spec_hash = spec_hash.clone();
         // Another release of the controller restarts nothing: its image is for the next attempt.
         status.image = image.to_owned();
+        status.checkpoint_location = job.spec.checkpoint.location.clone().unwrap_or_default();
         status.rendering = desired::RENDERING;
     }
     status.phase = phase(decision, status.attempt > 0, old.phase, report.map(|report| report.phase));
@@ -72,7 +73,10 @@ pub fn compute(
     let selector = labels::selector(name, Component::Worker, status.attempt);
     status.selector =
         selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
-    status.address = format!("{}.{}.svc:6123", names::coordinator(name), names::namespace(job));
+    status.address = match decision {
+        Decision::Finish { keeps_coordinator: false } => String::new(),
+        _ => format!("{}.{}.svc:6123", names::coordinator(name), names::namespace(job)),
+    };
     if status.phase != old.phase || old.since.is_none() {
         status.since = Some(seconds(now));
     }
@@ -105,7 +109,7 @@ fn phase(decision: &Decision, has_attempt: bool, old: Phase, reported: Option<Re
         Decision::RecordAttempt { .. } => Phase::Pending,
         Decision::Stop { .. } => Phase::Suspending,
         Decision::Suspend => Phase::Suspended,
-        Decision::Finish => Phase::Succeeded,
+        Decision::Finish { .. } => Phase::Succeeded,
         Decision::Fail { .. } => Phase::Failed,
         Decision::Refuse(_) if !has_attempt => Phase::Failed,
         Decision::Refuse(_) if old == Phase::Succeeded => Phase::Succeeded,
@@ -152,8 +156,10 @@ fn conditions(
     let failure_kind = failure_kind.filter(|kind| !kind.is_empty()).unwrap_or("Failed");
     let obstacle = observed.obstacle.as_deref();
     let checkpoint_failure = checkpoint_failure(status.phase, observed);
-    let is_recovering =
-        observed.report.as_ref().is_some_and(|report| report.phase == ReportedPhase::Recovering);
+    let is_down = observed
+        .report
+        .as_ref()
+        .is_some_and(|report| matches!(report.phase, ReportedPhase::Recovering | ReportedPhase::Failed));
     let suspended = match &status.last_checkpoint {
         Some(checkpoint) => format!(
             "spec.suspend is true; the job will go on from checkpoint {} or a later one",
@@ -188,7 +194,7 @@ fn conditions(
             "CoordinatorSilent",
             "the coordinator does not answer; the job is suspended when it is back and all results of its last checkpoint are visible",
         ),
-        (Phase::Suspending, _) if is_recovering => (false, failure_kind, failure),
+        (Phase::Suspending, _) if is_down => (false, failure_kind, failure),
         (Phase::Suspending, _) => (false, "Stopping", "a last checkpoint is being taken"),
         (Phase::Pending | Phase::Starting, _) => (false, "Starting", "the pods are being started"),
     };
@@ -378,6 +384,8 @@ mod tests {
             (Some("no broker".to_owned()), Some("SinkUnavailable".to_owned()));
 
         assert_eq!(ready(&seen), ("SinkUnavailable".to_owned(), "no broker".to_owned()));
+        seen.report.as_mut().unwrap().phase = ReportedPhase::Failed;
+        assert_eq!(ready(&seen), ("SinkUnavailable".to_owned(), "no broker".to_owned()), "tried again");
         seen.report = None;
         assert_eq!(ready(&seen).0, "CoordinatorSilent");
     }

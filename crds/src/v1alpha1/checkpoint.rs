@@ -10,7 +10,7 @@ use super::Duration;
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct CheckpointSpec {
     /// The folder or bucket that holds the state, such as `s3://bucket/prefix` or `file:///var/lib/millrace`. `<namespace>/<name>` is appended.
-    /// Default: `./.millrace` when the job runs embedded.
+    /// Default: `./.millrace` when the job runs embedded, the controller's default on a cluster. Cannot be changed once there is state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
 

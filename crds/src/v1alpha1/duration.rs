@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error;
@@ -49,6 +50,15 @@ impl fmt::Display for Duration {
     }
 }
 
+impl FromStr for Duration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Duration::parse(text)
+            .ok_or_else(|| format!("'{text}' is not a duration; write one such as 500ms, 10s, 5m or 1h"))
+    }
+}
+
 impl Serialize for Duration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -58,9 +68,7 @@ impl Serialize for Duration {
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
-        Duration::parse(&text).ok_or_else(|| {
-            D::Error::custom(format!("'{text}' is not a duration; write one such as 500ms, 10s, 5m or 1h"))
-        })
+        text.parse().map_err(D::Error::custom)
     }
 }
 

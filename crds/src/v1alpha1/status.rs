@@ -22,6 +22,10 @@ pub struct StreamJobStatus {
     pub spec_hash: String,
     /// Image that the attempt's pods run; another default of a newer controller is taken with the next attempt.
     pub image: String,
+    /// Where the attempt keeps its state: what the spec says or, if it says nothing, what the controller's default was when the job
+    /// was made. Another default of a newer controller moves no job.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub checkpoint_location: String,
     /// Form of the attempt's objects; a newer controller leaves those of an older form as they are.
     pub rendering: u32,
     /// Generation of the coordinator that leads the job.

@@ -18,8 +18,8 @@ pub enum Decision {
     Run { attempt: u64 },
     /// Keep no pods: suspended.
     Suspend,
-    /// Keep no workers: the job is done.
-    Finish,
+    /// Keep no workers: the job is done. Its coordinator stays to be read for a while.
+    Finish { keeps_coordinator: bool },
     /// The job has failed and waits for the user; its coordinator stays to be read.
     Fail { kind: String, message: String },
     /// The spec cannot be acted on and waits for the user; what runs, runs on.
@@ -46,10 +46,28 @@ fn hash_of_spec(spec: &StreamJobSpec) -> String {
     format!("{:016x}", xxh3_64(text.as_bytes()))
 }
 
-/// The spec that the newest attempt was made for, if it is among these.
+/// The job with a place for its state: what it says itself, or where its state is, or the controller's default.
+pub fn placed(job: &StreamJob, default: Option<&str>) -> StreamJob {
+    let known = job.status.as_ref().map(|status| status.checkpoint_location.as_str());
+    let mut job = job.clone();
+    let location = job.spec.checkpoint.location.take();
+    let known = known.filter(|location| !location.is_empty());
+    job.spec.checkpoint.location = location.or_else(|| known.or(default).map(str::to_owned));
+    job
+}
+
+/// The spec that the newest attempt was made for, with its place, if it is among these.
 pub fn last_good(job: &StreamJob, specs: impl IntoIterator<Item = StreamJobSpec>) -> Option<StreamJobSpec> {
-    let hash = &job.status.as_ref()?.spec_hash;
-    specs.into_iter().find(|spec| hash_of_spec(spec) == *hash)
+    let status = job.status.as_ref()?;
+    // The user may have left the place to the controller.
+    let without_place = |spec: &StreamJobSpec| {
+        let mut spec = spec.clone();
+        let location = spec.checkpoint.location.take();
+        location.filter(|location| *location == status.checkpoint_location).map(|_| hash_of_spec(&spec))
+    };
+    specs.into_iter().find(|spec| {
+        hash_of_spec(spec) == status.spec_hash || without_place(spec).as_ref() == Some(&status.spec_hash)
+    })
 }
 
 /// True if the spec is not the one that the newest attempt was made for.
@@ -71,7 +89,7 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
         });
     }
     if phase == Some(ReportedPhase::Succeeded) || status.phase == Phase::Succeeded {
-        return Decision::Finish;
+        return Decision::Finish { keeps_coordinator: !observed.is_old };
     }
     let has_attempt = status.attempt > 0;
     // Only a running job has a last checkpoint to take, and only one that has state needs it: any other goes on from its newest
@@ -88,7 +106,11 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
     if job.spec.suspend {
         // Whoever takes the job's place commits what a checkpoint has left to be done, and of a suspended one nobody does: its
         // coordinator must have said that it has stopped, also if it has to come up for that.
-        let is_at_rest = matches!(phase, Some(ReportedPhase::Suspended | ReportedPhase::Failed));
+        let is_at_rest = match phase {
+            Some(ReportedPhase::Suspended) => true,
+            Some(ReportedPhase::Failed) => !report.is_some_and(|report| report.tries_again),
+            _ => false,
+        };
         let is_stopped = is_at_rest || !has_state || !is_led || observed.worker_attempts.is_empty();
         return match has_attempt && !is_stopped {
             true => Decision::Stop { attempt: status.attempt, why: Why::Suspended },
@@ -145,6 +167,11 @@ mod tests {
         observed
     }
 
+    fn trying_again(mut observed: Observed) -> Observed {
+        observed.report.get_or_insert_default().tries_again = true;
+        observed
+    }
+
     fn with_checkpoint(mut job: StreamJob) -> StreamJob {
         job.status.get_or_insert_default().last_checkpoint = Some(Default::default());
         job
@@ -189,6 +216,22 @@ mod tests {
         assert_eq!(last_good(&edited, [new.spec.clone(), old.spec.clone()]), Some(old.spec));
         assert_eq!(last_good(&edited, [new.spec.clone()]), None);
         assert_eq!(last_good(&job(false, 2), [new.spec]), None);
+    }
+
+    #[test]
+    fn a_job_without_a_place_gets_the_default_and_stays_there() {
+        let (own, new) = (Some("s3://own".to_owned()), job(false, 2));
+        let at = |job: &StreamJob, default| placed(job, default).spec.checkpoint.location;
+        assert_eq!(at(&new, None), None);
+        assert_eq!(at(&new, Some("s3://a")), Some("s3://a".to_owned()));
+        let mut known = with_status(new.clone(), 1, &new);
+        known.status.as_mut().unwrap().checkpoint_location = "s3://a".to_owned();
+        assert_eq!(at(&known, Some("s3://b")), Some("s3://a".to_owned()), "another default moves nothing");
+        assert!(!is_changed(&known), "and is no change");
+        let spec = placed(&known, Some("s3://b")).spec;
+        assert_eq!(last_good(&known, [spec.clone()]), Some(spec), "with the place that it was made with");
+        known.spec.checkpoint.location = own.clone();
+        assert_eq!(at(&known, Some("s3://b")), own);
     }
 
     #[test]
@@ -337,10 +380,22 @@ mod tests {
                 Decision::Suspend,
             ),
             (
-                "a failed job is suspended at once",
+                "a failed job whose coordinator has ended its work is suspended at once",
                 with_status(job(true, 2), 1, &old),
                 seen(1, ReportedPhase::Failed, &[1]),
                 Decision::Suspend,
+            ),
+            (
+                "a failed job that is tried again is stopped first: a checkpoint may be complete and not committed",
+                with_status(job(true, 2), 1, &old),
+                trying_again(seen(1, ReportedPhase::Failed, &[1])),
+                Decision::Stop { attempt: 1, why: Why::Suspended },
+            ),
+            (
+                "and gets a new attempt at once when its spec is changed: the next one commits",
+                with_status(job(false, 4), 1, &old),
+                trying_again(seen(1, ReportedPhase::Failed, &[1])),
+                record(2, &job(false, 4)),
             ),
             (
                 "a spec that cannot work gets no attempt",
@@ -358,7 +413,7 @@ mod tests {
                 "a bounded job finishes",
                 with_status(old.clone(), 1, &old),
                 seen(1, ReportedPhase::Succeeded, &[1]),
-                Decision::Finish,
+                Decision::Finish { keeps_coordinator: true },
             ),
         ];
         for (sentence, job, observed, expected) in cases {
@@ -367,7 +422,14 @@ mod tests {
         }
         let mut finished = with_status(old.clone(), 1, &old);
         finished.status.as_mut().unwrap().phase = Phase::Succeeded;
-        assert_eq!(decide(&finished, &Observed::default()), Decision::Finish, "it stays finished");
+        for is_old in [false, true] {
+            let expected = Decision::Finish { keeps_coordinator: !is_old };
+            assert_eq!(
+                decide(&finished, &Observed { is_old, ..Default::default() }),
+                expected,
+                "it stays finished"
+            );
+        }
         finished.spec.parallelism = 7;
         let edited = decide(&finished, &Observed::default());
         assert!(matches!(edited, Decision::Refuse(Refusal { reason: "JobFinished", .. })), "{edited:?}");

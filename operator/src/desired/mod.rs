@@ -183,6 +183,15 @@ mod tests {
     use super::*;
     use millrace_crds::manifest;
 
+    fn settings(image: &str) -> Settings {
+        Settings {
+            image: image.to_owned(),
+            image_pull_policy: "Never".to_owned(),
+            checkpoint_location: None,
+            keeps_finished: std::time::Duration::ZERO,
+        }
+    }
+
     fn rendered(parallelism: u32) -> Desired {
         let mut job = manifest::read(&format!(
             "{{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {{name: totals, namespace: shop, uid: u-1}}, \
@@ -191,8 +200,7 @@ mod tests {
         ))
         .unwrap();
         job.metadata.uid = Some("u-1".to_owned());
-        let settings = Settings { image: "millrace:dev".to_owned(), image_pull_policy: "Never".to_owned() };
-        running(&job, 3, &settings)
+        running(&job, 3, &settings("millrace:dev"))
     }
 
     #[test]
@@ -247,8 +255,6 @@ mod tests {
             "{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {name: a}, spec: {pipeline: {sql: x}}}",
         )
         .unwrap();
-        let settings =
-            |image: &str| Settings { image: image.to_owned(), image_pull_policy: "Never".to_owned() };
         let image = |desired: &Desired| {
             let pod = desired.deployments[0].spec.as_ref().unwrap().template.spec.clone().unwrap();
             pod.containers[0].image.clone().unwrap()

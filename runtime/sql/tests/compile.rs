@@ -70,6 +70,60 @@ fn a_window_aggregate_is_split_around_the_exchange() {
 }
 
 #[test]
+fn windows_of_the_older_form_are_those_of_the_newer() {
+    let pairs = [
+        (
+            "auction BIGINT, s TIMESTAMP(3), n BIGINT",
+            "SELECT b.auction, TUMBLE_START(b.`dateTime`, INTERVAL '10' SECOND), COUNT(*) FROM bid AS b WHERE price > 5
+             GROUP BY TUMBLE(b.`dateTime`, INTERVAL '10' SECOND), b.auction HAVING MAX(price) > 7",
+            "SELECT b.auction, window_start, COUNT(*)
+             FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '10' SECOND)) AS b WHERE price > 5
+             GROUP BY b.auction, window_start, window_end HAVING MAX(price) > 7",
+        ),
+        (
+            "m BIGINT, e TIMESTAMP(3), t TIMESTAMP(3)",
+            "SELECT MAX(price) + 1, HOP_END(`dateTime`, INTERVAL '1' SECOND, INTERVAL '1' MINUTE),
+             HOP_ROWTIME(`dateTime`, INTERVAL '1' SECOND, INTERVAL '1' MINUTE) FROM bid
+             GROUP BY HOP(`dateTime`, INTERVAL '1' SECOND, INTERVAL '1' MINUTE)",
+            "SELECT MAX(price) + 1, window_end, window_time
+             FROM TABLE(HOP(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND, INTERVAL '1' MINUTE))
+             GROUP BY window_start, window_end, window_time",
+        ),
+        (
+            "bidder BIGINT, n BIGINT",
+            "SELECT bidder, COUNT(*) FROM bid GROUP BY bidder, SESSION(`dateTime`, INTERVAL '1' SECOND)",
+            "SELECT bidder, COUNT(*)
+             FROM TABLE(SESSION(TABLE bid PARTITION BY bidder, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND))
+             GROUP BY bidder, window_start, window_end",
+        ),
+        // Windows over windows, in either form.
+        (
+            "n BIGINT",
+            "WITH one AS (SELECT HOP_ROWTIME(`dateTime`, INTERVAL '1' SECOND, INTERVAL '2' SECOND) AS t, COUNT(*) AS n FROM bid
+             GROUP BY HOP(`dateTime`, INTERVAL '1' SECOND, INTERVAL '2' SECOND))
+             SELECT SUM(n) FROM TABLE(TUMBLE(TABLE one, DESCRIPTOR(t), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end",
+            "WITH one AS (SELECT window_time AS t, COUNT(*) AS n
+             FROM TABLE(HOP(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND, INTERVAL '2' SECOND))
+             GROUP BY window_start, window_end, window_time)
+             SELECT SUM(n) FROM one GROUP BY TUMBLE(t, INTERVAL '1' MINUTE)",
+        ),
+    ];
+    for (sink, older, newer) in pairs {
+        assert_eq!(plan(&job(sink, older)), plan(&job(sink, newer)), "{older}");
+    }
+    // What is filtered out extends no session.
+    let filtered = plan(&job(
+        "n BIGINT",
+        "SELECT COUNT(*) FROM bid WHERE price > 5 GROUP BY SESSION(`dateTime`, INTERVAL '1' SECOND)",
+    ));
+    let calc = filtered.operators.iter().find_map(|operator| match &operator.kind {
+        Some(OperatorKind::Calc(calc)) => Some((operator.id.as_str(), calc.filter.is_some())),
+        _ => None,
+    });
+    assert_eq!(calc, Some(("out/bid/calc", true)));
+}
+
+#[test]
 fn operator_ids_follow_the_users_names_alone() {
     let before = job(TUMBLE_SINK, TUMBLE);
     let original: Vec<String> = ids(&plan(&before)).iter().map(|id| (*id).to_owned()).collect();
@@ -290,6 +344,36 @@ fn mistakes_are_shown_where_they_are() {
             "SELECT EXTRACT(MILLENNIUM FROM `dateTime`) FROM bid",
             "1:8+7 EXTRACT of this unit is not supported yet",
             Some("the units are YEAR, QUARTER, MONTH, WEEK, DAY, DOW, DOY, HOUR, MINUTE and SECOND"),
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY TUMBLE(`dateTime`, 5)",
+            "1:35+20 TUMBLE does not take these arguments",
+            Some("write TUMBLE(ts, INTERVAL '1' MINUTE), with the size"),
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY HOP(`dateTime`, INTERVAL '2' SECOND, INTERVAL '1' SECOND)",
+            "1:35+49 a HOP window slides by at most its size",
+            Some("write HOP(ts, INTERVAL '1' MINUTE, INTERVAL '5' MINUTE), with slide and size"),
+        ),
+        (
+            "SELECT TUMBLE_END(`dateTime`, INTERVAL '2' SECOND) FROM bid GROUP BY TUMBLE(`dateTime`, INTERVAL '1' SECOND)",
+            "1:8+35 TUMBLE_END is of another window than GROUP BY has",
+            Some("give it the same arguments as there"),
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY MOD(bidder, 7), SESSION(`dateTime`, INTERVAL '1' SECOND)",
+            "1:35+13 a SESSION in GROUP BY stands beside columns, and not beside expressions",
+            Some("compute the expression in a view, and group by its column"),
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY TUMBLE(price, INTERVAL '1' SECOND)",
+            "1:42+5 'price' is not an event-time column of 'bid': no WATERMARK is declared on it",
+            None,
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY TUMBLE(prise, INTERVAL '1' SECOND)",
+            "1:42+5 'bid' has no column 'prise'",
+            Some("did you mean `price`?"),
         ),
         ("SELECT autcion FROM bid", "1:8+7 there is no column 'autcion'", Some("did you mean `auction`?")),
         (

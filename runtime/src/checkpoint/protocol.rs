@@ -83,6 +83,14 @@ pub async fn finished(store: &dyn Store) -> Result<Option<Marker>, CheckpointErr
     }
 }
 
+/// Whose state it is; `None`: nobody's yet.
+pub async fn owner(store: &dyn Store) -> Result<Option<JobRecord>, CheckpointError> {
+    match store.get(paths::JOB).await? {
+        Some(bytes) => decode(store, paths::JOB, &bytes).map(Some),
+        None => Ok(None),
+    }
+}
+
 /// A complete checkpoint in the store.
 pub struct Complete {
     pub epoch: Epoch,

@@ -147,6 +147,9 @@ pub struct SubtaskState {
     /// What the values of each column that a sink has taken add up to, since the job's first start.
     #[prost(fixed64, repeated, tag = "10")]
     pub checksums: Vec<u64>,
+    /// Rows that an operator with windows has dropped because they came too late, since the job's first start.
+    #[prost(uint64, tag = "11")]
+    pub late_rows: u64,
 }
 
 /// One part of a table: its runs, oldest first. A later run's row replaces an earlier one's.

@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_sql::plan::Plan;
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -16,8 +17,8 @@ use tracing::{info, warn};
 use super::job::{Job, UserError};
 use super::{Exit, From, Logging, RunArguments, job, progress};
 use crate::checkpoint::protocol;
-use crate::checkpoint::records::{self, JobRecord};
-use crate::checkpoint::{Store, paths};
+use crate::checkpoint::records::JobRecord;
+use crate::checkpoint::{CheckpointError, Store};
 use crate::clock::Clock;
 use crate::coordinator::{self, CoordinatorContext, JobEnd, JobError, JobReport, JobSettings, Wish, Workers};
 use crate::error::chain;
@@ -76,28 +77,18 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
         }
     }
     let store = job.store()?;
-    let as_user = |error: protocol_error| UserError(chain(&error));
-    if let Some(end) = protocol::finished(store.as_ref()).await.map_err(as_user)? {
-        let at = chrono::DateTime::from_timestamp_millis(end.at_ms as i64).unwrap_or_default();
-        let last = protocol::newest(store.as_ref()).await.map_err(as_user)?;
-        let stored = last.and_then(|manifest| manifest.plan);
-        if let Some(Err(differences)) = stored.map(|stored| millrace_sql::plan::succeed(&stored, &job.plan)) {
-            return Err(UserError(format!(
-                "{}: finished at {} with other SQL: {}; --from none starts over with this one",
-                job.name(),
-                at.format("%Y-%m-%d %H:%M:%S UTC"),
-                differences.join("; ")
-            )));
+    let stored = match stored(store.as_ref()).await {
+        Ok(stored) => stored,
+        // What is there is damaged, which no edit of the manifest cures.
+        Err(error @ (CheckpointError::Malformed { .. } | CheckpointError::Missing { .. })) => {
+            eprintln!("{}: {}", job.name(), chain(&error));
+            return Ok(Exit::JobFailed);
         }
-        println!(
-            "{}: finished at {}; --from none starts over",
-            job.name(),
-            at.format("%Y-%m-%d %H:%M:%S UTC")
-        );
-        return Ok(Exit::Done);
-    }
-    let uid = match stored_job(store.as_ref()).await.map_err(as_user)? {
-        Some(found) if is_of_cluster(&found.uid) => {
+        Err(error) => return Err(UserError(chain(&error))),
+    };
+    let uid = match stored {
+        Stored::Finished { at_ms, plan } => return finished_before(&job, at_ms, plan.as_ref()),
+        Stored::Unfinished(found) if is_of_cluster(&found.uid) => {
             return Err(UserError(format!(
                 "spec.checkpoint.location: '{}' holds the state of the job '{}' of a cluster (uid {}), and a run here would take it \
                  from there; choose another location or another name",
@@ -106,8 +97,8 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
                 found.uid
             )));
         }
-        Some(found) => JobUid(found.uid),
-        None => new_uid(&random),
+        Stored::Unfinished(found) => JobUid(found.uid),
+        Stored::Nothing => new_uid(&random),
     };
     let settings = job.settings(uid.clone(), Attempt(1))?;
     let listener = Tcp.listen("127.0.0.1:0").await;
@@ -143,9 +134,6 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     finish(&job, ended, &report.borrow(), clock)
 }
 
-#[expect(non_camel_case_types, reason = "shortens one closure")]
-type protocol_error = crate::checkpoint::CheckpointError;
-
 fn finish(
     job: &Job,
     ended: Result<JobEnd, JobError>,
@@ -164,10 +152,34 @@ fn finish(
     }
 }
 
-/// What an earlier run of the job has written of itself.
-async fn stored_job(store: &dyn Store) -> Result<Option<JobRecord>, protocol_error> {
-    let bytes = store.get(paths::JOB).await?;
-    Ok(bytes.and_then(|bytes| records::decode(&bytes)))
+/// What an earlier run of the job has left.
+enum Stored {
+    Nothing,
+    Unfinished(JobRecord),
+    Finished { at_ms: u64, plan: Option<Plan> },
+}
+
+async fn stored(store: &dyn Store) -> Result<Stored, CheckpointError> {
+    if let Some(end) = protocol::finished(store).await? {
+        let last = protocol::newest(store).await?;
+        return Ok(Stored::Finished { at_ms: end.at_ms, plan: last.and_then(|manifest| manifest.plan) });
+    }
+    Ok(protocol::owner(store).await?.map_or(Stored::Nothing, Stored::Unfinished))
+}
+
+/// Says that there is nothing left to do, unless the SQL was edited since.
+fn finished_before(job: &Job, at_ms: u64, plan: Option<&Plan>) -> Result<Exit, UserError> {
+    let at = chrono::DateTime::from_timestamp_millis(at_ms as i64).unwrap_or_default();
+    let at = at.format("%Y-%m-%d %H:%M:%S UTC");
+    if let Some(Err(differences)) = plan.map(|stored| millrace_sql::plan::succeed(stored, &job.plan)) {
+        return Err(UserError(format!(
+            "{}: finished at {at} with other SQL: {}; --from none starts over with this one",
+            job.name(),
+            differences.join("; ")
+        )));
+    }
+    println!("{}: finished at {at}; --from none starts over", job.name());
+    Ok(Exit::Done)
 }
 
 /// Uids that Kubernetes gives are UUIDs in five groups; those of runs like this one have three.

@@ -135,6 +135,9 @@ pub fn summary(name: &str, end: JobEnd, report: &JobReport, clock: Clock) {
         checkpoint.epoch,
         report.restarts
     );
+    if checkpoint.late_rows > 0 {
+        println!("{name}: {} late rows dropped: their windows had fired", checkpoint.late_rows);
+    }
     for column in &checkpoint.checksums {
         println!("{name}: checksum of {}.{}: {}", column.sink, column.column, column.checksum);
     }
@@ -148,6 +151,7 @@ pub fn log_summary(end: JobEnd, report: &JobReport) {
         ?end,
         rows_in = checkpoint.rows_in,
         rows_out = checkpoint.rows_out,
+        late_rows = checkpoint.late_rows,
         epoch = checkpoint.epoch,
         restarts = report.restarts,
         "the job has ended"

@@ -85,10 +85,15 @@ fn statements(arguments: &SqlArguments) -> Result<String, UserError> {
     }
     let input = [PathBuf::from("-")];
     for file in if reads_input { &input[..] } else { &arguments.files[..] } {
-        parts.push(read(file)?);
+        parts.push(ended(read(file)?));
     }
-    parts.extend(arguments.execute.iter().cloned());
+    parts.extend(arguments.execute.iter().cloned().map(ended));
     Ok(parts.join("\n"))
+}
+
+/// A statement of the next part must not run into the last one of this, whose last line may be a comment.
+fn ended(text: String) -> String {
+    if text.trim_end().ends_with(';') || text.trim().is_empty() { text } else { text + "\n;" }
 }
 
 fn read(file: &Path) -> Result<String, UserError> {
@@ -99,9 +104,7 @@ fn read(file: &Path) -> Result<String, UserError> {
         }
         _ => std::fs::read_to_string(file),
     };
-    // A statement of the next file must not run into the last one of this.
-    read.map(|text| if text.trim_end().ends_with(';') || text.trim().is_empty() { text } else { text + ";" })
-        .map_err(|error| UserError(format!("failed to read '{}': {error}", file.display())))
+    read.map_err(|error| UserError(format!("failed to read '{}': {error}", file.display())))
 }
 
 /// The plan without its sink, which no table describes.

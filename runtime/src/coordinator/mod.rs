@@ -156,6 +156,7 @@ pub async fn run(
                 workers.dismiss("the job has failed").await;
                 JobReport::change(&report, |report| {
                     report.phase = Phase::Failed;
+                    report.tries_again = false;
                     report.last_failure = Some(error.to_string());
                     report.last_failure_kind = Some(error.kind().to_owned());
                 });
@@ -185,6 +186,7 @@ pub async fn run(
         workers.cancel().await;
         JobReport::change(&report, |report| {
             report.phase = if failure.is_permanent { Phase::Failed } else { Phase::Recovering };
+            report.tries_again = goes_on(&settings, failure.is_permanent, &failure.kind);
             report.restarts += 1;
             report.last_failure = Some(failure.message.clone());
             report.last_failure_kind = Some(failure.kind.clone());
@@ -206,7 +208,10 @@ pub async fn run(
                 }
             }
             None => {
-                JobReport::change(&report, |report| report.phase = Phase::Failed);
+                JobReport::change(&report, |report| {
+                    report.phase = Phase::Failed;
+                    report.tries_again = false;
+                });
                 return GaveUpSnafu { restarts: restart.count(), message: failure.message }.fail();
             }
         }

@@ -28,6 +28,7 @@ pub fn checkpoint(manifest: &Manifest, plan: &Plan) -> ReportedCheckpoint {
         bytes: manifest.bytes,
         rows_in: rows(|kind| matches!(kind, OperatorKind::Source(_))),
         rows_out: rows(|kind| matches!(kind, OperatorKind::Sink(_))),
+        late_rows: manifest.subtasks.iter().map(|state| state.late_rows).sum(),
         checksums: checksums(manifest, plan),
     }
 }
@@ -96,6 +97,7 @@ impl JobReport {
         sender.send_modify(|report| {
             let before = report.public.clone();
             change(&mut report.public);
+            report.public.tries_again &= report.public.phase == Phase::Failed;
             report.public.version += u64::from(before != report.public);
         });
     }

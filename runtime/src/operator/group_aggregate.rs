@@ -272,7 +272,7 @@ impl Operator for GroupAggregate {
         for distinct in &mut self.distinct {
             tables.push(distinct.counts.snapshot(DISTINCT, distinct.accumulator as i64, is_full));
         }
-        OperatorSnapshot { tables, watermark: None }
+        OperatorSnapshot { tables, ..Default::default() }
     }
 
     fn restore(&mut self, table: &str, namespace: i64, row: BlockRow<'_>) -> Result<(), OperatorError> {

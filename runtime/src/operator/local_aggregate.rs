@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
-use millrace_sql::plan::{Window, WindowAggregate};
+use millrace_sql::plan::{Aggregate, Window, WindowAggregate};
 use snafu::{OptionExt, ResultExt};
 
 use super::accumulator::{Accumulator, Rows, prepare};
@@ -34,7 +34,9 @@ pub struct LocalAggregate {
 impl LocalAggregate {
     /// Prepares the aggregates.
     pub fn new(plan: &WindowAggregate) -> Result<Self, OperatorError> {
-        let (accumulators, layout) = prepare(&plan.aggregates)?;
+        let mut aggregates = plan.aggregates.clone();
+        aggregates.extend(plan.counts_rows_apart().then(Aggregate::count_of_rows));
+        let (accumulators, layout) = prepare(&aggregates)?;
         Ok(LocalAggregate {
             window: plan.window.context(PlanSnafu { message: "a window aggregate without window" })?,
             keys: plan.keys.iter().map(|key| *key as usize).collect(),

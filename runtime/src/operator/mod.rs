@@ -71,6 +71,8 @@ pub struct OperatorTable {
 pub struct OperatorSnapshot {
     /// Event time up to which windows have fired; only of operators with timers.
     pub watermark: Option<EventTime>,
+    /// Rows that came after their windows had fired, since the job's first start.
+    pub late_rows: u64,
     /// Every part that lives, also if nothing in it changed; a part that is missing is dropped.
     pub tables: Vec<OperatorTable>,
 }
@@ -95,8 +97,8 @@ pub trait Operator: Send {
         OperatorSnapshot::default()
     }
 
-    /// Sets the watermark up to which windows had fired.
-    fn restore_watermark(&mut self, _time: EventTime) {}
+    /// Sets the watermark up to which windows had fired, and how many rows had been late.
+    fn restore_watermark(&mut self, _time: EventTime, _late_rows: u64) {}
 
     /// Puts a row of a snapshot back.
     fn restore(&mut self, table: &str, _namespace: i64, _row: BlockRow<'_>) -> Result<(), OperatorError> {

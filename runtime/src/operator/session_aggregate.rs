@@ -342,11 +342,12 @@ impl Operator for SessionAggregate {
 
     fn snapshot(&mut self, is_full: bool) -> OperatorSnapshot {
         let tables = vec![self.sessions.snapshot(SESSIONS, 0, is_full)];
-        OperatorSnapshot { tables, watermark: Some(self.watermark) }
+        OperatorSnapshot { tables, watermark: Some(self.watermark), late_rows: self.late_rows }
     }
 
-    fn restore_watermark(&mut self, time: EventTime) {
+    fn restore_watermark(&mut self, time: EventTime, late_rows: u64) {
         self.watermark = self.watermark.max(time);
+        self.late_rows = late_rows;
     }
 
     fn restore(&mut self, table: &str, _: i64, row: BlockRow<'_>) -> Result<(), OperatorError> {
@@ -431,7 +432,7 @@ mod tests {
         let groups = MaxParallelism::new(4).unwrap();
         let mut operator = operator();
         for snapshot in snapshots {
-            operator.restore_watermark(snapshot.watermark.unwrap());
+            operator.restore_watermark(snapshot.watermark.unwrap(), snapshot.late_rows);
             let mut writer = SegmentWriter::new();
             let Some(run) = writer.add(&snapshot.tables[0].snapshot, groups).unwrap() else { continue };
             let bytes = writer.finish();

@@ -57,6 +57,8 @@ pub struct Partial<'a> {
     pub keys: &'a EncodedKeys,
     /// Hashes of the keys.
     pub hashes: &'a [u64],
+    /// Of [`Shape::distinct_values`].
+    pub values: &'a [EncodedKeys],
     /// Which rows.
     pub rows: &'a [u32],
 }
@@ -114,9 +116,18 @@ impl Shape {
         self.order.iter().map(|accumulator| self.accumulators[*accumulator].results(chunk)).collect()
     }
 
+    /// The encoded values of each column of distinct values, of a batch of partial states.
+    pub fn distinct_values(&self, columns: &[ArrayRef]) -> Result<Vec<EncodedKeys>, OperatorError> {
+        let encoded = |column: &DistinctColumn| {
+            let values = &columns[column.position];
+            Ok(encode(std::slice::from_ref(values), values.len())?)
+        };
+        self.distinct.iter().map(encoded).collect()
+    }
+
     /// Merges rows into a slice.
     pub fn add(&self, slice: &mut Slice, partial: &Partial<'_>) -> Result<(), OperatorError> {
-        let Partial { columns, keys, hashes, rows } = *partial;
+        let Partial { columns, keys, hashes, values: encoded_values, rows } = *partial;
         let states = &columns[1 + self.key_fields.len() + self.distinct.len()..];
         let table = &mut slice.groups.table;
         let slots = rows.iter().map(|row| table.slot(hashes[*row as usize], keys.key(*row as usize)));
@@ -125,10 +136,8 @@ impl Shape {
         for accumulator in &self.accumulators[..self.plain] {
             accumulator.merge(states, rows, &slots, &mut chunks)?;
         }
-        for (column, kept) in self.distinct.iter().zip(&mut slice.values) {
-            let values = &columns[column.position];
-            let encoded = encode(std::slice::from_ref(values), values.len())?;
-            let nulls = values.logical_nulls();
+        for ((column, encoded), kept) in self.distinct.iter().zip(encoded_values).zip(&mut slice.values) {
+            let nulls = columns[column.position].logical_nulls();
             let (mut first_rows, mut first_slots, mut new) = (Vec::new(), Vec::new(), Vec::new());
             let mut key = Vec::new();
             for (row, slot) in rows.iter().zip(&slots) {

@@ -37,6 +37,8 @@ pub struct WindowAggregate {
     /// Results of the window that fires now and are not emitted yet.
     firing: VecDeque<(i64, Arc<Chunk>)>,
     watermark: EventTime,
+    /// Column of partial states that counts the rows behind each.
+    rows_column: Option<usize>,
     late_rows: u64,
     output: SchemaRef,
 }
@@ -52,6 +54,7 @@ impl WindowAggregate {
             pending: BTreeSet::new(),
             firing: VecDeque::new(),
             watermark: EventTime::MIN,
+            rows_column: plan.rows_column.map(|column| column as usize),
             late_rows: 0,
             output: plan.output_schema().to_arrow(),
         })
@@ -59,6 +62,13 @@ impl WindowAggregate {
 
     fn is_fired(&self, window_end: i64) -> bool {
         window_end.saturating_sub(1) <= self.watermark.0
+    }
+
+    /// How many rows are behind partial states.
+    fn behind(&self, columns: &[ArrayRef], partial: &[u32]) -> u64 {
+        let Some(column) = self.rows_column else { return partial.len() as u64 };
+        let counts: &Int64Array = columns[column].as_primitive::<Int64Type>();
+        partial.iter().map(|row| counts.value(*row as usize) as u64).sum()
     }
 
     /// Makes a slice unless it is there, and notes the windows that need it.
@@ -132,6 +142,7 @@ impl Operator for WindowAggregate {
                 &computed
             }
         };
+        let values = self.shape.distinct_values(columns)?;
         let mut by_slice: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
         for row in 0..batch.rows() {
             by_slice.entry(ends.value(row)).or_default().push(row as u32);
@@ -139,12 +150,12 @@ impl Operator for WindowAggregate {
         for (slice_end, rows) in by_slice {
             let last = self.window.window_ends(slice_end).last().unwrap_or(slice_end);
             if self.is_fired(last) {
-                self.late_rows += rows.len() as u64;
+                self.late_rows += self.behind(columns, &rows);
                 continue;
             }
             self.add_slice(slice_end);
             let Some(slice) = self.slices.get_mut(&slice_end) else { continue };
-            self.shape.add(slice, &Partial { columns, keys: &keys, hashes, rows: &rows })?;
+            self.shape.add(slice, &Partial { columns, keys: &keys, hashes, values: &values, rows: &rows })?;
         }
         Ok(())
     }
@@ -170,11 +181,16 @@ impl Operator for WindowAggregate {
 
     fn snapshot(&mut self, is_full: bool) -> OperatorSnapshot {
         let tables = self.slices.iter_mut().flat_map(|(end, slice)| slice.snapshot(*end, is_full));
-        OperatorSnapshot { tables: tables.collect(), watermark: Some(self.watermark) }
+        OperatorSnapshot {
+            tables: tables.collect(),
+            watermark: Some(self.watermark),
+            late_rows: self.late_rows,
+        }
     }
 
-    fn restore_watermark(&mut self, time: EventTime) {
+    fn restore_watermark(&mut self, time: EventTime, late_rows: u64) {
         self.watermark = self.watermark.max(time);
+        self.late_rows = late_rows;
     }
 
     fn restore(&mut self, table: &str, namespace: i64, row: BlockRow<'_>) -> Result<(), OperatorError> {

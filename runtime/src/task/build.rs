@@ -134,6 +134,9 @@ impl Restored {
             namespace,
             runs,
         };
+        let counted = |count: fn(&SubtaskState) -> u64| {
+            old.iter().filter(|state| mine(state.subtask as usize)).map(|state| count(state)).sum()
+        };
         SubtaskState {
             operator: operator.to_owned(),
             subtask,
@@ -148,7 +151,8 @@ impl Restored {
                 .map(|(_, split)| split)
                 .collect(),
             committables: Vec::new(),
-            rows: old.iter().filter(|state| mine(state.subtask as usize)).map(|state| state.rows).sum(),
+            rows: counted(|state| state.rows),
+            late_rows: counted(|state| state.late_rows),
             checksums: checksum::sum(
                 old.iter()
                     .filter(|state| mine(state.subtask as usize))
@@ -303,7 +307,7 @@ fn restore(
     all: MaxParallelism,
 ) -> Result<(), BuildError> {
     if let Some(watermark) = state.watermark {
-        operator.restore_watermark(EventTime(watermark));
+        operator.restore_watermark(EventTime(watermark), state.late_rows);
     }
     for table in &state.tables {
         for run in &table.runs {
@@ -350,6 +354,7 @@ mod tests {
             splits: vec![split(subtask * 2), split(subtask * 2 + 1)],
             committables: Vec::new(),
             rows: 10 + u64::from(subtask),
+            late_rows: 3 + u64::from(subtask),
             checksums: vec![5, u64::MAX - u64::from(subtask)],
         }
     }
@@ -369,6 +374,7 @@ mod tests {
             splits.sort_unstable();
             assert_eq!(splits, ["s0", "s1", "s2", "s3"]);
             assert_eq!(states.iter().map(|state| state.rows).sum::<u64>(), 21);
+            assert_eq!(states.iter().map(|state| state.late_rows).sum::<u64>(), 7);
             let checksums = checksum::sum(states.iter().map(|state| state.checksums.as_slice()));
             assert_eq!(checksums, [10, u64::MAX - 2]);
             let runs = states.iter().flat_map(|state| &state.tables).flat_map(|table| &table.runs);

@@ -160,6 +160,7 @@ impl Snapshots {
             for (operator, state) in snapshot.operators {
                 let Some(known) = self.states.get_mut(&(operator, snapshot.subtask)) else { continue };
                 known.watermark = state.watermark.map(|time| time.0);
+                known.late_rows = state.late_rows;
                 let earlier = std::mem::take(&mut known.tables);
                 for table in state.tables {
                     let state = add_table(&mut writer, &key, table, &earlier, known, self.groups)?;
@@ -290,6 +291,7 @@ mod tests {
         table.slot(epoch, b"key");
         let operator = OperatorSnapshot {
             watermark: None,
+            late_rows: 0,
             tables: vec![OperatorTable {
                 name: "t".into(),
                 namespace: 0,

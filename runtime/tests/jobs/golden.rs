@@ -311,5 +311,5 @@ macro_rules! running {
 running! { q15 q16 q17 s07_having s20_distinct s21_agg_zoo }
 
 golden! {
-    q00 q01 q02 q10 q14 q21 q22 s01_cumulate s02_session_tvf s03_hop_offset s04_window_over_window s17_union s22_strings s23_numbers s24_times s31_tumble s32_hop
+    q00 q01 q02 q10 q11 q14 q21 q22 s01_cumulate s02_session_tvf s03_hop_offset s04_window_over_window s17_union s22_strings s23_numbers s24_times s31_tumble s32_hop
 }

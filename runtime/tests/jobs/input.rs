@@ -1,6 +1,7 @@
 //! Wrong input: exit code, what is wrong, and the cure. Where it makes sense the cure is applied.
 
 use std::fs;
+use std::path::Path;
 
 use super::harness::{Place, signal, text};
 
@@ -362,22 +363,36 @@ fn damaged_records_are_named_and_the_job_goes_on_once_they_are_whole() {
     for folder in ["epochs", "manifests", "generations"] {
         let newest =
             fs::read_dir(state.join(folder)).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
-        let whole = fs::read(&newest).unwrap();
-        for length in [0, whole.len() / 2, whole.len() - 1] {
-            fs::write(&newest, &whole[..length]).unwrap();
-            let name = format!("{folder}/{}", newest.file_name().unwrap().to_string_lossy());
-            refused(&place, 3, &[&name, "malformed or cut short", "put it back from a copy"]);
-        }
-        fs::write(&newest, &whole).unwrap();
+        let name = format!("{folder}/{}", newest.file_name().unwrap().to_string_lossy());
+        cut_each_way(&place, &newest, &name);
         // Each try has claimed a generation and sealed an epoch unless it was that which was damaged.
         let output = place.verb("validate", &[]);
         assert!(output.status.success());
     }
+    cut_each_way(&place, &state.join("job.pb"), "job.pb");
 
     let output = place.run(&[]);
 
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(place.rows("result").len(), 400);
+    cut_each_way(&place, &state.join("finished"), "finished");
+    let output = place.run(&[]);
+    assert!(
+        output.status.success() && text(&output).contains("--from none starts over"),
+        "{}",
+        text(&output)
+    );
+    assert_eq!(place.rows("result").len(), 400);
+}
+
+/// Cuts an object to nothing, to its half and by a byte: it is named each time. Then it is whole again.
+fn cut_each_way(place: &Place, object: &Path, name: &str) {
+    let whole = fs::read(object).unwrap();
+    for length in [0, whole.len() / 2, whole.len() - 1] {
+        fs::write(object, &whole[..length]).unwrap();
+        refused(place, 3, &[name, "malformed or cut short", "put it back from a copy"]);
+    }
+    fs::write(object, &whole).unwrap();
 }
 
 #[test]

@@ -74,6 +74,15 @@ fn statements_come_from_standard_input_and_no_rows_are_said_to_be_none() {
 }
 
 #[test]
+fn files_and_arguments_are_statements_with_or_without_semicolons() {
+    let view = "CREATE VIEW v AS SELECT v + 1 AS v FROM s -- one more";
+    let output = sql(&["-f", "tables.sql", "-e", view, "-e", "SELECT v FROM v WHERE v = 6", "-o", "csv"], "");
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(text(&output), "v\n6\n");
+}
+
+#[test]
 fn endless_input_is_shown_as_it_comes_and_ends_with_the_reader() {
     let events = "CREATE TABLE e (event_type INT) WITH ('connector' = 'nexmark', 'rows-per-second' = '1000')";
     let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));

@@ -1,5 +1,6 @@
 //! Processes are killed while a job runs; its output equals that of an undisturbed run.
 
+use std::fs;
 use std::time::Duration;
 
 use super::harness::{Place, signal, text, wait_until};
@@ -240,4 +241,55 @@ INSERT INTO nothing SELECT auction, window_end, COUNT(*), SUM(price)
     let columns: Vec<&str> = written.iter().map(|(column, _)| column.as_str()).collect();
     assert_eq!(columns, ["auction", "window_end", "n", "total"], "{}", place.out());
     assert_eq!(checksums(&text(&output)), written);
+}
+
+/// Four rows of two keys come long after their window has fired. They are dropped, and each counts once, although those of one key
+/// are one partial state, and although the job is killed and goes on.
+#[test]
+fn late_rows_count_once_each() {
+    let sql = "
+CREATE TABLE events (k STRING, ts TIMESTAMP(3), WATERMARK FOR ts AS ts)
+  WITH ('connector' = 'filesystem', 'path' = 'events', 'format' = 'json', 'scan.rows-per-second' = '30000');
+CREATE TABLE totals (k STRING, window_end TIMESTAMP(3), v BIGINT)
+  WITH ('connector' = 'filesystem', 'path' = 'totals', 'format' = 'json');
+INSERT INTO totals SELECT k, window_end, AGGREGATE
+  FROM TABLE(HOP(TABLE events, DESCRIPTOR(ts), INTERVAL '1' SECOND, INTERVAL '2' SECOND))
+  GROUP BY k, window_start, window_end;";
+    let row = |key: &str, ms: u64| {
+        format!(
+            "{{\"k\":\"{key}\",\"ts\":\"2024-02-29 {:02}:{:02}:{:02}.{:03}\"}}\n",
+            ms / 3_600_000,
+            ms / 60_000 % 60,
+            ms / 1_000 % 60,
+            ms % 1_000
+        )
+    };
+    let late = [("a", 70), ("a", 71), ("b", 72), ("a", 5_000)].map(|(key, ms)| row(key, ms)).concat();
+    let rows = |from: u64, to: u64| (from..to).map(|n| row("c", n * 10)).collect::<String>();
+    let input = rows(0, 20_000) + &late + &rows(20_000, 60_000);
+    let with_input = |place: &Place| {
+        fs::create_dir(place.path().join("events")).unwrap();
+        fs::write(place.path().join("events/rows.json"), &input).unwrap();
+    };
+    // With a state that counts rows, and without one.
+    for (parallelism, aggregate) in [(2, "COUNT(*)"), (1, "MAX(CHAR_LENGTH(k))")] {
+        let sql = sql.replace("AGGREGATE", aggregate);
+        let straight = Place::new(1, &sql.replace("'30000'", "'100000'"));
+        with_input(&straight);
+        let output = straight.run(&[]);
+        assert!(text(&output).contains("4 late rows dropped"), "{}", text(&output));
+        assert_eq!(straight.rows("totals").len(), 601, "one key in each window");
+
+        let place = Place::new(parallelism, &sql);
+        with_input(&place);
+        let mut job = place.start(&[]);
+        place.wait_until("the late rows are in a checkpoint", || checkpoints(&place.log()) >= 4);
+        job.kill().unwrap();
+        job.wait().unwrap();
+        let output = place.run(&[]);
+        assert!(output.status.success(), "{}", text(&output));
+        assert!(text(&output).contains("4 late rows dropped"), "{}", text(&output));
+        assert!(restored_epochs(&text(&output)).last().is_some_and(|epoch| *epoch >= 4));
+        assert_eq!(place.rows("totals"), straight.rows("totals"));
+    }
 }

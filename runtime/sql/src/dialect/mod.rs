@@ -14,4 +14,4 @@ mod window;
 
 pub use create_table::{ColumnDeclaration, ColumnKind, CreateTable, WatermarkDeclaration};
 pub use statement::{CreateView, Insert, Name, Query, Statement, parse};
-pub use window::{Cut, WindowCall};
+pub use window::{Cut, WindowCall, milliseconds, sessions, windows};

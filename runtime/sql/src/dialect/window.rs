@@ -16,12 +16,22 @@ pub struct WindowCall {
     pub placeholder: String,
     /// `tumble`, `hop`, `cumulate` or `session`.
     pub kind: &'static str,
+    /// What is windowed: a table, a view, or a part that WITH names.
     pub table: Name,
+    /// The part of the query that is windowed in the place of the table: what is read of it.
+    pub rows: Option<String>,
     pub time_column: Name,
     pub cut: Cut,
     /// PARTITION BY, which only sessions have.
     pub partition: Vec<Name>,
     pub span: Span,
+}
+
+impl WindowCall {
+    /// The name of what is windowed.
+    pub fn windowed(&self) -> &str {
+        self.rows.as_deref().unwrap_or(&self.table.text)
+    }
 }
 
 /// How a window function cuts event time.
@@ -129,7 +139,7 @@ fn window_call(tokens: &[TokenWithSpan], found: Found, number: usize) -> Parsed<
         cursor.expect(&Token::RParen)?;
     }
     let placeholder = format!("__window_{number}");
-    Ok(WindowCall { placeholder, kind, table, time_column, cut, partition, span })
+    Ok(WindowCall { placeholder, kind, table, rows: None, time_column, cut, partition, span })
 }
 
 /// Parses `PARTITION BY a, b` or `PARTITION BY (a, b)`, if it is there.
@@ -161,12 +171,30 @@ fn ends_partition(token: &Token) -> bool {
 fn session(cursor: &mut Cursor<'_>) -> Parsed<Cut> {
     let place = cursor.peek();
     parameter(cursor, "GAP");
-    let gap_ms = interval(cursor)?;
-    if gap_ms <= 0 {
-        return Err(mistake(&place, "the gap between sessions is longer than zero")
-            .hint("write a length such as INTERVAL '10' SECOND"));
+    sessions(interval(cursor)?).map_err(|(message, hint)| mistake(&place, message).hint(hint))
+}
+
+/// Why there are no such windows, and how to write what was meant.
+type Impossible = (&'static str, &'static str);
+
+/// Sessions with this gap.
+pub fn sessions(gap_ms: i64) -> Result<Cut, Impossible> {
+    match gap_ms > 0 {
+        true => Ok(Cut::Sessions { gap_ms }),
+        false => Err((
+            "the gap between sessions is longer than zero",
+            "write a length such as INTERVAL '10' SECOND",
+        )),
     }
-    Ok(Cut::Sessions { gap_ms })
+}
+
+/// Tumbling windows, or hopping ones if the slide is not the size.
+pub fn windows(slide_ms: i64, size_ms: i64) -> Result<Cut, Impossible> {
+    possible(Window { size_ms, slide_ms, offset_ms: 0, is_cumulating: false })
+}
+
+fn possible(window: Window) -> Result<Cut, Impossible> {
+    impossible(&window).map_or(Ok(Cut::Windows(window)), Err)
 }
 
 fn parameter(cursor: &mut Cursor<'_>, name: &str) {
@@ -195,14 +223,10 @@ fn window_arguments(cursor: &mut Cursor<'_>, kind: &str) -> Parsed<Cut> {
         offset_ms = interval(cursor)?;
     }
     let window = Window { size_ms, slide_ms: slide_ms.unwrap_or(size_ms), offset_ms, is_cumulating };
-    match impossible(&window) {
-        Some((message, hint)) => Err(mistake(&place, message).hint(hint)),
-        None => Ok(Cut::Windows(window)),
-    }
+    possible(window).map_err(|(message, hint)| mistake(&place, message).hint(hint))
 }
 
-/// Why there are no such windows, and how to write what was meant.
-fn impossible(window: &Window) -> Option<(&'static str, &'static str)> {
+fn impossible(window: &Window) -> Option<Impossible> {
     let Window { size_ms, slide_ms, is_cumulating, .. } = *window;
     let order = "the order is HOP(TABLE t, DESCRIPTOR(ts), slide, size)";
     let steps = "the order is CUMULATE(TABLE t, DESCRIPTOR(ts), step, size)";
@@ -229,20 +253,28 @@ fn interval(cursor: &mut Cursor<'_>) -> Parsed<i64> {
     })?;
     let unit_token = cursor.peek();
     let (unit, _) = cursor.name("a unit such as SECOND")?;
-    let unit_ms = match unit.to_ascii_uppercase().trim_end_matches('S') {
+    if unit_ms(&unit).is_none() {
+        return Err(mistake(&unit_token, format!("'{unit}' is not a unit of time for windows"))
+            .hint("use MILLISECOND, SECOND, MINUTE, HOUR, DAY or WEEK"));
+    }
+    let length = milliseconds(number, &unit)
+        .ok_or_else(|| at_span(span, format!("the interval '{text}' {unit} is too long")))?;
+    Ok(if is_negative { -length } else { length })
+}
+
+/// So many units of time in milliseconds; `None`: windows have no such unit, or it is too long.
+pub fn milliseconds(number: i64, unit: &str) -> Option<i64> {
+    number.checked_mul(unit_ms(unit)?)
+}
+
+fn unit_ms(unit: &str) -> Option<i64> {
+    Some(match unit.to_ascii_uppercase().trim_end_matches('S') {
         "MILLISECOND" => 1,
         "SECOND" => 1_000,
         "MINUTE" => 60_000,
         "HOUR" => 3_600_000,
         "DAY" => 86_400_000,
         "WEEK" => 604_800_000,
-        _ => {
-            return Err(mistake(&unit_token, format!("'{unit}' is not a unit of time for windows"))
-                .hint("use MILLISECOND, SECOND, MINUTE, HOUR, DAY or WEEK"));
-        }
-    };
-    let milliseconds = number
-        .checked_mul(unit_ms)
-        .ok_or_else(|| at_span(span, format!("the interval '{text}' {unit} is too long")))?;
-    Ok(if is_negative { -milliseconds } else { milliseconds })
+        _ => return None,
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array};
+use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Int8Array};
 use arrow::datatypes::{DataType, Decimal128Type, i256};
 use datafusion_common::{Result, exec_err};
 use datafusion_expr::Operator;
@@ -16,6 +16,9 @@ const DIGITS_MAX: u8 = 38;
 /// Digits behind the point that a quotient keeps, at least, if it cannot keep all.
 const SCALE_KEPT: u8 = 6;
 
+/// What is said of a division by zero.
+pub const DIVISION_BY_ZERO: &str = "division by zero; NULLIF(divisor, 0) makes the result NULL";
+
 /// The name of division in plans. It is no identifier, so that only the operator gives it.
 pub const DIVIDE: &str = "decimal/";
 
@@ -24,7 +27,17 @@ pub const PLUS: &str = "decimal+";
 pub const MINUS: &str = "decimal-";
 pub const TIMES: &str = "decimal*";
 
+/// The name of a comparison of decimals whose common type would have more digits than there can be: -1, 0 or 1.
+pub const COMPARE: &str = "decimal<>";
+
 pub const FUNCTIONS: &[Scalar] = &[
+    Scalar {
+        names: &[COMPARE],
+        usage: "decimal < decimal",
+        accepts: two_decimals,
+        returns: |_| DataType::Int8,
+        call: compare,
+    },
     Scalar {
         names: &[DIVIDE],
         usage: "decimal / decimal",
@@ -74,6 +87,9 @@ pub fn careful(operator: Operator, left: &DataType, right: &DataType) -> Option<
         Operator::Plus => (PLUS, of_sum),
         Operator::Minus => (MINUS, of_sum),
         Operator::Multiply => (TIMES, p1 + p2 + 1),
+        Operator::Eq | Operator::NotEq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq => {
+            (COMPARE, of_sum - 1)
+        }
         _ => return None,
     };
     (digits > i32::from(DIGITS_MAX)).then_some(name)
@@ -135,6 +151,23 @@ fn compute(
     Ok(Arc::new(values.with_precision_and_scale(precision, scale)?))
 }
 
+fn compare(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
+    let (left, right) = (expand(&arguments[0], rows)?, expand(&arguments[1], rows)?);
+    let (left, right) = (left.as_primitive::<Decimal128Type>(), right.as_primitive::<Decimal128Type>());
+    let scale = left.scale().max(right.scale());
+    let factor = |from: i8| ten_to(u32::from(scale.abs_diff(from)));
+    let (Some(of_left), Some(of_right)) = (factor(left.scale()), factor(right.scale())) else {
+        return exec_err!("{} and {}", left.data_type(), right.data_type());
+    };
+    // 38 digits and 38 more are as many as there is room for.
+    let one = |row: usize| {
+        let left = i256::from_i128(left.is_valid(row).then(|| left.value(row))?).checked_mul(of_left)?;
+        let right = i256::from_i128(right.is_valid(row).then(|| right.value(row))?).checked_mul(of_right)?;
+        Some(left.cmp(&right) as i8)
+    };
+    Ok(Arc::new((0..rows).map(one).collect::<Int8Array>()))
+}
+
 /// A whole number's type as a decimal.
 pub fn of_integer(data_type: &DataType) -> Option<DataType> {
     let digits = match data_type {
@@ -173,7 +206,7 @@ fn divide(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
             continue;
         }
         if right.value(row) == 0 {
-            return exec_err!("division by zero");
+            return exec_err!("{DIVISION_BY_ZERO}");
         }
         let (above, below) = (i256::from_i128(left.value(row)), i256::from_i128(right.value(row)));
         let (above, below) = match ten_to(shift.unsigned_abs()) {

@@ -133,6 +133,10 @@ pub struct WindowAggregate {
     /// half they come behind its keys, and an aggregate of distinct values names its column by the position here.
     #[prost(message, repeated, tag = "6")]
     pub distinct_fields: Vec<Field>,
+    /// Column of the partial states that counts the rows behind each: so many are late if it is. In plans of earlier releases there
+    /// is none, and a partial state counts as one row.
+    #[prost(uint32, optional, tag = "7")]
+    pub rows_column: Option<u32>,
 }
 
 /// Aggregates per key and session: rows of a key with no longer gap than this between their times.
@@ -243,6 +247,15 @@ pub struct HashKeys {
 }
 
 impl Aggregate {
+    /// COUNT(*).
+    pub fn count_of_rows() -> Self {
+        Aggregate {
+            function: AggregateFunction::Count.into(),
+            result_type: Some(DataType::simple(TypeKind::BigInt)),
+            ..Default::default()
+        }
+    }
+
     /// Types of the columns that hold the aggregate's state per key and slice.
     ///
     /// Part of the state's format: a change is a new aggregate function number.
@@ -268,8 +281,33 @@ fn sum_type(argument: &DataType) -> DataType {
 }
 
 impl WindowAggregate {
-    /// What the local half sends to the global one: end of the slice in milliseconds, keys, states.
+    /// What the local half sends to the global one: end of the slice in milliseconds, keys, states, and rows unless one of the
+    /// states counts them.
     pub fn partial_schema(&self) -> Schema {
+        let mut fields = self.slices_keys_and_states();
+        if self.counts_rows_apart() {
+            fields.push(Field::new("rows", DataType::simple(TypeKind::BigInt)));
+        }
+        Schema { fields }
+    }
+
+    /// True if no aggregate of the local half counts the rows, and they are counted in a column behind those of all states.
+    pub fn counts_rows_apart(&self) -> bool {
+        self.rows_column == Some(self.slices_keys_and_states().len() as u32)
+    }
+
+    /// The local half's column that counts rows: the state of a COUNT(*), or else one of its own behind all others.
+    pub fn column_of_rows(&self) -> u32 {
+        let first = 1 + self.key_fields.len();
+        let counts = |aggregate: &Aggregate| {
+            let takes_all = aggregate.argument.is_none() && aggregate.filter.is_none();
+            takes_all && !aggregate.is_distinct && aggregate.function() == AggregateFunction::Count
+        };
+        let before = self.aggregates.iter().take_while(|aggregate| !counts(aggregate));
+        (first + before.map(|aggregate| aggregate.state_types().len()).sum::<usize>()) as u32
+    }
+
+    fn slices_keys_and_states(&self) -> Vec<Field> {
         let mut fields =
             vec![Field { nullable: false, ..Field::new("slice_end", DataType::simple(TypeKind::BigInt)) }];
         fields.extend(self.key_fields.iter().cloned());
@@ -279,7 +317,7 @@ impl WindowAggregate {
                 types.map(|(part, data_type)| Field::new(format!("state_{number}_{part}"), data_type)),
             );
         }
-        Schema { fields }
+        fields
     }
 
     /// What the global half emits: keys, window_start, window_end, window_time, results.

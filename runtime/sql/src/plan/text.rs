@@ -2,6 +2,7 @@
 
 use super::expr::function;
 use super::{Aggregate, AggregateFunction, Expr, Literal, Node, TypeKind, Value, Window};
+use crate::functions::decimals;
 
 /// An expression as SQL over columns of these names.
 pub fn expression(expression: &Expr, names: &[String]) -> String {
@@ -56,7 +57,10 @@ fn call_text(name: &str, arguments: &[String]) -> String {
         (function::LIKE, [a, b]) => format!("{a} LIKE {b}"),
         (function::NOT_LIKE, [a, b]) => format!("{a} NOT LIKE {b}"),
         (function::AND | function::OR, [a, b]) => format!("({a} {} {b})", name.to_uppercase()),
-        (crate::functions::decimals::DIVIDE, [a, b]) => format!("({a} / {b})"),
+        (decimals::COMPARE, [a, b]) => format!("COMPARE({a}, {b})"),
+        (decimals::DIVIDE | decimals::PLUS | decimals::MINUS | decimals::TIMES, [a, b]) => {
+            format!("({a} {} {b})", name.trim_start_matches("decimal"))
+        }
         (operator, [a, b]) if !operator.starts_with(char::is_alphabetic) => format!("({a} {operator} {b})"),
         (name, arguments) => format!("{}({})", name.to_uppercase(), arguments.join(", ")),
     }

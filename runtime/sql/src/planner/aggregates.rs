@@ -209,6 +209,8 @@ impl Conversion<'_> {
             });
             global.aggregates.push(Aggregate { argument: Some(position as u32), ..aggregate });
         }
+        local.rows_column = Some(local.column_of_rows());
+        global.rows_column = local.rows_column;
         let mut locals = Vec::new();
         for (branch, rows) in branches {
             let above = self.calc(branch, rows.expressions, Schema { fields: rows.fields }, &window.table)?;

@@ -1,5 +1,6 @@
 //! From a text to a plan: statements in order, every mistake collected.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion_common::config::ConfigOptions;
@@ -18,6 +19,7 @@ use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use super::casts::FlinkCasts;
 use super::catalog::{Catalog, DeclaredTable, EventTime};
 use super::decimal_arithmetic::DecimalArithmetic;
+use super::group_windows;
 use super::mistakes::{closest, find_name, from_parser, from_planner};
 use super::special_forms::{self, DEPTH_MAX, UNNAMED};
 use super::streams::StreamBuilder;
@@ -97,7 +99,7 @@ fn too_deep(plan: &Plan) -> Option<Diagnostic> {
 
 fn compile_here(sql: &str) -> Compiled<Plan> {
     let statements = dialect::parse(sql)?;
-    let mut compiler = Compiler { catalog: Catalog::new(), plan: StreamBuilder::new(), inserts: 0 };
+    let mut compiler = Compiler::new();
     let mut mistakes = Vec::new();
     for statement in &statements {
         if let Err(found) = compiler.statement(statement) {
@@ -119,7 +121,7 @@ fn compile_here(sql: &str) -> Compiled<Plan> {
 
 fn compile_query_here(sql: &str) -> Compiled<ShownQuery> {
     let statements = dialect::parse(sql)?;
-    let mut compiler = Compiler { catalog: Catalog::new(), plan: StreamBuilder::new(), inserts: 0 };
+    let mut compiler = Compiler::new();
     let (last, declarations) = match statements.split_last() {
         Some((Statement::Select(query), declarations)) => (query, declarations),
         _ => {
@@ -225,6 +227,14 @@ struct Compiler {
     catalog: Catalog,
     plan: StreamBuilder,
     inserts: usize,
+    /// Windows of the older form so far.
+    group_windows: usize,
+}
+
+impl Compiler {
+    fn new() -> Self {
+        Compiler { catalog: Catalog::new(), plan: StreamBuilder::new(), inserts: 0, group_windows: 0 }
+    }
 }
 
 impl Compiler {
@@ -420,14 +430,34 @@ impl Compiler {
         if !refused.is_empty() {
             return Err(refused);
         }
+        let of_groups = group_windows::rewrite(&mut parsed, self.group_windows)
+            .map_err(|mistake| vec![at(mistake.span, mistake.message).hint(mistake.hint)])?;
+        self.group_windows += of_groups.len();
         special_forms::rewrite(&mut parsed)
             .map_err(|(depth, span)| vec![at(span, deep(depth)).hint(DEEP_HINT)])?;
-        for window in &query.windows {
-            // Windows of earlier parts of the text are known by now.
-            let part = named_part(&parsed, &window.table.text).map(|part| self.plan_query(part, query));
+        let mut waiting: Vec<&WindowCall> = query.windows.iter().chain(&of_groups).collect();
+        while !waiting.is_empty() {
+            // A window over a part comes after the windows that the part reads.
+            let part_of = |window: &WindowCall| named_part(&parsed, window.windowed());
+            let is_ready =
+                |window: &&WindowCall| part_of(window).is_none_or(|part| self.knows_windows(&part));
+            let window = waiting.remove(waiting.iter().position(is_ready).unwrap_or(0));
+            let part = part_of(window).map(|part| self.plan_query(part, query));
             self.add_window(window, part.transpose()?)?;
         }
         self.plan_query(*parsed, query)
+    }
+
+    /// True if all windows are known that a query reads.
+    fn knows_windows(&self, query: &ast::Query) -> bool {
+        ast::visit_relations(query, |name| {
+            let name = name.0.last().and_then(|part| part.as_ident()).map_or("", |name| name.value.as_str());
+            match name.starts_with("__window_") && !self.catalog.has(name) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        })
+        .is_continue()
     }
 
     fn plan_query(&self, parsed: ast::Query, source: &Query) -> Compiled<LogicalPlan> {

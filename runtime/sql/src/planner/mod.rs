@@ -10,6 +10,7 @@ mod catalog;
 mod compile;
 mod decimal_arithmetic;
 mod expressions;
+mod group_windows;
 mod mistakes;
 mod special_forms;
 mod streams;

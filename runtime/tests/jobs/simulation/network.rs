@@ -40,6 +40,7 @@ struct State {
     cut: BTreeSet<ProcessId>,
     connections: BTreeMap<(ProcessId, ProcessId), u64>,
     next_port: u16,
+    delays: u64,
 }
 
 impl Network {
@@ -72,6 +73,11 @@ impl Network {
         self.shared.changes.notify_waiters();
     }
 
+    /// How often bytes were on their way for long enough that others overtook them on other connections.
+    pub fn delays(&self) -> u64 {
+        self.shared.state.lock().delays
+    }
+
     fn is_dead(&self, process: ProcessId) -> bool {
         self.shared.state.lock().dead.contains(&process)
     }
@@ -102,6 +108,7 @@ impl Network {
             }
             count += 1;
             let delay = self.dice.delay_ms(&format!("{name} {count}"));
+            self.shared.state.lock().delays += u64::from(delay > 0);
             self.clock.sleep(Duration::from_millis(delay)).await;
             self.until(|network| network.is_gone(ends) || !network.is_held(ends.0, ends.1)).await;
             if self.is_gone(ends) {

@@ -110,7 +110,9 @@ pub fn simulate(seed: Option<u64>, safeguards: Safeguards) -> Outcome {
             end = run.go(&mut ended) => end.err(),
             () = clock.sleep(STUCK) => Some("it has not ended".to_owned()),
         };
-        Outcome { rows: run.world.rows(), trace: run.world.trace(), faults: run.faults, stuck }
+        let mut faults = run.faults;
+        faults.insert("delayed message", run.network.delays());
+        Outcome { rows: run.world.rows(), trace: run.world.trace(), faults, stuck }
     });
     runtime.shutdown_background();
     outcome

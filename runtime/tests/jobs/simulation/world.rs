@@ -127,6 +127,7 @@ async fn put(world: World, process: ProcessId, key: String, bytes: Vec<u8>) -> R
     // The records that make checkpoints are the ones whose lateness matters most.
     if key.starts_with("epochs/") && world.dice.one_in(8, &format!("{roll} late")) {
         let late = world.dice.below(&format!("{roll} how late"), 1_500);
+        world.note(format!("{process} create {key}: late by {late} ms"));
         world.clock.sleep(Duration::from_millis(late)).await;
     }
     let is_segment = key.starts_with("segments/");

@@ -1,0 +1,184 @@
+//! From suspended to finished: suspend, resume, scale, edit, delete.
+
+use serde_json::Value;
+use snafu::{OptionExt, ResultExt, whatever};
+
+use super::{FAST, Jobs, SECONDS, SLOW, bucket_folder};
+use crate::SYSTEM;
+use crate::outside::{Outcome, kubectl, wait};
+
+impl Jobs<'_> {
+    /// From suspended to finished, through every kind of edit.
+    pub(super) fn life(&self) -> Outcome<()> {
+        let mut job = self.job("life", &self.sql("life", SLOW));
+        // State at a place of its own, which can be taken away without its results.
+        let bucket = bucket_folder()?.with_file_name(format!("{}-life", self.namespace));
+        let aside = bucket.with_extension("aside");
+        std::fs::create_dir(&bucket).whatever_context("failed to make a bucket")?;
+        job.location = format!("s3://{}-life/state", self.namespace);
+        job.suspend = true;
+        self.apply(&job)?;
+        self.phase("life", "Suspended")?;
+        self.no_pods("life")?;
+
+        job.suspend = false;
+        self.apply(&job)?;
+        self.phase("life", "Running")?;
+        self.checkpoint("life", 2)?;
+        self.pods_have_no_rights("life")?;
+
+        // The bucket is away: a last checkpoint cannot be taken, which is said, and the job runs on until it can.
+        std::fs::rename(&bucket, &aside).whatever_context("failed to take the bucket away")?;
+        job.suspend = true;
+        self.apply(&job)?;
+        let said = self.condition(
+            "life",
+            "Ready",
+            "False",
+            "CheckpointFailed",
+            &["The job runs on", "NoSuchBucket"],
+        );
+        let runs = self.pods("life").map(|pods| !pods.is_empty());
+        std::fs::rename(&aside, &bucket).whatever_context("failed to put the bucket back")?;
+        said?;
+        if !runs? {
+            whatever!("the job has lost its pods without a last checkpoint");
+        }
+        self.phase("life", "Suspended")?;
+        self.no_pods("life")?;
+        let suspended = self.number("life", "/status/lastCheckpoint/epoch")?;
+        job.suspend = false;
+        self.apply(&job)?;
+        self.restored("life", suspended)?;
+        (self.say)(&format!("life: suspended at epoch {suspended}, resumed from it"));
+
+        let before = self.checkpoint("life", suspended + 2)?;
+        job.parallelism = 3;
+        kubectl(&["scale", "streamjob/life", "-n", self.namespace, "--replicas=3"])?;
+        self.wait_for("life", "it runs with parallelism 3", |status| {
+            status["parallelism"] == 3 && status["phase"] == "Running"
+        })?;
+        self.restored("life", before)?;
+        (self.say)("life: scaled to 3");
+
+        let pods = self.pods("life")?;
+        let good = job.sql.clone();
+        for (sql, reason, part) in [
+            (good.replace("event_type = 2", "event_type = 1"), "PlanChanged", "does something else"),
+            (good.replace("/life'", "/elsewhere'"), "PlanChanged", "the option 'path' was"),
+            (good.replace("event_type = 2", "event_typ = 2"), "InvalidSql", "line "),
+        ] {
+            job.sql = sql;
+            self.apply(&job)?;
+            self.condition("life", "Stalled", "True", reason, &[part])?;
+            self.phase("life", "Running")?;
+        }
+        // While an edit is refused, what runs is kept up like any other job.
+        let service = "service/life-coordinator";
+        kubectl(&["delete", service, "-n", self.namespace])?;
+        wait("the Service is back", SECONDS, || {
+            Ok(kubectl(&["get", service, "-n", self.namespace, "-o", "name"]).ok())
+        })?;
+        job.sql = good;
+        self.apply(&job)?;
+        self.condition("life", "Stalled", "False", "NotStalled", &[])?;
+        if self.pods("life")? != pods {
+            whatever!("a refused edit has replaced the pods {pods:?}");
+        }
+        (self.say)("life: edits that mean something else are refused, and the job runs on");
+
+        // How the outside is reached may change: the rest of the input comes at full speed.
+        job.sql = self.sql("life", FAST);
+        self.apply(&job)?;
+        self.finish(&job)?;
+
+        job.parallelism = 1;
+        self.apply(&job)?;
+        self.condition("life", "Stalled", "True", "JobFinished", &["another name"])?;
+        kubectl(&["delete", "streamjob/life", "-n", self.namespace, "--timeout=60s"])?;
+        wait("nothing of the job is left", SECONDS, || {
+            let kinds = "deployments,services,configmaps,serviceaccounts,pods";
+            let left =
+                kubectl(&["get", kinds, "-n", self.namespace, "-l", "millrace.dev/job=life", "-o", "name"])?;
+            Ok(left.trim().is_empty().then_some(()))
+        })?;
+        (self.say)("life: finished, and deleted with all that belonged to it");
+        Ok(())
+    }
+
+    /// Another release of the controller, with another image for jobs and other settings, restarts no job; a job takes the image
+    /// when it changes. The coordinators of jobs that have long been finished go.
+    pub(super) fn upgrade(&self) -> Outcome<()> {
+        let mut job = self.job("upgrade", &self.sql("upgrade", SLOW));
+        self.apply(&job)?;
+        self.checkpoint("upgrade", 1)?;
+        let pods = self.pods("upgrade")?;
+        if self.pods("topic")?.len() != 1 {
+            whatever!("a finished job has another pod than its coordinator: {:?}", self.pods("topic")?);
+        }
+
+        let elsewhere = "MILLRACE_CHECKPOINT_LOCATION=s3://elsewhere/default";
+        self.set_controller(&["MILLRACE_IMAGE=millrace:later", "MILLRACE_KEEP_FINISHED=1s", elsewhere])?;
+
+        self.no_pods("topic")?;
+        self.condition("topic", "Ready", "True", "Succeeded", &[])?;
+        let status = self.status("upgrade")?;
+        let (phase, image) = (&status["status"]["phase"], &status["status"]["image"]);
+        if self.pods("upgrade")? != pods || phase != "Running" || image != "millrace:0.1.0" {
+            whatever!("another release has changed a running job: it had the pods {pods:?}; {status}");
+        }
+        let kept = ["MILLRACE_IMAGE=millrace:0.1.0", "MILLRACE_KEEP_FINISHED=24h"];
+        self.set_controller(&[&kept[..], &["MILLRACE_CHECKPOINT_LOCATION=s3://millrace/default"]].concat())?;
+        job.sql = self.sql("upgrade", FAST);
+        self.apply(&job)?;
+        self.finish(&job)?;
+        (self.say)(
+            "another controller: restarted no job; the coordinators of jobs that had long been finished went",
+        );
+        Ok(())
+    }
+
+    /// Gives the controller other settings and waits until it has them.
+    fn set_controller(&self, settings: &[&str]) -> Outcome<()> {
+        let deployment = ["deployment/millrace-operator", "-n", SYSTEM];
+        kubectl(&[&["set", "env"], &deployment[..], settings].concat())?;
+        kubectl(&[&["rollout", "status", "--timeout=60s"], &deployment[..]].concat()).map(|_| ())
+    }
+
+    /// A job runs code of its users: its pods can ask nothing of the API server, and have nothing to ask with.
+    fn pods_have_no_rights(&self, job: &str) -> Outcome<()> {
+        let of_job = format!("millrace.dev/job={job}");
+        let pods = kubectl(&["get", "pods", "-n", self.namespace, "-l", &of_job, "-o", "json"])?;
+        let pods: Value = serde_json::from_str(&pods).whatever_context("kubectl's answer is malformed")?;
+        let pods = pods["items"].as_array().whatever_context("kubectl's answer is malformed")?;
+        let mut accounts: Vec<&str> = Vec::new();
+        for pod in pods {
+            let spec = &pod["spec"];
+            let mounts_token = spec["volumes"].as_array().into_iter().flatten().any(|volume| {
+                let sources = volume.pointer("/projected/sources").and_then(Value::as_array);
+                sources.is_some_and(|sources| {
+                    sources.iter().any(|source| source.get("serviceAccountToken").is_some())
+                })
+            });
+            if mounts_token || spec["automountServiceAccountToken"] != false {
+                whatever!("a pod of {job} has a token: {spec}");
+            }
+            accounts.extend(spec["serviceAccountName"].as_str());
+        }
+        let account = accounts.first().whatever_context("the job has no pods")?;
+        let account = format!("system:serviceaccount:{}:{account}", self.namespace);
+        for (verb, what) in
+            [("get", "secrets"), ("create", "pods"), ("list", "configmaps"), ("patch", "streamjobs")]
+        {
+            // kubectl ends with 1 if the answer is no.
+            let asked = ["auth", "can-i", verb, what, "-n", self.namespace, "--as", &account];
+            // Whoever runs this can: so a refusal is about the account.
+            kubectl(&asked[..6])?;
+            if let Ok(answer) = kubectl(&asked) {
+                whatever!("{account} can {verb} {what}: {answer}");
+            }
+        }
+        (self.say)("life: its pods have neither rights nor a token");
+        Ok(())
+    }
+}

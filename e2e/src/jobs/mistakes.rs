@@ -1,0 +1,292 @@
+//! What a user does wrong: broken manifests and SQL, missing buckets, Secrets and topics, poison records, state that is damaged or
+//! another job's.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use snafu::{OptionExt, ResultExt, whatever};
+
+use super::{FAST, Job, Jobs, SECONDS, SLOW, bucket_folder};
+use crate::compare;
+use crate::events;
+use crate::outside::{self, Outcome, apply, kubectl, records, run, wait};
+use crate::store::Way;
+
+/// How long the store answers nothing but errors.
+const OUTAGE: Duration = Duration::from_secs(60);
+
+impl Jobs<'_> {
+    /// The API server refuses what the schema and its rules do not allow, in words that name the field.
+    pub(super) fn broken_manifests(&self) -> Outcome<()> {
+        let good = self.manifest(&self.job("manifest", &self.sql("manifest", FAST)));
+        let cases: [(&str, Value, &[&str]); 6] = [
+            ("/spec/paralelism", 4.into(), &["unknown field \"spec.paralelism\""]),
+            ("/spec/parallelism", "many".into(), &["spec.parallelism", "integer"]),
+            ("/spec/parallelism", 2048.into(), &["spec.parallelism: at most spec.maxParallelism"]),
+            ("/spec/maxParallelism", 1000.into(), &["spec.maxParallelism: a power of two"]),
+            ("/spec/checkpoint/interval", "9ms".into(), &["spec.checkpoint.interval: at least 10ms"]),
+            ("/metadata/name", "Totals".into(), &["metadata.name", "lower"]),
+        ];
+        for (field, value, parts) in cases {
+            let mut broken = good.clone();
+            let (parent, name) = field.rsplit_once('/').unwrap_or_default();
+            broken.pointer_mut(parent).whatever_context("no such field")?[name] = value;
+            let refused = match apply(self.folder, "broken.json", &broken.to_string()) {
+                Ok(()) => whatever!("{field} was accepted"),
+                Err(error) => error.to_string(),
+            };
+            if let Some(part) = parts.iter().find(|part| !refused.contains(**part)) {
+                whatever!("'{part}' is not in the refusal of {field}: {refused}");
+            }
+        }
+        let job = self.job("manifest", &self.sql("manifest", FAST));
+        self.apply(&job)?;
+        self.finish(&job)?;
+        (self.say)("broken manifests: refused by kubectl apply with field and cure; ran once corrected");
+        Ok(())
+    }
+
+    pub(super) fn broken_sql_and_foreign_state(&self) -> Outcome<()> {
+        let good = self.job("sql", &self.sql("sql", FAST));
+        let broken = Job { sql: good.sql.replace("COUNT(*)", "COUTN(*)"), ..good.clone() };
+        self.apply(&broken)?;
+        self.condition("sql", "Ready", "False", "InvalidSql", &["line ", "COUTN"])?;
+        self.no_pods("sql")?;
+        self.apply(&good)?;
+        self.finish(&good)?;
+        (self.say)("broken SQL: refused with its line; ran once it was corrected");
+
+        kubectl(&["delete", "streamjob/sql", "-n", self.namespace, "--timeout=60s"])?;
+        let mut again = self.job("sql", &self.sql("sql-again", FAST));
+        self.apply(&again)?;
+        let whose = format!("holds the state of the job '{}/sql'", self.namespace);
+        let refused = [whose.as_str(), "choose another checkpoint.location, or remove what is there"];
+        self.condition("sql", "Ready", "False", "StateRefused", &refused)?;
+        again.location = format!("{}-again", again.location);
+        self.apply(&again)?;
+        self.finish(&again)?;
+        (self.say)("the state of another job: refused; ran at a place of its own");
+        Ok(())
+    }
+
+    pub(super) fn damaged_state(&self) -> Outcome<()> {
+        let mut job = self.job("damaged", &self.sql("damaged", SLOW));
+        self.apply(&job)?;
+        self.checkpoint("damaged", 2)?;
+        job.suspend = true;
+        self.apply(&job)?;
+        self.phase("damaged", "Suspended")?;
+        self.no_pods("damaged")?;
+        let state = bucket_folder()?.join(format!("{}/state/{}/damaged", self.namespace, self.namespace));
+        // In the order in which they are read: each is found once the one before is whole. A job reads many segments at once, and
+        // which one it finds first is its own affair.
+        let damaged = [
+            CutShort::newest(&state.join("epochs"))?,
+            CutShort::newest(&state.join("manifests"))?,
+            CutShort::all(&state.join("segments"))?,
+        ];
+
+        job.suspend = false;
+        job.sql = self.sql("damaged", FAST);
+        self.apply(&job)?;
+        for objects in damaged {
+            let parts = [objects.name.as_str(), "put it back from a copy of the bucket"];
+            let said = self.condition("damaged", "Ready", "False", "StateDamaged", &parts);
+            objects.put_back()?;
+            said?;
+        }
+        self.finish(&job)?;
+        (self.say)("truncated objects of a checkpoint: each named; the job went on once they were put back");
+        Ok(())
+    }
+
+    /// The store answers nothing but errors for a minute: checkpoints fail, and the job runs on.
+    pub(super) fn store_errors(&self) -> Outcome<()> {
+        let mut job = self.job("outage", &self.sql("outage", SLOW));
+        let way = Way::new()?;
+        job.endpoint = way.address().to_owned();
+        self.apply(&job)?;
+        self.checkpoint("outage", 2)?;
+        let pods = self.pods("outage")?;
+        way.set_out(true);
+        let said =
+            self.condition("outage", "Degraded", "True", "CheckpointFailed", &["The job runs on", "503"]);
+        outside::pause(OUTAGE);
+        let running = self.status("outage");
+        way.set_out(false);
+        said?;
+        let (running, now) = (running?, self.pods("outage")?);
+        let status = &running["status"];
+        if status["phase"] != "Running" || status["restarts"].as_u64().unwrap_or(0) > 0 || now != pods {
+            whatever!("the job has not run on through the outage: {now:?} were {pods:?}; {status}");
+        }
+        self.condition("outage", "Degraded", "False", "Healthy", &[])?;
+        job.sql = self.sql("outage", FAST);
+        self.apply(&job)?;
+        self.finish(&job)?;
+        (self.say)("a store that answers errors for a minute: said; the job ran on, and its rows are right");
+        Ok(())
+    }
+
+    pub(super) fn missing_files(&self) -> Outcome<()> {
+        let input = format!("{}/late-input", self.namespace);
+        let sql = format!(
+            "CREATE TABLE numbers (id BIGINT, k BIGINT) WITH ('connector' = 'filesystem', 'path' = 's3://millrace/{input}', 'format' = 'json');
+             CREATE TABLE copied (id BIGINT, k BIGINT) WITH ({});
+             INSERT INTO copied SELECT id, k FROM numbers;",
+            self.files("copied")
+        );
+        self.apply(&self.job("input", &sql))?;
+        let parts = [input.as_str(), "put files there, or correct the option 'path'"];
+        self.condition("input", "Degraded", "True", "SourceUnavailable", &parts)?;
+        let (rows, folder) = (events::picked(1_000), bucket_folder()?.join(&input));
+        let aside = folder.with_extension("aside");
+        std::fs::create_dir_all(&aside).whatever_context("failed to make a folder")?;
+        std::fs::write(aside.join("rows.jsonl"), rows.join("\n")).whatever_context("failed to write rows")?;
+        std::fs::rename(&aside, &folder).whatever_context("failed to show rows")?;
+        self.phase("input", "Succeeded")?;
+        self.compare("copied", &rows)?;
+        (self.say)("missing input files: named; the job went on once they were there");
+        Ok(())
+    }
+
+    pub(super) fn missing_bucket(&self) -> Outcome<()> {
+        let mut job = self.job("bucket", &self.sql("bucket", FAST));
+        let bucket = format!("{}-late", self.namespace);
+        job.location = format!("s3://{bucket}/state");
+        self.apply(&job)?;
+        self.condition("bucket", "Degraded", "True", "StoreUnavailable", &[&bucket, "make the bucket"])?;
+        let folder = bucket_folder()?.with_file_name(&bucket);
+        std::fs::create_dir(folder).whatever_context("failed to make a bucket")?;
+        self.finish(&job)?;
+        (self.say)("a missing bucket: named; the job went on once it was made");
+        Ok(())
+    }
+
+    fn job_with_secret(&self) -> Job {
+        Job { secret: "late", ..self.job("secrets", &self.sql("secrets", FAST)) }
+    }
+
+    pub(super) fn missing_secret(&self) -> Outcome<()> {
+        self.apply(&self.job_with_secret())?;
+        let missing = ["the Secret 'late' does not exist or has no key AWS_ACCESS_KEY_ID", "add it"];
+        self.condition("secrets", "Degraded", "True", "StoreUnavailable", &missing)?;
+        self.secret("late", Some("wrong"))
+    }
+
+    pub(super) fn wrong_secret(&self) -> Outcome<()> {
+        let wrong = ["correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the Secret 'late'"];
+        self.condition("secrets", "Degraded", "True", "StoreUnavailable", &wrong)?;
+        self.secret("late", None)
+    }
+
+    pub(super) fn right_secret(&self) -> Outcome<()> {
+        self.finish(&self.job_with_secret())?;
+        (self.say)("a missing, then wrong Secret: named; the job went on once it was right");
+        Ok(())
+    }
+
+    pub(super) fn missing_topic(&self) -> Outcome<()> {
+        let topic = format!("{}-late", self.namespace);
+        let sink = format!(
+            "'connector' = 'kafka', 'properties.bootstrap.servers' = 'kafka.infra.svc:9092', 'topic' = '{topic}', 'format' = 'json'"
+        );
+        let mut job = self.job("topic", &self.sql("topic", FAST).replace(&self.files("topic"), &sink));
+        job.location = String::new();
+        self.apply(&job)?;
+        self.condition("topic", "Degraded", "True", "SinkUnavailable", &[&topic, "create it"])?;
+        self.kafka.run("create", &topic, &["3"])?;
+        self.phase("topic", "Succeeded")?;
+        let expected = self.expected()?;
+        let file = self.folder.join("late.tsv");
+        let _reader = self.kafka.start("read", &topic, &[], &file)?;
+        let found = wait("all rows are in the topic", SECONDS, || {
+            Ok(Some(records(&file)?).filter(|found| found.len() >= expected.len()))
+        })?;
+        let difference = compare::compare(found.values().map(String::as_str), &expected);
+        if !difference.is_empty() {
+            whatever!("topic: {}", difference.describe());
+        }
+        let status = self.status("topic")?;
+        let place = status.pointer("/status/checkpointLocation").and_then(Value::as_str).unwrap_or_default();
+        let state = bucket_folder()?.join(format!("default/{}/topic/job.pb", self.namespace));
+        if place != "s3://millrace/default" || !state.exists() {
+            whatever!("the job's state is not at the controller's default: {status}");
+        }
+        (self.say)("a missing topic: named; the job went on once it was made");
+        Ok(())
+    }
+
+    pub(super) fn poison(&self) -> Outcome<()> {
+        let topic = format!("{}-poison", self.namespace);
+        let rows = 5_000;
+        self.kafka.run("create", &topic, &["5"])?;
+        self.kafka.run("load", &topic, &[&rows.to_string(), "5000"])?;
+        self.kafka.run("poison", &topic, &[])?;
+        let sql = format!(
+            "CREATE TABLE events (id BIGINT, k BIGINT) WITH ('connector' = 'kafka', 'topic' = '{topic}', 'format' = 'json', \
+             'properties.bootstrap.servers' = 'kafka.infra.svc:9092', 'scan.bounded.mode' = 'latest-offset');
+             CREATE TABLE picked (id BIGINT, k BIGINT) WITH ({});
+             INSERT INTO picked SELECT id, k FROM events WHERE MOD(k, 10) = 3;",
+            self.files("poison")
+        );
+        let mut job = self.job("poison", &sql);
+        self.apply(&job)?;
+        let parts = ["partition 0", &topic, "oops", "'json.ignore-parse-errors' = 'true'"];
+        self.condition("poison", "Ready", "False", "InvalidData", &parts)?;
+        job.sql = sql.replacen("'format'", "'json.ignore-parse-errors' = 'true', 'format'", 1);
+        self.apply(&job)?;
+        self.phase("poison", "Succeeded")?;
+        self.compare("poison", &events::picked(rows))?;
+        (self.say)("a poison record: named with offset and cure; the job went on once it was to be left out");
+        Ok(())
+    }
+}
+
+/// Objects of which the second half is missing.
+struct CutShort {
+    /// As messages name them, or as they name all of them.
+    name: String,
+    whole: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl CutShort {
+    fn newest(folder: &Path) -> Outcome<Self> {
+        let newest = files(folder)?.pop().whatever_context("there is nothing to be cut short")?;
+        let file = newest.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self::cut(format!("{}/{file}", name_of(folder)), vec![newest])
+    }
+
+    fn all(folder: &Path) -> Outcome<Self> {
+        Self::cut(format!("{}/", name_of(folder)), files(folder)?)
+    }
+
+    fn cut(name: String, paths: Vec<PathBuf>) -> Outcome<Self> {
+        let cut = |path: PathBuf| {
+            let whole = std::fs::read(&path).whatever_context("failed to read an object")?;
+            std::fs::write(&path, &whole[..whole.len() / 2]).whatever_context("failed to cut an object")?;
+            Ok((path, whole))
+        };
+        Ok(CutShort { name, whole: paths.into_iter().map(cut).collect::<Outcome<_>>()? })
+    }
+
+    fn put_back(&self) -> Outcome<()> {
+        for (path, whole) in &self.whole {
+            std::fs::write(path, whole).whatever_context("failed to put an object back")?;
+        }
+        Ok(())
+    }
+}
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// All files of a folder, in the order of their names.
+fn files(folder: &Path) -> Outcome<Vec<PathBuf>> {
+    let found = run("find", &[&folder.display().to_string(), "-type", "f"])?;
+    let mut files: Vec<PathBuf> = found.lines().map(PathBuf::from).collect();
+    files.sort();
+    Ok(files)
+}

@@ -69,8 +69,9 @@ where
     Ok(())
 }
 
-/// True if a Deployment can be applied. A selector cannot be changed, so one of another attempt is deleted first; it is gone
-/// only when its pods are, and its end causes the next reconcile.
+/// True if a Deployment can be applied. A selector cannot be changed, so one of another attempt is deleted first, and its end causes
+/// the next reconcile. Its pods are not waited for: those on a dead node would be waited for until it is back, and of two coordinators
+/// the older attempt's is fenced.
 async fn is_free(
     namespace: &str,
     deployment: &Deployment,
@@ -87,7 +88,7 @@ async fn is_free(
     if selector(&found) == selector(deployment) {
         return Ok(!is_kept);
     }
-    api.delete(&name, &DeleteParams::foreground()).await?;
+    api.delete(&name, &DeleteParams::background()).await?;
     Ok(false)
 }
 

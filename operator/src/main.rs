@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::Client;
 use kube::api::Api;
 use kube::runtime::events::Reporter;
-use kube::runtime::{Controller, watcher};
+use kube::runtime::{Controller, controller, watcher};
 use millrace_crds::StreamJob;
 use millrace_operator::context::Context;
 use millrace_operator::metrics::Metrics;
@@ -80,6 +80,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         },
     };
     let of_jobs = || watcher::Config::default().labels("millrace.dev/job");
+    let reports = context.reports.clone();
     let changes =
         futures::stream::unfold(changes, |mut changes| async move { Some((changes.recv().await?, changes)) });
     let controller = Controller::new(Api::<StreamJob>::all(client.clone()), watcher::Config::default())
@@ -89,7 +90,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .reconcile_on(changes)
         .shutdown_on_signal()
         .run(reconcile, on_error, Arc::new(context))
-        .for_each(|result| async move { debug!(?result, "reconciled") });
+        .for_each(|result| {
+            // What belonged to a deleted job goes after it, and says so.
+            if let Err(controller::Error::ObjectNotFound(job)) = &result
+                && let Some(namespace) = &job.namespace
+            {
+                reports.forget(namespace, &job.name);
+            }
+            async move { debug!(?result, "reconciled") }
+        });
     info!(http = %arguments.http, "watching StreamJobs");
     tokio::select! {
         () = controller => Ok(()),

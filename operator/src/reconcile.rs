@@ -84,7 +84,14 @@ pub async fn reconcile(job: Arc<StreamJob>, context: Arc<Context>) -> Result<Act
             {
                 warn!(%namespace, job = %name, %error, "failed to tell the coordinator to go on");
             }
-            let desired = objects(&placed, &decision, &context);
+            let made_for = match (&decision, &observed.last_good) {
+                // An edit came before the attempt was up: it is for the next one.
+                (Decision::Run { .. }, Some(spec)) if decide::is_changed(&job) => {
+                    &StreamJob { spec: spec.clone(), ..placed.clone() }
+                }
+                _ => &placed,
+            };
+            let desired = objects(made_for, &decision, &context);
             match apply(&job, &desired, &context.client).await {
                 // Nothing can be made there any more, and the job goes with it.
                 Err(error) if is_terminating(&error) => return Ok(Action::await_change()),

@@ -209,8 +209,10 @@ fn conditions(
         _ if matches!(status.phase, Phase::Starting | Phase::Recovering) => (true, ready.1, ready.2),
         _ => (false, "Settled", "nothing is being changed"),
     };
-    let is_degraded = status.phase == Phase::Recovering || obstacle.is_some();
-    let degraded = if is_degraded {
+    let is_held_up =
+        status.phase == Phase::Suspending && !["Stopping", "CheckpointFailed"].contains(&ready.1);
+    let is_bad = matches!(status.phase, Phase::Recovering | Phase::Failed);
+    let degraded = if is_bad || is_held_up || obstacle.is_some() {
         (true, ready.1, ready.2)
     } else if !checkpoint_failure.is_empty() {
         (true, "CheckpointFailed", checkpoint_failure.as_str())
@@ -320,6 +322,7 @@ mod tests {
         );
         assert_eq!(holds(&failed, "Ready"), (false, "InvalidData".to_owned()));
         assert_eq!((failed.phase, holds(&failed, "Stalled").0), (Phase::Failed, true));
+        assert_eq!(holds(&failed, "Degraded"), (true, "InvalidData".to_owned()));
     }
 
     #[test]

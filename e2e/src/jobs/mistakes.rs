@@ -91,7 +91,7 @@ impl Jobs<'_> {
         job.sql = self.sql("damaged", FAST);
         self.apply(&job)?;
         for objects in damaged {
-            let parts = [objects.name.as_str(), "put it back from a copy of the bucket"];
+            let parts = [objects.name.as_str(), "put it back from a copy"];
             let said = self.condition("damaged", "Ready", "False", "StateDamaged", &parts);
             objects.put_back()?;
             said?;
@@ -101,8 +101,8 @@ impl Jobs<'_> {
         Ok(())
     }
 
-    /// The store answers nothing but errors for a minute: checkpoints fail, and the job runs on.
-    pub(super) fn store_errors(&self) -> Outcome<()> {
+    /// From now on the store answers a job nothing but errors: checkpoints fail, and it runs on.
+    pub(super) fn store_goes_out(&self) -> Outcome<Outage> {
         let mut job = self.job("outage", &self.sql("outage", SLOW));
         let way = Way::new()?;
         job.endpoint = way.address().to_owned();
@@ -110,13 +110,17 @@ impl Jobs<'_> {
         self.checkpoint("outage", 2)?;
         let pods = self.pods("outage")?;
         way.set_out(true);
-        let said =
-            self.condition("outage", "Degraded", "True", "CheckpointFailed", &["The job runs on", "503"]);
-        outside::pause(OUTAGE);
-        let running = self.status("outage");
+        let since = outside::now();
+        self.condition("outage", "Degraded", "True", "CheckpointFailed", &["The job runs on", "503"])?;
+        Ok(Outage { job, way, pods, since })
+    }
+
+    /// After a minute at least.
+    pub(super) fn store_comes_back(&self, outage: Outage) -> Outcome<()> {
+        let Outage { mut job, way, pods, since } = outage;
+        outside::pause(OUTAGE.saturating_sub(since.elapsed()));
+        let (running, now) = (self.status("outage")?, self.pods("outage")?);
         way.set_out(false);
-        said?;
-        let (running, now) = (running?, self.pods("outage")?);
         let status = &running["status"];
         if status["phase"] != "Running" || status["restarts"].as_u64().unwrap_or(0) > 0 || now != pods {
             whatever!("the job has not run on through the outage: {now:?} were {pods:?}; {status}");
@@ -126,6 +130,30 @@ impl Jobs<'_> {
         self.apply(&job)?;
         self.finish(&job)?;
         (self.say)("a store that answers errors for a minute: said; the job ran on, and its rows are right");
+        Ok(())
+    }
+
+    /// The disk of the store is full: checkpoints fail, and the job runs on until there is room.
+    pub(super) fn full_disk(&self) -> Outcome<()> {
+        let mut job = self.job("full", &self.sql("full", SLOW));
+        let bucket = format!("{}-full", self.namespace);
+        let disk = SmallDisk::mount(&bucket_folder()?.with_file_name(&bucket))?;
+        job.location = format!("s3://{bucket}/state");
+        self.apply(&job)?;
+        self.checkpoint("full", 2)?;
+        let pods = self.pods("full")?;
+        disk.fill()?;
+        let parts = ["The job runs on", bucket.as_str()];
+        self.condition("full", "Degraded", "True", "CheckpointFailed", &parts)?;
+        if self.pods("full")? != pods {
+            whatever!("a full disk has replaced the pods {pods:?}");
+        }
+        disk.make_room()?;
+        self.condition("full", "Degraded", "False", "Healthy", &[])?;
+        job.sql = self.sql("full", FAST);
+        self.apply(&job)?;
+        self.finish(&job)?;
+        (self.say)("a full disk of the store: said; the job ran on, and its rows are right");
         Ok(())
     }
 
@@ -242,6 +270,64 @@ impl Jobs<'_> {
         (self.say)("a poison record: named with offset and cure; the job went on once it was to be left out");
         Ok(())
     }
+}
+
+/// A job whose store answers errors.
+pub(super) struct Outage {
+    job: Job,
+    way: Way,
+    pods: Vec<String>,
+    since: std::time::Instant,
+}
+
+/// A disk of its own for a bucket, so small that it can be filled. It is the machine's, as the S3 server is; this program has mounts of
+/// its own.
+struct SmallDisk {
+    folder: PathBuf,
+}
+
+/// Enough for the state of a small job.
+const DISK_SIZE: &str = "size=8m";
+
+impl SmallDisk {
+    fn mount(folder: &Path) -> Outcome<Self> {
+        std::fs::create_dir(folder).whatever_context("failed to make a bucket")?;
+        let disk = SmallDisk { folder: folder.to_owned() };
+        let place = folder.display().to_string();
+        on_machine(&["mount", "-t", "tmpfs", "-o", DISK_SIZE, "millrace-e2e", &place])?;
+        Ok(disk)
+    }
+
+    fn ballast(&self) -> String {
+        self.folder.join("ballast").display().to_string()
+    }
+
+    /// Leaves not one block.
+    fn fill(&self) -> Outcome<()> {
+        let ballast = self.ballast();
+        on_machine(&[
+            "sh",
+            "-c",
+            &format!("dd if=/dev/zero of='{ballast}' bs=4k 2>/dev/null; test -s '{ballast}'"),
+        ])
+    }
+
+    fn make_room(&self) -> Outcome<()> {
+        on_machine(&["rm", &self.ballast()])
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Err(error) = on_machine(&["umount", "--lazy", &self.folder.display().to_string()]) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+/// Runs a program among the mounts of the machine.
+fn on_machine(program: &[&str]) -> Outcome<()> {
+    run("nsenter", &[&["--target", "1", "--mount", "--"], program].concat()).map(|_| ())
 }
 
 /// Objects of which the second half is missing.

@@ -58,11 +58,14 @@ impl Jobs<'_> {
         self.life()?;
         self.broken_sql_and_foreign_state()?;
         self.damaged_state()?;
-        self.store_errors()?;
+        // The store answers errors for a minute, while other jobs reach it by another way.
+        let outage = self.store_goes_out()?;
         self.missing_files()?;
         self.wrong_secret()?;
         self.missing_bucket()?;
         self.missing_topic()?;
+        self.full_disk()?;
+        self.store_comes_back(outage)?;
         self.poison()?;
         self.right_secret()?;
         self.upgrade()

@@ -50,7 +50,7 @@ fn hash_of_spec(spec: &StreamJobSpec) -> String {
 pub fn placed(job: &StreamJob, default: Option<&str>) -> StreamJob {
     let known = job.status.as_ref().map(|status| status.checkpoint_location.as_str());
     let mut job = job.clone();
-    let location = job.spec.checkpoint.location.take();
+    let location = job.spec.checkpoint.location.take().filter(|location| !location.is_empty());
     let known = known.filter(|location| !location.is_empty());
     job.spec.checkpoint.location = location.or_else(|| known.or(default).map(str::to_owned));
     job
@@ -111,10 +111,14 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
             Some(ReportedPhase::Failed) => !report.is_some_and(|report| report.tries_again),
             _ => false,
         };
-        let is_stopped = is_at_rest || !has_state || !is_led || observed.worker_attempts.is_empty();
-        return match has_attempt && !is_stopped {
-            true => Decision::Stop { attempt: status.attempt, why: Why::Suspended },
-            false => Decision::Suspend,
+        let attempt = status.attempt;
+        return match is_at_rest || !has_state || !has_attempt || status.phase == Phase::Suspended {
+            true => Decision::Suspend,
+            false if is_led && !observed.worker_attempts.is_empty() => {
+                Decision::Stop { attempt, why: Why::Suspended }
+            }
+            // It has just taken an earlier one's place, and has first to come up.
+            false => Decision::Run { attempt },
         };
     }
     if is_changed(job) {
@@ -377,6 +381,18 @@ mod tests {
                 "a job that does not come up is suspended at once",
                 with_status(job(true, 2), 1, &old),
                 without_checkpoint(seen(1, ReportedPhase::Starting, &[1])),
+                Decision::Suspend,
+            ),
+            (
+                "a job whose attempt is being replaced is not suspended before the new one has come up: it commits for the old one",
+                with_checkpoint(with_status(job(true, 2), 2, &old)),
+                Observed { worker_attempts: vec![1], coordinator_attempt: Some(1), ..Default::default() },
+                Decision::Run { attempt: 2 },
+            ),
+            (
+                "a suspended job stays suspended",
+                with_phase(with_checkpoint(with_status(job(true, 2), 2, &old)), Phase::Suspended),
+                Observed { worker_attempts: vec![2], coordinator_attempt: Some(2), ..Default::default() },
                 Decision::Suspend,
             ),
             (

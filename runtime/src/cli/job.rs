@@ -196,7 +196,8 @@ fn namespace(manifest: &StreamJob) -> &str {
 /// Where a job's state is.
 fn place(manifest: &StreamJob) -> Result<Place, UserError> {
     let below = Path::new(namespace(manifest)).join(manifest.metadata.name.as_deref().unwrap_or_default());
-    let Some(location) = &manifest.spec.checkpoint.location else {
+    let location = manifest.spec.checkpoint.location.as_ref().filter(|location| !location.is_empty());
+    let Some(location) = location else {
         return Ok(Place::Folder(Path::new("./.millrace").join(below)));
     };
     if let Some(rest) = location.strip_prefix("s3://") {

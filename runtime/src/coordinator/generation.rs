@@ -19,6 +19,7 @@ use crate::checkpoint::retention::{self, Kept};
 use crate::checkpoint::{CheckpointError, TakenOver};
 use crate::model::{Epoch, Generation, WorkerId};
 use crate::rpc::{CoordinatorSays, Deploy, Empty, FromWorker, Peer, WorkerSays};
+use crate::sink::SinkError;
 use crate::topology::Topology;
 
 /// How a generation ended well.
@@ -319,14 +320,14 @@ impl RunningJob<'_> {
 
     /// Writes into the store until it takes it, which may be done any number of times: the job runs on meanwhile, as when a snapshot
     /// cannot be stored.
-    async fn until_stored<F>(&self, write: impl Fn() -> F + Send) -> Result<(), CheckpointError>
+    async fn until_stored<F>(&self, write: impl Fn() -> F + Send) -> Result<(), Stop>
     where
-        F: Future<Output = Result<(), CheckpointError>> + Send,
+        F: Future<Output = Result<Result<(), CheckpointError>, SinkError>> + Send,
     {
         loop {
-            let error = match write().await {
+            let error = match write().await? {
                 Err(error @ CheckpointError::Store { .. }) => error,
-                stored => return stored,
+                stored => return Ok(stored?),
             };
             let why = crate::error::chain(&error);
             warn!(error = %why, "a checkpoint cannot be recorded; trying again");
@@ -356,14 +357,22 @@ impl RunningJob<'_> {
         manifest.is_final = is_final;
         manifest.created_ms = self.context.clock.now_ms();
         async move {
-            check(&self.committers, &manifest).await?;
-            self.until_stored(|| checkpoints.publish(&manifest)).await?;
+            let (committers, recorded) = (&self.committers, &manifest);
+            self.until_stored(|| async move {
+                // Each time: while the store is out, a broker may throw away what is to be committed.
+                check(committers, recorded).await?;
+                Ok(checkpoints.publish(recorded).await)
+            })
+            .await?;
             let has_results = manifest.subtasks.iter().any(|state| !state.committables.is_empty());
             if self.context.crashes_before_commit && has_results {
                 std::process::abort();
             }
             commit(&self.committers, &manifest).await?;
-            self.until_stored(|| checkpoints.mark_committed(epoch, self.context.clock.now_ms())).await?;
+            self.until_stored(|| async move {
+                Ok(checkpoints.mark_committed(epoch, self.context.clock.now_ms()).await)
+            })
+            .await?;
             Ok((manifest, started))
         }
         .boxed()

@@ -92,7 +92,11 @@ impl Shape {
             order[number] = all.len();
             all.push(Aggregate { argument: Some(column.position as u32), ..aggregate.clone() });
         }
-        let (accumulators, layout) = prepare(&all)?;
+        let (accumulators, mut layout) = prepare(&all)?;
+        if layout.is_empty() {
+            // A row without columns says in a segment that its key was removed.
+            layout = [StateType::I64].into();
+        }
         let key_fields = plan.key_fields.clone();
         Ok(Shape { key_fields, accumulators, plain: plain.len(), order, distinct, layout })
     }

@@ -306,7 +306,7 @@ impl StateTable {
         gone
     }
 
-    /// Does to a key what a segment says: sets its columns, or removes it if there are none. The row is not dirty afterwards.
+    /// Does to a key what a segment says: sets its columns, or removes it if there are none, which is why every table has some. The row is not dirty afterwards.
     pub fn restore(&mut self, hash: u64, key: &[u8], mut values: &[u8]) -> Option<()> {
         if values.is_empty() {
             if let Some(slot) = self.find(hash, key) {

@@ -293,3 +293,29 @@ INSERT INTO totals SELECT k, window_end, AGGREGATE
         assert_eq!(place.rows("totals"), straight.rows("totals"));
     }
 }
+
+/// Windows that are only grouped by, and compute nothing, have state like all others.
+#[test]
+fn windows_without_aggregates_survive_a_kill() {
+    let sql = "
+CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, `dateTime` TIMESTAMP(3)>, ts AS bid.`dateTime`,
+  WATERMARK FOR ts AS ts) WITH ('connector' = 'nexmark', 'events' = '60000', 'splits' = '2', 'rows-per-second' = '30000');
+CREATE TABLE seen (auction BIGINT, window_end TIMESTAMP(3))
+  WITH ('connector' = 'filesystem', 'path' = 'seen', 'format' = 'json');
+INSERT INTO seen SELECT bid.auction, window_end FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' HOUR))
+  WHERE event_type = 2 GROUP BY bid.auction, window_start, window_end;";
+    let straight = Place::new(2, &sql.replace(", 'rows-per-second' = '30000'", ""));
+    assert!(straight.run(&[]).status.success());
+    assert!(straight.rows("seen").len() > 1000);
+
+    let place = Place::new(2, sql);
+    let mut job = place.start(&[]);
+    place.wait_until("rows are in checkpoints", || checkpoints(&place.log()) >= 3);
+    job.kill().unwrap();
+    job.wait().unwrap();
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(restored_epochs(&text(&output)).last().is_some_and(|epoch| *epoch > 0));
+    assert_eq!(place.rows("seen"), straight.rows("seen"));
+}

@@ -258,6 +258,36 @@ fn a_transaction_that_the_broker_has_ended_is_reported_as_lost() {
     assert_eq!(broker.committed("picked", 2), ["{\"id\":10,\"k\":3}", "{\"id\":3,\"k\":3}"]);
 }
 
+/// While the store takes no record, the broker ends the transactions that the record would name: the rows are read again.
+#[test]
+fn a_checkpoint_is_not_recorded_once_its_transactions_have_ended() {
+    let broker = Broker::start(2);
+    for topic in ["events", "picked", "totals"] {
+        broker.create_topic(topic, 1);
+    }
+    broker.append("events", 0, &[row(1)]);
+    let timeout = "'topic' = 'picked', 'properties.transaction.timeout.ms' = '3000'";
+    let place = Place::new(1, &sql(broker.address()).replace("'topic' = 'picked'", timeout));
+    let mut job = place.start(&[]);
+    place.wait_until("the job runs", || place.log().contains("checkpoint complete"));
+    let records = place.path().join(".millrace/default/job/epochs");
+    let aside = records.with_extension("aside");
+    std::fs::rename(&records, &aside).unwrap();
+    std::fs::write(&records, "in the way").unwrap();
+    broker.append("events", 0, &[row(3), row(10)]);
+    place.wait_until("a record is refused", || place.log().contains("a checkpoint cannot be recorded"));
+    place.wait_until("rows are in a transaction", || !broker.open_transactions().is_empty());
+    place.wait_until("the broker has ended it", || broker.open_transactions().is_empty());
+
+    std::fs::remove_file(&records).unwrap();
+    std::fs::rename(&aside, &records).unwrap();
+    place.wait_until("the rows are written", || last(&place.log(), "rows_out=") == 2);
+    stop(&place, &mut job);
+
+    assert!(!place.log().contains("SinkTransactionLost"), "{}", place.log());
+    assert_eq!(broker.committed("picked", 2), ["{\"id\":10,\"k\":3}", "{\"id\":3,\"k\":3}"]);
+}
+
 #[test]
 fn the_newest_row_of_each_key_is_right_through_kills() {
     let broker = Broker::start(2);

@@ -246,6 +246,31 @@ impl Jobs<'_> {
         Ok(())
     }
 
+    pub(super) fn missing_source_topic(&self) -> Outcome<()> {
+        let (topic, rows) = (format!("{}-source", self.namespace), 5_000);
+        let sql = format!(
+            "CREATE TABLE events (id BIGINT, k BIGINT) WITH ('connector' = 'kafka', 'topic' = '{topic}', 'format' = 'json', \
+             'properties.bootstrap.servers' = 'kafka.infra.svc:9092');
+             CREATE TABLE picked (id BIGINT, k BIGINT) WITH ({});
+             INSERT INTO picked SELECT id, k FROM events WHERE MOD(k, 10) = 3;",
+            self.files("source")
+        );
+        self.apply(&self.job("source", &sql))?;
+        self.condition("source", "Degraded", "True", "SourceUnavailable", &[&topic, "create it"])?;
+        self.kafka.run("create", &topic, &["5"])?;
+        self.phase("source", "Running")?;
+        self.kafka.run("load", &topic, &[&rows.to_string(), "5000"])?;
+        let expected = events::picked(rows);
+        wait("all rows of the topic are in files", SECONDS, || {
+            let found = outside::rows(&format!("{}/source", self.namespace))?;
+            Ok((found.len() >= expected.len()).then_some(()))
+        })?;
+        self.compare("source", &expected)?;
+        kubectl(&["delete", "streamjob/source", "-n", self.namespace])?;
+        (self.say)("a missing topic of a source: named; the job ran once it was made");
+        Ok(())
+    }
+
     pub(super) fn poison(&self) -> Outcome<()> {
         let topic = format!("{}-poison", self.namespace);
         let rows = 5_000;
@@ -280,8 +305,7 @@ pub(super) struct Outage {
     since: std::time::Instant,
 }
 
-/// A disk of its own for a bucket, so small that it can be filled. It is the machine's, as the S3 server is; this program has mounts of
-/// its own.
+/// A disk of its own for a bucket, so small that it can be filled. The S3 server must see it, and this program has mounts of its own.
 struct SmallDisk {
     folder: PathBuf,
 }
@@ -294,7 +318,7 @@ impl SmallDisk {
         std::fs::create_dir(folder).whatever_context("failed to make a bucket")?;
         let disk = SmallDisk { folder: folder.to_owned() };
         let place = folder.display().to_string();
-        on_machine(&["mount", "-t", "tmpfs", "-o", DISK_SIZE, "millrace-e2e", &place])?;
+        beside_server(&["mount", "-t", "tmpfs", "-o", DISK_SIZE, "millrace-e2e", &place])?;
         Ok(disk)
     }
 
@@ -305,7 +329,7 @@ impl SmallDisk {
     /// Leaves not one block.
     fn fill(&self) -> Outcome<()> {
         let ballast = self.ballast();
-        on_machine(&[
+        beside_server(&[
             "sh",
             "-c",
             &format!("dd if=/dev/zero of='{ballast}' bs=4k 2>/dev/null; test -s '{ballast}'"),
@@ -313,21 +337,24 @@ impl SmallDisk {
     }
 
     fn make_room(&self) -> Outcome<()> {
-        on_machine(&["rm", &self.ballast()])
+        beside_server(&["rm", &self.ballast()])
     }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        if let Err(error) = on_machine(&["umount", "--lazy", &self.folder.display().to_string()]) {
+        if let Err(error) = beside_server(&["umount", "--lazy", &self.folder.display().to_string()]) {
             eprintln!("{error}");
         }
     }
 }
 
-/// Runs a program among the mounts of the machine.
-fn on_machine(program: &[&str]) -> Outcome<()> {
-    run("nsenter", &[&["--target", "1", "--mount", "--"], program].concat()).map(|_| ())
+/// Runs a program among the mounts of the S3 server.
+fn beside_server(program: &[&str]) -> Outcome<()> {
+    let record = bucket_folder()?.join("../../run/s3");
+    let record = std::fs::read_to_string(record).whatever_context("the S3 server is not recorded")?;
+    let process = record.split_whitespace().next().whatever_context("the S3 server's record is empty")?;
+    run("nsenter", &[&["--target", process, "--mount", "--"], program].concat()).map(|_| ())
 }
 
 /// Objects of which the second half is missing.

@@ -66,6 +66,7 @@ impl Jobs<'_> {
         self.missing_topic()?;
         self.full_disk()?;
         self.store_comes_back(outage)?;
+        self.missing_source_topic()?;
         self.poison()?;
         self.right_secret()?;
         self.upgrade()

@@ -453,6 +453,18 @@ mod tests {
                 "13869836776558451554.046639",
             ),
             ("d + 1", "DECIMAL(14, 3)", "13.345"),
+            ("CAST(ARRAY[n, m, 3] AS STRING)", "STRING", "[7, -7, 3]"),
+            ("CAST(ARRAY['a', nil] AS STRING)", "STRING", "[a, NULL]"),
+            ("CAST(ROW(n, s, ARRAY[1]) AS STRING)", "STRING", "(7, Hello World, [1])"),
+            ("CAST(MAP['a', n, e, m] AS STRING)", "STRING", "{a=7, a-b_c=-7}"),
+            ("CAST(MAP['a', 1, 'a', 2] AS STRING)", "STRING", "{a=2}"),
+            ("ARRAY[n, m][2]", "BIGINT", "-7"),
+            ("ARRAY[n, m][3]", "BIGINT", "NULL"),
+            ("ARRAY[ARRAY[1, 2], ARRAY[n]][2][1]", "BIGINT", "7"),
+            ("MAP[s, x]['Hello World']", "DOUBLE", "2.5"),
+            ("MAP[s, x]['no']", "DOUBLE", "NULL"),
+            ("MAP[1, 'a', 2, s][n - 5]", "STRING", "Hello World"),
+            ("CARDINALITY(ARRAY[1, 2, 3]) + CARDINALITY(MAP['k', n])", "INT", "4"),
             ("CAST('1' AS DECIMAL(38, 0)) > CAST('0.5' AS DECIMAL(38, 38))", "BOOLEAN", "true"),
             (
                 "CAST('-99999999999999999999999999999999999999' AS DECIMAL(38, 0)) < CAST(d AS DECIMAL(38, 30))",
@@ -477,6 +489,11 @@ mod tests {
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        let found = value("ARRAY[n][m]", "BIGINT");
+        assert!(
+            found.as_ref().is_err_and(|error| error.contains("position -7; positions begin at 1")),
+            "{found:?}"
+        );
         for (division, data_type) in [("d / 0", "DECIMAL(23, 14)"), ("n / 0", "BIGINT"), ("MOD(n, 0)", "INT")]
         {
             let expected = "division by zero; NULLIF(divisor, 0) makes the result NULL";

@@ -375,6 +375,16 @@ fn mistakes_are_shown_where_they_are() {
             "1:42+5 'bid' has no column 'prise'",
             Some("did you mean `price`?"),
         ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY MAP[channel, price]",
+            "1:26+5 a key of the type MAP<STRING, BIGINT> is not supported",
+            None,
+        ),
+        (
+            "SELECT ARRAY[auction, channel][1] FROM bid WHERE CARDINALITY(auction) = 1",
+            "1:50+11 the arguments of 'CARDINALITY' do not fit",
+            Some("write CARDINALITY(array or map)"),
+        ),
         ("SELECT autcion FROM bid", "1:8+7 there is no column 'autcion'", Some("did you mean `auction`?")),
         (
             "SELECT auction FROM bid WHERE DATE_FORMAT(`dateTime`, 'yyyy-nn') = url",
@@ -539,13 +549,13 @@ fn only_null_is_not_counted() {
 
 #[test]
 fn all_mistakes_of_a_text_are_found_at_once() {
-    let sql = "CREATE TABLE a (x BIGINT, y MAP<INT, INT>) WITH ('connector' = 'print');\nDROP TABLE a;\n";
+    let sql = "CREATE TABLE a (x BIGINT, y MULTISET<INT>) WITH ('connector' = 'print');\nDROP TABLE a;\n";
 
     let mistakes = compile(sql).unwrap_err();
 
     assert_eq!(
         rendered(sql, &mistakes),
-        "line 1, column 29: the type 'MAP' is not supported\n 1 | CREATE TABLE a (x BIGINT, y MAP<INT, INT>) WITH ('connector' = 'print');\n   |                             ^^^\n   hint: use BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), STRING, BYTES, DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ROW<…> or ARRAY<…>\nline 2, column 1: the statement DROP is not supported\n 2 | DROP TABLE a;\n   | ^^^^\n   hint: there are CREATE TABLE, CREATE VIEW, INSERT INTO … SELECT, and SELECT in `millrace sql`"
+        "line 1, column 29: the type 'MULTISET' is not supported\n 1 | CREATE TABLE a (x BIGINT, y MULTISET<INT>) WITH ('connector' = 'print');\n   |                             ^^^^^^^^\n   hint: use BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), STRING, BYTES, DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ROW<…>, ARRAY<…> or MAP<…>\nline 2, column 1: the statement DROP is not supported\n 2 | DROP TABLE a;\n   | ^^^^\n   hint: there are CREATE TABLE, CREATE VIEW, INSERT INTO … SELECT, and SELECT in `millrace sql`"
     );
 }
 

@@ -96,13 +96,25 @@ pub fn explain(error: &Error, settings: &BucketSettings) -> String {
             ),
             None => format!("{text}; check {KEY_ID} and {SECRET_KEY}, or what they may do"),
         }
-    } else if text.contains("error sending request") {
+    } else if text.contains(NO_ANSWER) {
         format!("{text}; is spec.storage.endpoint right, and does it answer?")
-    } else if text.contains("503") || text.contains("500 Internal") || text.contains("SlowDown") {
+    } else if is_failing(&text) {
         format!("{text}; the store does not work at the moment, and is asked again")
     } else {
         text
     }
+}
+
+/// True if a store does not answer, or answers that it does not work: it may at any time again.
+pub fn is_outage(error: &Error) -> bool {
+    let text = crate::error::chain(error);
+    text.contains(NO_ANSWER) || is_failing(&text)
+}
+
+const NO_ANSWER: &str = "error sending request";
+
+fn is_failing(text: &str) -> bool {
+    ["503", "500 Internal", "SlowDown"].iter().any(|sign| text.contains(sign))
 }
 
 /// A message with an S3 error document cut down to its code and message: the whole names keys and signatures.
@@ -262,6 +274,11 @@ mod tests {
                 said.contains(expected) && !said.contains("signed-text") && !said.contains('<'),
                 "{said}"
             );
+        }
+        for (text, expected) in
+            [("503 Service Unavailable", true), ("error sending request", true), ("NoSuchBucket", false)]
+        {
+            assert_eq!(is_outage(&error(text)), expected, "{text}");
         }
         assert!(explain(&error("odd"), &here).ends_with("odd"), "what has no cure is left as it is");
     }

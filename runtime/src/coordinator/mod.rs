@@ -16,6 +16,7 @@ pub mod report;
 mod workers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use millrace_sql::plan::{OperatorKind, Plan, succeed};
 use parking_lot::Mutex;
@@ -44,8 +45,8 @@ pub struct JobSettings {
     pub identity: JobIdentity,
     pub sql: String,
     pub parallelism: u32,
-    pub checkpoint_interval: std::time::Duration,
-    pub checkpoint_timeout: std::time::Duration,
+    pub checkpoint_interval: Duration,
+    pub checkpoint_timeout: Duration,
     /// So many complete checkpoints stay in the store.
     pub checkpoints_kept: usize,
     pub restart: RestartStrategy,
@@ -93,7 +94,7 @@ pub enum JobError {
 }
 
 /// Rest before the next generation when a worker went away before its tasks had started.
-const AGAIN_REST: std::time::Duration = std::time::Duration::from_millis(200);
+const AGAIN_REST: Duration = Duration::from_millis(200);
 
 impl JobError {
     /// The kind of failure, as conditions name it.
@@ -434,10 +435,27 @@ fn committers(
             first_epoch: Epoch(0),
         };
         if let Some(committer) = context.sinks.connector(sink, identity)?.committer() {
+            if let Some(patience) = committer.patience().filter(|patience| is_tight(settings, *patience)) {
+                warn!(
+                    operator = operator.id,
+                    transaction_timeout_ms = patience.as_millis() as u64,
+                    "rows may have to be written again, or be lost, after an outage: raise 'properties.transaction.timeout.ms' of the \
+                     sink above twice the sum of spec.checkpoint.interval and spec.restart.maxDelay"
+                );
+            }
             committers.push((operator.id.clone(), committer));
         }
     }
     Ok(committers)
+}
+
+/// True if the next checkpoint and the longest rest after a failure may use up half of the time that a transaction has.
+fn is_tight(settings: &JobSettings, patience: Duration) -> bool {
+    let rest = match &settings.restart {
+        RestartStrategy::Exponential { max, .. } => *max,
+        RestartStrategy::None => Duration::ZERO,
+    };
+    settings.checkpoint_interval + rest > patience / 2
 }
 
 /// Commits what a checkpoint has prepared.
@@ -560,13 +578,13 @@ mod tests {
             },
             sql: "new".to_owned(),
             parallelism: 1,
-            checkpoint_interval: std::time::Duration::from_secs(1),
-            checkpoint_timeout: std::time::Duration::from_secs(1),
+            checkpoint_interval: Duration::from_secs(1),
+            checkpoint_timeout: Duration::from_secs(1),
             checkpoints_kept: 1,
             restart: RestartStrategy::Exponential {
-                initial: std::time::Duration::from_millis(10),
-                max: std::time::Duration::from_millis(10),
-                reset_after: std::time::Duration::from_secs(10),
+                initial: Duration::from_millis(10),
+                max: Duration::from_millis(10),
+                reset_after: Duration::from_secs(10),
                 jitter: 0.0,
             },
             is_patient,

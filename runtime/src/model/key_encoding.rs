@@ -287,7 +287,7 @@ impl DecodedColumn {
                 let element = data_type.fields.first().map(Field::data_type).unwrap_or_default();
                 Decoded::Array(Vec::new(), Vec::new(), Box::new(DecodedColumn::new(&element)?))
             }
-            TypeKind::Interval | TypeKind::Null | TypeKind::Unknown => {
+            TypeKind::Map | TypeKind::Interval | TypeKind::Null | TypeKind::Unknown => {
                 return NotAKeySnafu { data_type: arrow }.fail();
             }
         };
@@ -454,7 +454,24 @@ mod tests {
             Some(vec![]),
             None,
         ]);
+        let one_list: ArrayRef =
+            Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1)])]));
+        let row_of_list = StructArray::from(vec![
+            (
+                Arc::new(ArrowField::new("a", ArrowType::Int32, true)),
+                Arc::new(Int32Array::from(vec![1])) as ArrayRef,
+            ),
+            (Arc::new(ArrowField::new("b", one_list.data_type().clone(), true)), one_list),
+        ]);
+        let list_of_rows = ListArray::new(
+            Arc::new(ArrowField::new("item", rows.data_type().clone(), true)),
+            OffsetBuffer::from_lengths([2]),
+            Arc::new(rows.clone()),
+            None,
+        );
         let cases: Vec<(ArrayRef, Vec<&str>)> = vec![
+            (Arc::new(row_of_list), vec!["01018000000000000001010101800000000000000100"]),
+            (Arc::new(list_of_rows), vec!["010101018000000000000001017800000101000179000000"]),
             (
                 Arc::new(StringArray::from(vec![None, Some(""), Some("é"), Some("e\u{301}"), Some("a\0b")])),
                 vec!["00", "010000", "01c3a90000", "0165cc810000", "016100ff620000"],

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -17,15 +18,19 @@ use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt, PutPayload};
 use prost::Message;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::{Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter, file_prefix};
+use super::{
+    Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter, Trouble, file_prefix,
+};
 use crate::checkpoint::BucketSettings;
-use crate::checkpoint::bucket::{explain, open_bucket};
+use crate::checkpoint::bucket::{explain, is_outage, open_bucket};
+use crate::clock::Clock;
 use crate::format::json::{JsonEncoder, JsonStyle};
 use crate::model::{Batch, Epoch, Subtask};
+use crate::outside::Outside;
 
 /// Bytes of a part; stores take none below 5 MiB except the last.
 const PART_BYTES: usize = 8 << 20;
@@ -87,7 +92,7 @@ impl SinkConnector for BucketFiles {
             bucket: self.bucket.clone(),
             prefix: format!("{}/{}-{subtask}", self.folder, file_prefix(&self.identity)),
             store: Arc::clone(&self.store),
-            settings: self.identity.outside.buckets.clone(),
+            patience: Patience::new(&self.identity.outside),
             runtime: Handle::current(),
             epoch: self.identity.first_epoch,
             files: 0,
@@ -100,8 +105,8 @@ impl SinkConnector for BucketFiles {
     }
 
     fn committer(&self) -> Option<Box<dyn SinkCommitter>> {
-        let settings = self.identity.outside.buckets.clone();
-        Some(Box::new(BucketCommitter { store: Arc::clone(&self.store), settings }))
+        let patience = Patience::new(&self.identity.outside);
+        Some(Box::new(BucketCommitter { store: Arc::clone(&self.store), patience }))
     }
 }
 
@@ -110,7 +115,7 @@ struct BucketWriter {
     /// What the keys of this writer begin with.
     prefix: String,
     store: Arc<AmazonS3>,
-    settings: BucketSettings,
+    patience: Patience,
     /// Where uploads run: not on the threads of tasks.
     runtime: Handle,
     /// The epoch that the rows at hand belong to.
@@ -129,6 +134,49 @@ struct BucketWriter {
 struct Shared {
     unsent: AtomicUsize,
     waker: AtomicWaker,
+}
+
+/// Between tries to reach a store that does not work, and for how long it is tried.
+const AGAIN: Duration = Duration::from_secs(1);
+const OUTAGE_MAX: Duration = Duration::from_secs(600);
+
+/// Asks a store again that does not work at the moment.
+#[derive(Clone)]
+struct Patience {
+    clock: Clock,
+    settings: BucketSettings,
+    trouble: watch::Sender<Option<String>>,
+}
+
+impl Patience {
+    fn new(outside: &Outside) -> Self {
+        Patience {
+            clock: outside.clock,
+            settings: outside.buckets.clone(),
+            trouble: watch::Sender::default(),
+        }
+    }
+
+    async fn until_done<T, F>(&self, request: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let since = self.clock.elapsed();
+        loop {
+            match request().await {
+                Err(error)
+                    if is_outage(&error) && self.clock.elapsed().saturating_sub(since) < OUTAGE_MAX =>
+                {
+                    self.trouble.send_replace(Some(explain(&error, &self.settings)));
+                    self.clock.sleep(AGAIN).await;
+                }
+                ended => {
+                    self.trouble.send_replace(None);
+                    return ended;
+                }
+            }
+        }
+    }
 }
 
 struct Upload {
@@ -155,7 +203,8 @@ impl BucketWriter {
                 ..Default::default()
             };
             self.files += 1;
-            let work = upload(Arc::clone(&self.store), staged, parts, Arc::clone(&self.shared));
+            let (store, shared) = (Arc::clone(&self.store), Arc::clone(&self.shared));
+            let work = upload(store, staged, parts, shared, self.patience.clone());
             Upload { parts: sender, done: self.runtime.spawn(work) }
         });
         // An upload that has failed says so when it is waited for.
@@ -191,7 +240,7 @@ impl SinkWriter for BucketWriter {
         {
             self.upload = None;
             let error = match ended {
-                Ok(Err(error)) => explained(&error, &self.settings),
+                Ok(Err(error)) => explained(&error, &self.patience.settings),
                 Ok(Ok(_)) => std::io::Error::other("the upload has ended before its last part"),
                 Err(panic) => std::io::Error::other(panic),
             };
@@ -212,7 +261,7 @@ impl SinkWriter for BucketWriter {
         }
         self.send(true);
         self.epoch = epoch.next();
-        let (action, settings) = (self.action(), self.settings.clone());
+        let (action, settings) = (self.action(), self.patience.settings.clone());
         let Some(upload) = self.upload.take() else { return async { Ok(Vec::new()) }.boxed() };
         async move {
             let staged = match upload.done.await {
@@ -224,6 +273,10 @@ impl SinkWriter for BucketWriter {
         }
         .boxed()
     }
+
+    fn trouble(&self) -> Option<Trouble> {
+        Some(self.patience.trouble.subscribe())
+    }
 }
 
 /// Uploads parts as they come; aborts if the writer goes away before the last one.
@@ -232,9 +285,10 @@ async fn upload(
     mut staged: StagedUpload,
     mut parts: mpsc::UnboundedReceiver<Part>,
     shared: Arc<Shared>,
+    patience: Patience,
 ) -> Result<StagedUpload, Error> {
     let key = Path::from(staged.key.as_str());
-    staged.upload = store.create_multipart(&key).await?;
+    staged.upload = patience.until_done(|| store.create_multipart(&key)).await?;
     let uploaded = async {
         while let Some(part) = parts.recv().await {
             let (bytes, is_last) = match part {
@@ -247,7 +301,10 @@ async fn upload(
                 staged.checksum = crc32c::crc32c_append(staged.checksum, &bytes);
                 staged.bytes += length as u64;
                 let index = staged.parts.len();
-                let part = store.put_part(&key, &staged.upload, index, PutPayload::from(bytes)).await?;
+                let payload = PutPayload::from(bytes);
+                let part = patience
+                    .until_done(|| store.put_part(&key, &staged.upload, index, payload.clone()))
+                    .await?;
                 staged.parts.push(part.content_id);
             }
             shared.unsent.fetch_sub(length, Ordering::Relaxed);
@@ -272,7 +329,7 @@ async fn upload(
 
 struct BucketCommitter {
     store: Arc<AmazonS3>,
-    settings: BucketSettings,
+    patience: Patience,
 }
 
 #[async_trait]
@@ -294,8 +351,10 @@ impl BucketCommitter {
     /// Makes an upload visible; one that is visible already is done.
     async fn complete(&self, staged: &StagedUpload) -> Result<(), SinkError> {
         let key = Path::from(staged.key.as_str());
-        let parts = staged.parts.iter().map(|part| PartId { content_id: part.clone() }).collect();
-        match self.store.complete_multipart(&key, &staged.upload, parts).await {
+        let parts: Vec<PartId> =
+            staged.parts.iter().map(|part| PartId { content_id: part.clone() }).collect();
+        let request = || self.store.complete_multipart(&key, &staged.upload, parts.clone());
+        match self.patience.until_done(request).await {
             Ok(_) => Ok(()),
             Err(error @ Error::NotFound { .. }) => self.check(staged, &key, &error).await,
             Err(error) => Err(self.failed(staged, &error)),
@@ -304,7 +363,7 @@ impl BucketCommitter {
 
     fn failed(&self, staged: &StagedUpload, error: &Error) -> SinkError {
         let action = format!("complete the upload of 's3://{}/{}'", staged.bucket, staged.key);
-        SinkError::Io { action, source: explained(error, &self.settings) }
+        SinkError::Io { action, source: explained(error, &self.patience.settings) }
     }
 
     /// Reads back what an upload that is gone has left.

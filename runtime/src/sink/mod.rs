@@ -12,6 +12,7 @@ pub mod kafka;
 pub mod print;
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -75,6 +76,9 @@ fn json_style(options: &mut crate::options::TableOptions<'_>) -> Result<JsonStyl
 /// What one subtask has prepared, in the connector's own form.
 pub type Committable = Vec<u8>;
 
+/// Why something has to wait that will go on by itself; `None` while nothing is wrong.
+pub type Trouble = watch::Receiver<Option<String>>;
+
 /// Writes rows of one subtask.
 pub trait SinkWriter: Send {
     /// Takes rows.
@@ -88,6 +92,11 @@ pub trait SinkWriter: Send {
     /// Ends the epoch: what was written since the last call becomes durable but not visible. Rows of the next epoch may
     /// be written while this goes on.
     fn prepare(&mut self, epoch: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>>;
+
+    /// What keeps prepared rows from becoming durable at the moment; `None`: whatever it is ends the job's run.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
 
     /// What the values that this writer has taken add up to, a column each; nothing for sinks that keep no checksums.
     fn checksums(&self) -> &[u64] {
@@ -104,6 +113,11 @@ pub trait SinkCommitter: Send + Sync {
     /// Refuses what can no longer be committed, before a checkpoint names it for good: the rows can still be read again.
     async fn check(&self, _committables: &[Committable]) -> Result<(), SinkError> {
         Ok(())
+    }
+
+    /// How long what was prepared can wait for its commit; `None`: for ever.
+    fn patience(&self) -> Option<Duration> {
+        None
     }
 
     /// Removes what earlier generations left behind; `named` are the committables of the restored checkpoint.

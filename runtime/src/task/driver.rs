@@ -222,6 +222,7 @@ impl Task {
             Tail::Sink { index, writer, rows, restored_checksums } => Some(SinkSnapshot {
                 operator: *index,
                 prepared: writer.prepare(barrier.epoch),
+                trouble: writer.trouble(),
                 rows: *rows,
                 checksums: checksum::sum([restored_checksums.as_slice(), writer.checksums()].into_iter()),
             }),

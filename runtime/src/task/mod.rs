@@ -22,7 +22,7 @@ use crate::checkpoint::records::SplitState;
 use crate::exchange::output::OutputError;
 use crate::model::{Barrier, Epoch};
 use crate::operator::{OperatorError, OperatorSnapshot};
-use crate::sink::{Committable, SinkError};
+use crate::sink::{Committable, SinkError, Trouble};
 use crate::source::SourceError;
 
 /// A task ended early.
@@ -101,6 +101,7 @@ pub struct SourceSnapshot {
 pub struct SinkSnapshot {
     pub operator: usize,
     pub prepared: BoxFuture<'static, Result<Vec<Committable>, SinkError>>,
+    pub trouble: Option<Trouble>,
     pub rows: u64,
     pub checksums: Vec<u64>,
 }

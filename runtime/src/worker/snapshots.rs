@@ -1,6 +1,6 @@
 //! Makes a worker's part of a checkpoint durable: one segment object for all its tasks, and what its sinks prepared.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use snafu::{ResultExt, Snafu};
@@ -12,9 +12,9 @@ use crate::fault::Safeguards;
 use crate::model::{Epoch, Generation, MaxParallelism, WorkerId};
 use crate::operator::OperatorTable;
 use crate::rpc::Snapshot;
-use crate::sink::{Committable, SinkError};
+use crate::sink::{Committable, SinkError, Trouble};
 use crate::state::{SegmentError, SegmentReader, SegmentWriter};
-use crate::task::TaskSnapshot;
+use crate::task::{SinkSnapshot, TaskSnapshot};
 
 /// A worker's part of a checkpoint could not be made durable.
 #[derive(Debug, Snafu)]
@@ -29,6 +29,8 @@ pub enum SnapshotError {
     Taken { key: String },
     #[snafu(transparent)]
     Sink { source: SinkError },
+    #[snafu(display("what a sink has prepared is not durable yet: {why}"))]
+    Waiting { why: String },
     #[snafu(display("a task has skipped the barrier of epoch {epoch}"))]
     Skipped { epoch: Epoch },
     #[snafu(display("an earlier checkpoint was not stored, and this one holds only what has changed since"))]
@@ -66,6 +68,8 @@ pub struct Snapshots {
     states: HashMap<(usize, u32), SubtaskState>,
     /// What was prepared and is not known to be covered by a complete checkpoint: by operator, subtask, and epoch.
     prepared: HashMap<(usize, u32), BTreeMap<Epoch, Vec<Committable>>>,
+    /// What sinks are still preparing, the oldest first.
+    preparing: VecDeque<(Epoch, (usize, u32), SinkSnapshot)>,
     /// An upload has failed: what it held is in no segment, and only a full snapshot holds it again.
     is_broken: bool,
 }
@@ -91,6 +95,7 @@ impl Snapshots {
             waiting: BTreeMap::new(),
             states,
             prepared: HashMap::new(),
+            preparing: VecDeque::new(),
             is_broken: false,
         }
     }
@@ -123,6 +128,26 @@ impl Snapshots {
         }
     }
 
+    /// Waits for what sinks prepare, unless one is in trouble: then it is waited for again with the next epoch.
+    async fn prepare(&mut self) -> Result<(), SnapshotError> {
+        while let Some((epoch, owner, sink)) = self.preparing.front_mut() {
+            let committables = tokio::select! {
+                biased;
+                committables = &mut sink.prepared => committables?,
+                why = in_trouble(&mut sink.trouble) => return WaitingSnafu { why }.fail(),
+            };
+            let all = self.prepared.entry(*owner).or_default();
+            all.insert(*epoch, committables);
+            if let Some(known) = self.states.get_mut(owner) {
+                known.committables = all.values().flatten().cloned().collect();
+                known.rows = sink.rows;
+                known.checksums = std::mem::take(&mut sink.checksums);
+            }
+            self.preparing.pop_front();
+        }
+        Ok(())
+    }
+
     /// Uploads an epoch.
     ///
     /// # Errors
@@ -137,16 +162,9 @@ impl Snapshots {
         let mut snapshots = snapshots;
         for snapshot in &mut snapshots {
             let Some(sink) = snapshot.sink.take() else { continue };
-            let committables = sink.prepared.await?;
-            let owner = (sink.operator, snapshot.subtask);
-            let all = self.prepared.entry(owner).or_default();
-            all.insert(epoch, committables);
-            if let Some(known) = self.states.get_mut(&owner) {
-                known.committables = all.values().flatten().cloned().collect();
-                known.rows = sink.rows;
-                known.checksums = sink.checksums;
-            }
+            self.preparing.push_back((epoch, (sink.operator, snapshot.subtask), sink));
         }
+        let ready = self.prepare().await;
         let is_full = |snapshot: &TaskSnapshot| {
             snapshot.operators.iter().all(|(_, state)| state.tables.iter().all(|table| table.is_full))
         };
@@ -154,24 +172,31 @@ impl Snapshots {
             return IncompleteSnafu.fail();
         }
         self.is_broken = true;
+        ready?;
         let key = paths::segment(epoch, self.generation, self.worker, 0);
         let mut writer = SegmentWriter::new();
+        let mut operators = Vec::new();
         for snapshot in snapshots {
-            for (operator, state) in snapshot.operators {
-                let Some(known) = self.states.get_mut(&(operator, snapshot.subtask)) else { continue };
-                known.watermark = state.watermark.map(|time| time.0);
-                known.late_rows = state.late_rows;
-                let earlier = std::mem::take(&mut known.tables);
-                for table in state.tables {
-                    let state = add_table(&mut writer, &key, table, &earlier, known, self.groups)?;
-                    known.tables.push(state);
-                }
-            }
+            operators.extend(
+                snapshot.operators.into_iter().map(|(operator, state)| ((operator, snapshot.subtask), state)),
+            );
             if let Some(source) = snapshot.source
                 && let Some(known) = self.states.get_mut(&(source.operator, snapshot.subtask))
             {
                 known.splits = source.splits;
                 known.rows = source.rows;
+            }
+        }
+        // Whatever order tasks have answered in.
+        operators.sort_unstable_by_key(|(owner, _)| *owner);
+        for (owner, state) in operators {
+            let Some(known) = self.states.get_mut(&owner) else { continue };
+            known.watermark = state.watermark.map(|time| time.0);
+            known.late_rows = state.late_rows;
+            let earlier = std::mem::take(&mut known.tables);
+            for table in state.tables {
+                let state = add_table(&mut writer, &key, table, &earlier, known, self.groups)?;
+                known.tables.push(state);
             }
         }
         let bytes = if writer.is_empty() {
@@ -191,6 +216,16 @@ impl Snapshots {
         subtasks.sort_by(|a, b| (&a.operator, a.subtask).cmp(&(&b.operator, b.subtask)));
         Ok(Snapshot { epoch: epoch.0, subtasks, bytes, failure: String::new() })
     }
+}
+
+/// Why a sink is in trouble, as soon as it is.
+async fn in_trouble(trouble: &mut Option<Trouble>) -> String {
+    if let Some(trouble) = trouble
+        && let Ok(why) = trouble.wait_for(Option::is_some).await
+    {
+        return why.clone().unwrap_or_default();
+    }
+    std::future::pending().await
 }
 
 /// Writes the segment and reads it once back: a checkpoint that cannot be restored is none.
@@ -306,8 +341,48 @@ mod tests {
             subtask: 0,
             operators: vec![(0, operator)],
             source: None,
-            sink: Some(SinkSnapshot { operator: 1, prepared, rows: epoch, checksums: Vec::new() }),
+            sink: Some(SinkSnapshot {
+                operator: 1,
+                prepared,
+                trouble: None,
+                rows: epoch,
+                checksums: Vec::new(),
+            }),
         }
+    }
+
+    #[tokio::test]
+    async fn a_sink_in_trouble_fails_checkpoints_until_it_is_well_and_loses_no_rows() {
+        let states =
+            (0..2).map(|operator| ((operator, 0), SubtaskState { end_group: 16, ..Default::default() }));
+        let groups = MaxParallelism::new(16).unwrap();
+        let (store, safeguards) = (Arc::new(Moody::default()), Safeguards::default());
+        let mut snapshots =
+            Snapshots::new(store, Generation(1), WorkerId(1), groups, 1, safeguards, states.collect());
+        let (well, mut is_well) = tokio::sync::watch::channel(false);
+        let (trouble, in_trouble) = tokio::sync::watch::channel(Some("503".to_owned()));
+        let mut first = snapshot(1, true);
+        let sink = first.sink.as_mut().unwrap();
+        sink.prepared = async move {
+            is_well.wait_for(|is_well| *is_well).await.unwrap();
+            Ok(vec![vec![1]])
+        }
+        .boxed();
+        sink.trouble = Some(in_trouble);
+        let add = |snapshots: &mut Snapshots, snapshot| snapshots.add(snapshot).unwrap().unwrap();
+        let (epoch, complete) = add(&mut snapshots, first);
+
+        let waiting = snapshots.upload(epoch, complete).await;
+        assert!(waiting.as_ref().is_err_and(|error| error.to_string().contains("503")), "{waiting:?}");
+        let (epoch, complete) = add(&mut snapshots, snapshot(2, true));
+        assert!(snapshots.upload(epoch, complete).await.is_err(), "the first one is still not ready");
+
+        trouble.send_replace(None);
+        well.send_replace(true);
+        let (epoch, complete) = add(&mut snapshots, snapshot(3, true));
+        let complete = snapshots.upload(epoch, complete).await.unwrap();
+        let state = complete.subtasks.iter().find(|state| !state.committables.is_empty()).unwrap();
+        assert_eq!((state.committables.as_slice(), state.rows), (&[vec![1], vec![2], vec![3]][..], 3));
     }
 
     #[tokio::test]

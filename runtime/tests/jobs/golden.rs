@@ -51,6 +51,11 @@ fn expected_rows(expected: &str, columns: &[(String, String)]) -> Vec<String> {
         let fields = values.iter().zip(columns).map(|(value, (name, data_type))| {
             let written = match value {
                 Value::String(text) if data_type.starts_with("DECIMAL") => text.clone(),
+                Value::Array(fields) if data_type.starts_with("ROW") => {
+                    let names = data_type.split('`').skip(1).step_by(2);
+                    let fields = names.zip(fields).map(|(name, value)| format!("\"{name}\":{value}"));
+                    format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+                }
                 Value::String(time) if data_type.starts_with("TIMESTAMP") => {
                     format!("\"{}\"", time.trim_end_matches('0').trim_end_matches('.'))
                 }
@@ -311,5 +316,5 @@ macro_rules! running {
 running! { q15 q16 q17 s07_having s20_distinct s21_agg_zoo }
 
 golden! {
-    q00 q01 q02 q10 q11 q14 q21 q22 s01_cumulate s02_session_tvf s03_hop_offset s04_window_over_window s17_union s22_strings s23_numbers s24_times s31_tumble s32_hop
+    q00 q01 q02 q10 q11 q14 q21 q22 s01_cumulate s02_session_tvf s03_hop_offset s04_window_over_window s17_union s22_strings s23_numbers s24_times s25_nested s31_tumble s32_hop
 }

@@ -117,3 +117,28 @@ fn mistakes_in_queries_have_their_place_and_cure() {
     let output = sql(&["-e", endless, "-o", "json"], "");
     assert!(text(&output).contains("use --output changelog"), "{}", text(&output));
 }
+
+#[test]
+fn rows_arrays_and_maps_are_read_and_shown() {
+    let table = "CREATE TABLE m (k STRING, m MAP<STRING, DECIMAL(4, 1)>, r ROW<a INT, b ARRAY<STRING>>)
+        WITH ('connector' = 'filesystem', 'path' = 'm', 'format' = 'json')";
+    let place = tempfile::tempdir().unwrap();
+    std::fs::create_dir(place.path().join("m")).unwrap();
+    let rows = "{\"k\":\"x\",\"m\":{\"x\":1.25,\"y\":null},\"r\":{\"a\":1,\"b\":[\"p\",\"q\"]}}\n{\"k\":\"z\",\"m\":{}}\n";
+    std::fs::write(place.path().join("m/rows.json"), rows).unwrap();
+    let select = "SELECT m, m[k] AS one, r.b[2] AS two, ROW(k, r.a) AS pair, MAP[k, r.b] AS made FROM m";
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
+    command.current_dir(place.path()).args(["sql", "-o", "json", "-e", table, "-e", select]);
+    let output = command.output().unwrap();
+
+    assert!(output.status.success(), "{}", text(&output));
+    let mut lines: Vec<&str> = std::str::from_utf8(&output.stdout).unwrap().lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "{\"m\":{\"x\":1.3,\"y\":null},\"one\":1.3,\"two\":\"q\",\"pair\":{\"EXPR$0\":\"x\",\"EXPR$1\":1},\"made\":{\"x\":[\"p\",\"q\"]}}",
+            "{\"m\":{},\"one\":null,\"two\":null,\"pair\":{\"EXPR$0\":\"z\",\"EXPR$1\":null},\"made\":{\"z\":null}}",
+        ]
+    );
+}

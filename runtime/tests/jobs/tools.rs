@@ -1,6 +1,7 @@
 //! Verbs that look at jobs without running them: `explain` and `checkpoints`.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -20,6 +21,28 @@ INSERT INTO totals SELECT bid.auction, COUNT(*), COUNT(DISTINCT bid.bidder)
   FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' SECOND))
   WHERE event_type = 2 GROUP BY bid.auction, window_start, window_end;
 INSERT INTO counts SELECT bid.auction, COUNT(*) FROM events WHERE event_type = 2 GROUP BY bid.auction;";
+
+#[test]
+fn every_example_is_a_job() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let all = [examples.clone(), examples.join("cluster")]
+        .into_iter()
+        .flat_map(|folder| fs::read_dir(folder).unwrap());
+    let files: Vec<_> = all.map(|file| file.unwrap().path()).filter(|path| path.is_file()).collect();
+    for file in &files {
+        // One file may hold what a job needs beside it.
+        let text = fs::read_to_string(file).unwrap();
+        let jobs: Vec<&str> = text.split("\n---\n").filter(|part| part.contains("kind: StreamJob")).collect();
+        assert!(!jobs.is_empty(), "{}", file.display());
+        for job in jobs {
+            let place = Place::new(1, SQL);
+            fs::write(place.path().join("job.yaml"), job).unwrap();
+            let checked = place.verb("validate", &[]);
+            assert!(checked.status.success(), "{}: {}", file.display(), super::harness::text(&checked));
+        }
+    }
+    assert!(files.len() >= 4);
+}
 
 #[test]
 fn explain_shows_operators_state_and_ways() {

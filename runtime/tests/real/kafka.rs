@@ -285,6 +285,7 @@ fn a_checkpoint_is_not_recorded_once_its_transactions_have_ended() {
     stop(&place, &mut job);
 
     assert!(!place.log().contains("SinkTransactionLost"), "{}", place.log());
+    assert!(place.log().contains("raise 'properties.transaction.timeout.ms' of the sink"), "{}", place.log());
     assert_eq!(broker.committed("picked", 2), ["{\"id\":10,\"k\":3}", "{\"id\":3,\"k\":3}"]);
 }
 

@@ -6,6 +6,7 @@
 //! ```
 //! Tokens keep their places, so that every mistake can be shown where it is.
 
+mod constructors;
 mod create_table;
 mod cursor;
 mod statement;

@@ -3,6 +3,7 @@
 use sqlparser::dialect::GenericDialect;
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Whitespace, Word};
 
+use super::constructors::replace_constructors;
 use super::create_table::{CreateTable, create_table};
 use super::cursor::{Cursor, Parsed, is_word, mistake};
 use super::window::{WindowCall, replace_window_calls};
@@ -141,7 +142,8 @@ fn tokenize(sql: &str) -> Parsed<Vec<TokenWithSpan>> {
     let tokens = Tokenizer::new(&GenericDialect {}, sql)
         .tokenize_with_location()
         .map_err(|error| Diagnostic::at(error.location.line, error.location.column, 1, error.message))?;
-    Ok(tokens.into_iter().filter(|t| t.token != Token::EOF).flat_map(split_double_angle).collect())
+    let tokens = tokens.into_iter().filter(|t| t.token != Token::EOF).flat_map(split_double_angle);
+    Ok(replace_constructors(tokens.collect()))
 }
 
 /// `ROW<a ARRAY<INT>>` ends with what the tokenizer takes for a shift; the planner knows no shifts.

@@ -55,9 +55,17 @@ fn bare_type(cursor: &mut Cursor<'_>) -> Parsed<DataType> {
             let element = Field { nullable, ..Field::new("item", element) };
             Ok(DataType { kind: TypeKind::Array.into(), fields: vec![element], ..Default::default() })
         }
+        "MAP" => {
+            cursor.expect(&Token::Lt)?;
+            let (key, _) = data_type(cursor)?;
+            cursor.expect(&Token::Comma)?;
+            let (value, _) = data_type(cursor)?;
+            close_angle(cursor)?;
+            Ok(DataType::map(key, value))
+        }
         _ => Err(mistake(&token, format!("the type '{name}' is not supported")).hint(
             "use BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), STRING, BYTES, DATE, TIME, \
-             TIMESTAMP(p), TIMESTAMP_LTZ(p), ROW<…> or ARRAY<…>",
+             TIMESTAMP(p), TIMESTAMP_LTZ(p), ROW<…>, ARRAY<…> or MAP<…>",
         )),
     }
 }

@@ -6,7 +6,10 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array, ListArray, MapArray, StringArray,
+    StructArray,
+};
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{
     DataType, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
@@ -40,11 +43,13 @@ impl CastTo {
 
     /// True if the kernels do something else than Flink.
     pub fn is_needed(from: &DataType, to: &DataType) -> bool {
-        use DataType::{Boolean, Decimal128, Float32, Float64, Null, Utf8};
+        use DataType::{Boolean, Decimal128, Float32, Float64, List, Map, Null, Struct, Utf8};
         match (from, to) {
             (Null, _) | (_, Null) => false,
             (from, to) if from == to => false,
             (Utf8, _) | (_, Utf8) => true,
+            // By position, whatever the fields are called.
+            (Struct(_), Struct(_)) | (List(_), List(_)) | (Map(..), Map(..)) => true,
             (Boolean, Decimal128(..)) | (Decimal128(..), Boolean) => true,
             (Decimal128(..), to) if to.is_integer() => true,
             (Float32 | Float64, to) => to.is_integer() || matches!(to, Decimal128(..)),
@@ -88,10 +93,30 @@ impl ScalarUDFImpl for CastTo {
 }
 
 fn convert(values: &ArrayRef, to: &DataType, is_try: bool) -> Result<ArrayRef> {
-    use DataType::{Boolean, Decimal128, Float32, Float64, Int32, Utf8};
+    use DataType::{Boolean, Decimal128, Float32, Float64, Int32, List, Map, Struct, Utf8};
     match (values.data_type(), to) {
         (Utf8, _) => from_text(values.as_string(), to, is_try),
         (_, Utf8) => Ok(Arc::new(text::of_column(values)?)),
+        (Struct(given), Struct(fields)) if given.len() == fields.len() => {
+            let (row, nulls) = (values.as_struct(), values.nulls().cloned());
+            let columns = row.columns().iter().zip(fields);
+            let columns = columns.map(|(column, field)| inner(column, field.data_type(), is_try));
+            let columns = columns.collect::<Result<Vec<_>>>()?;
+            Ok(Arc::new(StructArray::try_new_with_length(fields.clone(), columns, nulls, row.len())?))
+        }
+        (List(_), List(item)) => {
+            let lists: &ListArray = values.as_list();
+            let items = inner(lists.values(), item.data_type(), is_try)?;
+            let (offsets, nulls) = (lists.offsets().clone(), lists.nulls().cloned());
+            Ok(Arc::new(ListArray::try_new(Arc::clone(item), offsets, items, nulls)?))
+        }
+        (Map(..), Map(entries, is_sorted)) => {
+            let maps = values.as_map();
+            let rows: ArrayRef = Arc::new(maps.entries().clone());
+            let rows = inner(&rows, entries.data_type(), is_try)?.as_struct().clone();
+            let (offsets, nulls) = (maps.offsets().clone(), maps.nulls().cloned());
+            Ok(Arc::new(MapArray::try_new(Arc::clone(entries), offsets, rows, nulls, *is_sorted)?))
+        }
         (Boolean, Decimal128(..)) => convert(&cast(values, &Int32)?, to, is_try),
         (Decimal128(..), Boolean) => {
             let numbers = values.as_primitive::<Decimal128Type>().iter();
@@ -124,6 +149,14 @@ fn convert(values: &ArrayRef, to: &DataType, is_try: bool) -> Result<ArrayRef> {
         }
         (Decimal128(..), Decimal128(precision, scale)) => rounded(values.as_primitive(), *precision, *scale),
         _ => kernel(values, to, is_try),
+    }
+}
+
+/// A part of another value.
+fn inner(values: &ArrayRef, to: &DataType, is_try: bool) -> Result<ArrayRef> {
+    match CastTo::is_needed(values.data_type(), to) {
+        true => convert(values, to, is_try),
+        false => kernel(values, to, is_try),
     }
 }
 

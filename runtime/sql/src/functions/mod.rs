@@ -7,6 +7,7 @@ mod cast;
 pub mod decimals;
 mod field;
 mod math;
+pub mod nested;
 mod numbers;
 mod regex_cache;
 mod rounding;
@@ -66,7 +67,8 @@ pub fn check_constants(name: &str, constants: &[Option<&str>]) -> Result<()> {
 pub fn reference() -> String {
     // These do other functions' work, and are not called by name.
     let is_inner = |function: &&Scalar| {
-        function.names[0].starts_with("decimal") || ["floor_to", "ceil_to"].contains(&function.names[0])
+        function.names[0].starts_with("decimal")
+            || ["floor_to", "ceil_to", nested::ELEMENT].contains(&function.names[0])
     };
     let functions = tables().into_iter().flatten().filter(|function| !is_inner(function));
     let mut lines: Vec<String> = functions.map(listed).collect();
@@ -103,7 +105,7 @@ fn special() -> [(&'static str, &'static str); 6] {
     ]
 }
 
-fn tables() -> [&'static [Scalar]; 7] {
+fn tables() -> [&'static [Scalar]; 8] {
     [
         numbers::FUNCTIONS,
         math::FUNCTIONS,
@@ -112,5 +114,6 @@ fn tables() -> [&'static [Scalar]; 7] {
         shape::FUNCTIONS,
         search::FUNCTIONS,
         times::FUNCTIONS,
+        nested::FUNCTIONS,
     ]
 }

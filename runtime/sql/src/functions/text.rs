@@ -76,6 +76,21 @@ fn writer(values: &ArrayRef) -> Result<Writer> {
                 write_all('[', range.map(|index| (index, &elements)), ']', out);
             })
         }
+        DataType::Map(..) => {
+            let maps = values.as_map().clone();
+            let (keys, parts) = (element(maps.keys())?, element(maps.values())?);
+            Box::new(move |row, out| {
+                let range = maps.value_offsets()[row] as usize..maps.value_offsets()[row + 1] as usize;
+                out.push('{');
+                for (number, entry) in range.enumerate() {
+                    out.push_str(if number > 0 { ", " } else { "" });
+                    keys(entry, out);
+                    out.push('=');
+                    parts(entry, out);
+                }
+                out.push('}');
+            })
+        }
         DataType::Struct(_) => {
             let fields = values.as_struct().columns().iter().map(element).collect::<Result<Vec<_>>>()?;
             Box::new(move |row, out| write_all('(', fields.iter().map(|field| (row, field)), ')', out))

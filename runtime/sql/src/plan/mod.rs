@@ -10,7 +10,7 @@ mod types;
 
 pub use expr::{Branch, Call, Case, Cast, Expr, FieldAccess, Literal, Node, Value, function};
 pub use succession::succeed;
-pub use types::{DataType, Field, Schema, TypeKind};
+pub use types::{DataType, Field, Schema, TypeKind, map_type};
 
 /// A job's dataflow: operators joined by edges, acyclic, in topological order.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -16,7 +16,7 @@ pub struct DataType {
     /// Fraction digits of a DECIMAL.
     #[prost(int32, tag = "3")]
     pub scale: i32,
-    /// Fields of a ROW; the element of an ARRAY.
+    /// Fields of a ROW; the element of an ARRAY; key and value of a MAP.
     #[prost(message, repeated, tag = "4")]
     pub fields: Vec<Field>,
 }
@@ -44,6 +44,7 @@ pub enum TypeKind {
     Array = 16,
     Interval = 17,
     Null = 18,
+    Map = 19,
 }
 
 /// A named column or field.
@@ -102,6 +103,10 @@ impl DataType {
                 let element = self.fields.first().cloned().unwrap_or_default();
                 ArrowType::List(Arc::new(element.to_arrow()))
             }
+            TypeKind::Map => {
+                let part = |n: usize| self.fields.get(n).map(Field::data_type).unwrap_or_default().to_arrow();
+                map_type(part(0), part(1))
+            }
             TypeKind::Interval => ArrowType::Interval(arrow_types::IntervalUnit::MonthDayNano),
             TypeKind::Unknown | TypeKind::Null => ArrowType::Null,
         }
@@ -142,9 +147,31 @@ impl DataType {
                 fields: vec![Field::from_arrow(element)?],
                 ..Default::default()
             },
+            ArrowType::Map(entries, _) => {
+                let ArrowType::Struct(fields) = entries.data_type() else { return None };
+                DataType {
+                    kind: TypeKind::Map.into(),
+                    fields: fields.iter().map(|f| Field::from_arrow(f)).collect::<Option<_>>()?,
+                    ..Default::default()
+                }
+            }
             _ => return None,
         })
     }
+
+    /// MAP<key, value>.
+    pub fn map(key: DataType, value: DataType) -> Self {
+        let fields = vec![Field { nullable: false, ..Field::new("key", key) }, Field::new("value", value)];
+        DataType { kind: TypeKind::Map.into(), fields, ..Default::default() }
+    }
+}
+
+/// How a MAP of these is held in memory.
+pub fn map_type(key: ArrowType, value: ArrowType) -> ArrowType {
+    let (key, value) =
+        (arrow_types::Field::new("key", key, false), arrow_types::Field::new("value", value, true));
+    let entries = ArrowType::Struct([Arc::new(key), Arc::new(value)].into_iter().collect());
+    ArrowType::Map(Arc::new(arrow_types::Field::new("entries", entries, false)), false)
 }
 
 fn time_unit(precision: u32) -> TimeUnit {
@@ -210,6 +237,10 @@ impl fmt::Display for DataType {
             }
             TypeKind::Array => {
                 write!(f, "ARRAY<{}>", self.fields.first().map(Field::data_type).unwrap_or_default())
+            }
+            TypeKind::Map => {
+                let part = |n: usize| self.fields.get(n).map(Field::data_type).unwrap_or_default();
+                write!(f, "MAP<{}, {}>", part(0), part(1))
             }
             kind => f.write_str(&format!("{kind:?}").to_uppercase()),
         }

@@ -50,7 +50,7 @@ impl Conversion<'_> {
         for branch in stream.branches {
             let mut rows = AggregateRows::new(None, is_single);
             for (expression, group) in groups.iter().zip(convert_all(groups, schema, &branch.columns)?) {
-                rows.key(group, field_of(expression, schema)?);
+                rows.key(group, key_of(expression, schema)?);
             }
             let calls = calls.iter().map(|call| aggregate_call(call, schema, &branch.columns, &mut rows));
             let aggregates = calls.collect::<Result<Vec<_>>>().map_err(bare)?;
@@ -127,7 +127,7 @@ impl Conversion<'_> {
                 None if mentions_window(&group) => {
                     return not_impl_err!("an expression over a window's bounds in GROUP BY").map_err(bare);
                 }
-                None => Group::Key(rows.key(group, field_of(expression, schema)?)),
+                None => Group::Key(rows.key(group, key_of(expression, schema)?)),
             });
         }
         if let Cut::Sessions { .. } = window.cut {
@@ -266,6 +266,19 @@ impl Conversion<'_> {
     }
 }
 
+/// The field of what rows are grouped by.
+fn key_of(expression: &Expr, schema: &DFSchemaRef) -> Result<Field, Refused> {
+    let field = field_of(expression, schema)?;
+    let data_type = field.data_type();
+    let is_key = !has_map(&data_type) && !matches!(data_type.kind(), TypeKind::Null | TypeKind::Interval);
+    let message = format!("a key of the type {data_type} is not supported");
+    is_key.then_some(field).ok_or((DataFusionError::NotImplemented(message), Some("GROUP".to_owned())))
+}
+
+fn has_map(data_type: &DataType) -> bool {
+    data_type.kind() == TypeKind::Map || data_type.fields.iter().any(|field| has_map(&field.data_type()))
+}
+
 enum Group {
     /// Which key column.
     Key(usize),
@@ -365,6 +378,9 @@ fn aggregate_call(
         let (function, filter) = (function.into(), filter(condition, rows));
         return Ok(Aggregate { function, result_type, filter, ..Default::default() });
     };
+    if is_distinct && has_map(&data_type(&argument.get_type(schema)?)?) {
+        return not_impl_err!("DISTINCT of a MAP");
+    }
     let value = convert(argument, schema, columns)?;
     if mentions_window(&value) {
         return not_impl_err!("an aggregate over a window's bounds");

@@ -666,13 +666,21 @@ fn check_type(insert: &Insert, field: &plan::Field, query: &LogicalPlan, positio
 /// What is converted without being asked: to a type that holds the same values, or the same family.
 fn is_implicit(from: &DataType, to: &DataType) -> bool {
     use TypeKind::{
-        BigInt, Date, Decimal, Double, Float, Int, Null, Row, SmallInt, Timestamp, TimestampLtz, TinyInt,
+        Array, BigInt, Date, Decimal, Double, Float, Int, Map, Null, Row, SmallInt, Timestamp, TimestampLtz,
+        TinyInt,
     };
     let rank =
         |kind| [TinyInt, SmallInt, Int, BigInt, Decimal, Float, Double].iter().position(|k| *k == kind);
     match (from.kind(), to.kind()) {
         (Null, _) => true,
-        (Row, Row) => from == to,
+        (Row, Row) | (Array, Array) | (Map, Map) => {
+            from.fields.len() == to.fields.len()
+                && from
+                    .fields
+                    .iter()
+                    .zip(&to.fields)
+                    .all(|(from, to)| is_implicit(&from.data_type(), &to.data_type()))
+        }
         (a, b) if a == b => true,
         (Date, Timestamp | TimestampLtz) | (Timestamp, TimestampLtz) | (TimestampLtz, Timestamp) => true,
         (a, b) => matches!((rank(a), rank(b)), (Some(a), Some(b)) if a <= b),

@@ -1,10 +1,11 @@
 //! DataFusion's analysed expressions as expressions of the plan.
 
+use arrow::array::{Array, ArrayRef};
 use datafusion_common::{DFSchema, Result, ScalarValue, not_impl_err};
 use datafusion_expr::expr::{Alias, Between, BinaryExpr, Case, Cast, InList, Like, ScalarFunction, TryCast};
 use datafusion_expr::{Expr, Operator};
 
-use crate::functions::{self, CastTo, FIELD};
+use crate::functions::{self, CastTo, FIELD, nested};
 use crate::plan::{self, Branch, DataType, TypeKind, Value, function};
 
 /// Converts an expression. Columns are looked up in `schema` and replaced by the expression that computes them.
@@ -124,10 +125,33 @@ pub fn data_type(arrow: &arrow::datatypes::DataType) -> Result<DataType> {
     }
 }
 
+/// A constant ROW, ARRAY or MAP as the call that makes it.
+fn parts_of(value: &ScalarValue) -> Result<Option<plan::Expr>> {
+    let (name, columns, rows): (&str, Vec<ArrayRef>, usize) = match value {
+        ScalarValue::Struct(row) => (nested::ROW, row.columns().to_vec(), 1),
+        ScalarValue::List(list) => (nested::ARRAY, vec![list.value(0)], list.value(0).len()),
+        ScalarValue::Map(map) => {
+            let entries = map.value(0);
+            (nested::MAP, entries.columns().to_vec(), entries.len())
+        }
+        _ => return Ok(None),
+    };
+    let mut arguments = Vec::new();
+    for row in 0..rows {
+        for column in &columns {
+            arguments.push(literal(&ScalarValue::try_from_array(column, row)?)?);
+        }
+    }
+    Ok(Some(plan::Expr::call(name, arguments)))
+}
+
 fn literal(value: &ScalarValue) -> Result<plan::Expr> {
     let data_type = data_type(&value.data_type())?;
     if value.is_null() {
         return Ok(plan::Expr::literal(data_type, None));
+    }
+    if let Some(parts) = parts_of(value)? {
+        return Ok(plan::Expr::cast(parts, data_type, false));
     }
     let value = match value {
         ScalarValue::Boolean(Some(v)) => Value::Boolean(*v),

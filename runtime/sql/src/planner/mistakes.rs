@@ -131,6 +131,16 @@ fn plain_words(text: &str) -> (String, Option<String>) {
         };
         return (format!("the arguments of '{name}' do not fit"), Some(hint));
     }
+    // Of our own functions, within the planner's words.
+    if let Some((_, rest)) = first.split_once("the arguments of ")
+        && let Some((name, usage)) = rest.split_once(" do not fit; usage: ")
+    {
+        let usage = usage.split_once(". No function matches").map_or(usage, |(usage, _)| usage);
+        return (
+            format!("the arguments of '{}' do not fit", name.to_uppercase()),
+            Some(format!("write {usage}")),
+        );
+    }
     if let Some((_, rest)) = first.split_once("While expanding wildcard, column \"")
         && let Some((column, _)) = rest.split_once('"')
     {

@@ -3,11 +3,13 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    self, BinaryOperator, CaseWhen, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg,
+    self, AccessExpr, BinaryOperator, CaseWhen, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg,
     FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, SelectItem, Spanned,
     TrimWhereField, Value,
 };
 use sqlparser::tokenizer::Span;
+
+use crate::functions::{FIELD, nested};
 
 /// Levels of an expression: planning takes the square of them in time, and workers go down into them on stacks of their own.
 pub const DEPTH_MAX: usize = 300;
@@ -179,8 +181,38 @@ fn rewritten(expression: &Expr) -> Option<Expr> {
         Expr::Ceil { expr, field: CeilFloorKind::DateTimeField(field) } => to_unit("ceil_to", expr, field),
         Expr::Floor { expr, field: CeilFloorKind::DateTimeField(field) } => to_unit("floor_to", expr, field),
         Expr::Function(function) => rewritten_call(function),
+        Expr::CompoundFieldAccess { root, access_chain } => accessed(root, access_chain),
         _ => None,
     }
+}
+
+/// `table.column[n].field`: a column, then calls for what is inside of it.
+fn accessed(root: &Expr, chain: &[AccessExpr]) -> Option<Expr> {
+    let mut names: Vec<Ident> = match root {
+        Expr::Identifier(name) => vec![name.clone()],
+        _ => Vec::new(),
+    };
+    let mut rest = chain.iter().peekable();
+    while let Some(AccessExpr::Dot(Expr::Identifier(name))) = rest.peek()
+        && !names.is_empty()
+    {
+        names.push(name.clone());
+        rest.next();
+    }
+    let mut value = match names.len() {
+        0 | 1 => root.clone(),
+        _ => Expr::CompoundIdentifier(names),
+    };
+    for access in rest {
+        value = match access {
+            AccessExpr::Subscript(ast::Subscript::Index { index }) => {
+                call(nested::ELEMENT, vec![value, index.clone()])
+            }
+            AccessExpr::Dot(Expr::Identifier(name)) => call(FIELD, vec![value, text(&name.value)]),
+            _ => return None,
+        };
+    }
+    Some(value)
 }
 
 /// Flink's names of what the planner knows by another one.

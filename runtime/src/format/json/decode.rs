@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, ListArray, RecordBatch,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, ListArray, MapArray, RecordBatch,
     RecordBatchOptions, StringArray, StructArray, new_null_array,
 };
 use arrow::compute::{concat_batches, nullif};
@@ -138,6 +138,7 @@ fn as_text(field: &Arc<ArrowField>) -> Arc<ArrowField> {
         ArrowType::Binary | ArrowType::Decimal128(..) => ArrowType::Utf8,
         ArrowType::Struct(fields) => ArrowType::Struct(fields.iter().map(as_text).collect()),
         ArrowType::List(element) => ArrowType::List(as_text(element)),
+        ArrowType::Map(entries, is_sorted) => ArrowType::Map(as_text(entries), *is_sorted),
         other => other.clone(),
     };
     Arc::new(field.as_ref().clone().with_data_type(data_type))
@@ -162,6 +163,13 @@ fn from_text(column: &ArrayRef, wanted: &ArrowType) -> Result<ArrayRef, ArrowErr
             let values = from_text(lists.values(), element.data_type())?;
             let (offsets, nulls) = (lists.offsets().clone(), lists.nulls().cloned());
             Ok(Arc::new(ListArray::try_new(Arc::clone(element), offsets, values, nulls)?))
+        }
+        ArrowType::Map(entries, is_sorted) => {
+            let maps = column.as_map();
+            let rows: ArrayRef = Arc::new(maps.entries().clone());
+            let rows = from_text(&rows, entries.data_type())?.as_struct().clone();
+            let (offsets, nulls) = (maps.offsets().clone(), maps.nulls().cloned());
+            Ok(Arc::new(MapArray::try_new(Arc::clone(entries), offsets, rows, nulls, *is_sorted)?))
         }
         ArrowType::Decimal128(precision, scale) => decimals(column.as_string(), *precision, *scale),
         _ => bytes(column.as_string()),

@@ -84,6 +84,8 @@ enum JsonColumn {
     Timestamp(arrow::array::Int64Array, TimeUnit, bool),
     Row(StructArray, Vec<(String, JsonColumn)>),
     Array(arrow::array::ListArray, Box<JsonColumn>),
+    /// Keys are texts.
+    Map(arrow::array::MapArray, Box<JsonColumn>),
 }
 
 impl JsonColumn {
@@ -118,6 +120,10 @@ impl JsonColumn {
                 let lists: &arrow::array::ListArray = column.as_list();
                 JsonColumn::Array(lists.clone(), Box::new(JsonColumn::new(lists.values())?))
             }
+            ArrowType::Map(..) if *column.as_map().key_type() == ArrowType::Utf8 => {
+                let maps = column.as_map();
+                JsonColumn::Map(maps.clone(), Box::new(JsonColumn::new(maps.values())?))
+            }
             other => return UnwritableSnafu { data_type: other.clone() }.fail(),
         })
     }
@@ -137,6 +143,7 @@ impl JsonColumn {
             JsonColumn::Bytes(values) => values.is_null(row),
             JsonColumn::Row(values, _) => values.is_null(row),
             JsonColumn::Array(values, _) => values.is_null(row),
+            JsonColumn::Map(values, _) => values.is_null(row),
         }
     }
 
@@ -181,6 +188,20 @@ impl JsonColumn {
             }
             JsonColumn::Row(_, fields) => {
                 write_fields(fields.iter().map(|(name, field)| (name, field)), row, style, out);
+                Ok(())
+            }
+            JsonColumn::Map(maps, values) => {
+                let (offsets, keys) = (maps.value_offsets(), maps.keys().as_string::<i32>());
+                out.push('{');
+                for entry in offsets[row]..offsets[row + 1] {
+                    if entry > offsets[row] {
+                        out.push(',');
+                    }
+                    write_text(keys.value(entry as usize), out);
+                    out.push(':');
+                    values.write(entry as usize, style, out);
+                }
+                out.push('}');
                 Ok(())
             }
             JsonColumn::Array(lists, elements) => {

@@ -145,6 +145,16 @@ impl Committer {
 impl SinkCommitter for Committer {
     async fn commit(&self, committables: &[Committable]) -> Result<(), SinkError> {
         let transactions = decode(committables)?;
+        for transaction in &transactions {
+            let timeout = u64::from(transaction.timeout_ms);
+            let left_ms = (transaction.first_write_ms + timeout).saturating_sub(self.clock.now_ms());
+            if left_ms < timeout / 2 {
+                warn!(
+                    id = transaction.id,
+                    left_ms, "a transaction is committed late; the broker would soon have ended it"
+                );
+            }
+        }
         let mut state = self.state.lock().await;
         self.commit_all(&mut state.client, transactions).await?;
         let now = self.clock.elapsed();
@@ -158,6 +168,10 @@ impl SinkCommitter for Committer {
             }
         }
         Ok(())
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        Some(Duration::from_millis(u64::from(self.settings.transaction_timeout_ms)))
     }
 
     async fn check(&self, committables: &[Committable]) -> Result<(), SinkError> {

@@ -127,9 +127,9 @@ fn map(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
     for row in 0..rows {
         let place = |pair: usize| (arguments[2 * pair].index(row), arguments[2 * pair + 1].index(row));
         let before = key_places.len();
-        for pair in 0..pairs {
+        for (pair, of_pair) in keys.iter().enumerate() {
             let (key, value) = place(pair);
-            if keys[pair].is_null(key) {
+            if of_pair.is_null(key) {
                 return exec_err!("MAP: a key is NULL");
             }
             let is_again = same.iter().any(|((one, other), compare)| {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::broker::free_port;
 use crate::harness::{Place, signal, text, wait_until};
 
 const SQL: &str = "
@@ -31,8 +32,7 @@ struct Server {
 
 impl Server {
     fn start(folder: &Path) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self::start_at(folder, port)
+        Self::start_at(folder, free_port())
     }
 
     fn start_at(folder: &Path, port: u16) -> Self {

@@ -385,10 +385,15 @@ fn mistakes_are_shown_where_they_are() {
             "1:50+11 the arguments of 'CARDINALITY' do not fit",
             Some("write CARDINALITY(array or map)"),
         ),
+        (
+            "SELECT *, auction FROM bid",
+            "1:11+7 the column 'auction' occurs twice",
+            Some("rename one of them with AS; `*` has all columns already"),
+        ),
         ("SELECT autcion FROM bid", "1:8+7 there is no column 'autcion'", Some("did you mean `auction`?")),
         (
             "SELECT auction FROM bid WHERE DATE_FORMAT(`dateTime`, 'yyyy-nn') = url",
-            "1:55+9 'yyyy-nn' has the letter 'n', which DATE_FORMAT does not know; it knows yuQMdDEaHkKhmsS, and texts in quotes",
+            "1:55+9 'yyyy-nn' has the letter 'n', which patterns of times do not know; they know yuQMdDEaHkKhmsS, and texts in quotes",
             None,
         ),
         (

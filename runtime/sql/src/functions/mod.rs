@@ -16,6 +16,7 @@ mod search;
 mod shape;
 mod strings;
 mod text;
+mod time_texts;
 mod times;
 
 use std::sync::Arc;
@@ -53,7 +54,10 @@ pub fn scalar(name: &str) -> Option<Arc<ScalarUDF>> {
 /// What is wrong with one.
 pub fn check_constants(name: &str, constants: &[Option<&str>]) -> Result<()> {
     match (name, constants) {
-        ("date_format", [_, Some(pattern)]) => times::check_pattern(pattern),
+        (
+            "date_format" | "to_timestamp" | "to_date" | "unix_timestamp" | "from_unixtime",
+            [_, Some(pattern)],
+        ) => times::check_pattern(pattern),
         ("timestampdiff" | "timestampadd", [Some(unit), ..]) => times::check_unit(unit),
         ("floor_to" | "ceil_to", [_, Some(unit)]) => times::check_unit(unit),
         ("regexp" | "regexp_extract" | "regexp_replace", [_, Some(pattern), ..]) => {
@@ -105,7 +109,7 @@ fn special() -> [(&'static str, &'static str); 6] {
     ]
 }
 
-fn tables() -> [&'static [Scalar]; 8] {
+fn tables() -> [&'static [Scalar]; 9] {
     [
         numbers::FUNCTIONS,
         math::FUNCTIONS,
@@ -115,5 +119,6 @@ fn tables() -> [&'static [Scalar]; 8] {
         search::FUNCTIONS,
         times::FUNCTIONS,
         nested::FUNCTIONS,
+        time_texts::FUNCTIONS,
     ]
 }

@@ -12,7 +12,7 @@ use super::numbers::expand;
 use super::scalar::{Argument, Scalar};
 use super::strings::{Text, is_text, number};
 
-const MILLISECONDS: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
+pub const MILLISECONDS: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
 macro_rules! part {
     ($name:literal, $usage:literal, $part:expr) => {
@@ -288,7 +288,7 @@ pub fn check_unit(name: &str) -> Result<()> {
 }
 
 /// A piece of a pattern of Java's `DateTimeFormatter`.
-enum Piece {
+pub enum Piece {
     Literal(String),
     Field { letter: char, width: usize },
 }
@@ -296,7 +296,8 @@ enum Piece {
 /// The letters that stand for a part of a time.
 const LETTERS: &str = "yuQMdDEaHkKhmsS";
 
-fn compile(pattern: &str) -> Result<Vec<Piece>> {
+/// The pieces of a pattern.
+pub fn compile(pattern: &str) -> Result<Vec<Piece>> {
     let mut pieces = Vec::new();
     let mut rest = pattern.chars().peekable();
     while let Some(letter) = rest.next() {
@@ -309,7 +310,7 @@ fn compile(pattern: &str) -> Result<Vec<Piece>> {
             }
             if !LETTERS.contains(letter) {
                 return exec_err!(
-                    "'{pattern}' has the letter '{letter}', which DATE_FORMAT does not know; it knows {LETTERS}, and texts in quotes"
+                    "'{pattern}' has the letter '{letter}', which patterns of times do not know; they know {LETTERS}, and texts in quotes"
                 );
             }
             pieces.push(Piece::Field { letter, width });
@@ -336,7 +337,8 @@ fn quoted(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> String {
 }
 
 impl Piece {
-    fn write(&self, time: &NaiveDateTime, out: &mut String) {
+    /// Appends what it stands for.
+    pub fn write(&self, time: &NaiveDateTime, out: &mut String) {
         use std::fmt::Write;
         let (letter, width) = match self {
             Piece::Literal(text) => return out.push_str(text),

@@ -131,6 +131,14 @@ fn plain_words(text: &str) -> (String, Option<String>) {
         };
         return (format!("the arguments of '{name}' do not fit"), Some(hint));
     }
+    if let Some(rest) =
+        first.strip_prefix("Projections require unique expression names but the expression \"")
+        && let Some((column, _)) = rest.split_once('"')
+    {
+        let name = column.rsplit('.').next().unwrap_or(column);
+        let hint = "rename one of them with AS; `*` has all columns already";
+        return (format!("the column '{name}' occurs twice"), Some(hint.to_owned()));
+    }
     // Of our own functions, within the planner's words.
     if let Some((_, rest)) = first.split_once("the arguments of ")
         && let Some((name, usage)) = rest.split_once(" do not fit; usage: ")

@@ -1,8 +1,8 @@
 //! What the grammar allows and this release does not run, refused by name where it stands.
 
 use sqlparser::ast::{
-    self, Expr, GroupByExpr, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned,
-    TableFactor, visit_expressions,
+    self, Expr, GroupByExpr, Query, Select, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor,
+    visit_expressions,
 };
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
@@ -129,11 +129,6 @@ impl Found<'_> {
         }
         if select.qualify.is_some() {
             self.refuse("QUALIFY", "remove it", span, &["QUALIFY"]);
-        }
-        for item in &select.projection {
-            if let SelectItem::QualifiedWildcard(..) = item {
-                self.refuse("table.*", "name the columns", item.span(), &[]);
-            }
         }
         self.expressions(select);
     }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 use millrace_sql::plan::{Aggregate, Window, WindowAggregate};
-use snafu::{OptionExt, ResultExt};
+use snafu::{OptionExt, ResultExt, ensure};
 
 use super::accumulator::{Accumulator, Rows, prepare};
-use super::{Collector, ComputeSnafu, Operator, OperatorError, PlanSnafu, Progress};
+use super::{Collector, ComputeSnafu, NoTimeSnafu, Operator, OperatorError, PlanSnafu, Progress};
 use crate::model::key_encoding::{decode, encode};
 use crate::model::key_group::hash_of;
 use crate::model::{Batch, EventTime};
@@ -67,16 +67,14 @@ impl LocalAggregate {
     }
 }
 
-/// Groups the rows of a batch by the end of the slice they fall into. Rows without event time are left out.
-pub fn rows_by_slice(times: &ArrayRef, window: &Window) -> BTreeMap<i64, Vec<u32>> {
+/// Groups the rows of a batch by the end of the slice they fall into.
+fn rows_by_slice(times: &ArrayRef, window: &Window) -> Result<BTreeMap<i64, Vec<u32>>, OperatorError> {
+    ensure!(times.null_count() == 0, NoTimeSnafu);
     let times = times.as_primitive::<TimestampMillisecondType>();
     let mut slices: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
     let (mut start, mut end) = (0, 0);
     let mut run: Vec<u32> = Vec::new();
     for row in 0..times.len() {
-        if times.is_null(row) {
-            continue;
-        }
         let time = times.value(row);
         if time < start || time >= end {
             if !run.is_empty() {
@@ -90,13 +88,13 @@ pub fn rows_by_slice(times: &ArrayRef, window: &Window) -> BTreeMap<i64, Vec<u32
     if !run.is_empty() {
         slices.entry(end).or_default().append(&mut run);
     }
-    slices
+    Ok(slices)
 }
 
 impl Operator for LocalAggregate {
     fn process(&mut self, batch: Batch, out: &mut dyn Collector) -> Result<(), OperatorError> {
         let columns = batch.records.columns();
-        let slices = rows_by_slice(&columns[self.plan.time as usize], &self.window);
+        let slices = rows_by_slice(&columns[self.plan.time as usize], &self.window)?;
         let key_columns: Vec<ArrayRef> = self.keys.iter().map(|key| Arc::clone(&columns[*key])).collect();
         let keys = encode(&key_columns, batch.rows())?;
         let mut slots = Vec::new();

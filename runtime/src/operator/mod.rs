@@ -32,6 +32,11 @@ pub enum OperatorError {
     Compute { source: ArrowError },
     #[snafu(transparent)]
     Key { source: KeyError },
+    /// As Flink, which lets no such row pass either.
+    #[snafu(display(
+        "the event time of a row is NULL, so that it belongs to no window; leave such rows out with WHERE … IS NOT NULL, or give them a time"
+    ))]
+    NoTime,
     #[snafu(display("the plan of the operator is malformed: {message}"))]
     Plan { message: String },
     #[snafu(display("the state of table '{table}' is malformed"))]

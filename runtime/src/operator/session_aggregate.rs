@@ -11,13 +11,13 @@ use arrow::array::{Array, ArrayRef, AsArray, NullArray, RecordBatch, TimestampMi
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 use hashbrown::HashTable;
 use millrace_sql::plan::SessionAggregate as Plan;
-use snafu::{OptionExt, ResultExt};
+use snafu::{OptionExt, ResultExt, ensure};
 
 use super::accumulator::{Accumulator, Rows, prepare_behind};
 use super::kept::Kept;
 use super::{
-    Collector, ComputeSnafu, Operator, OperatorError, OperatorFigures, OperatorSnapshot, PlanSnafu, Progress,
-    StateSnafu,
+    Collector, ComputeSnafu, NoTimeSnafu, Operator, OperatorError, OperatorFigures, OperatorSnapshot,
+    PlanSnafu, Progress, StateSnafu,
 };
 use crate::model::key_encoding::{decode, encode};
 use crate::model::key_group::{hash_of, hash_within};
@@ -295,7 +295,8 @@ impl Operator for SessionAggregate {
         let keys = encode(&key_columns, batch.rows())?;
         let times = columns[self.plan.time as usize].as_primitive::<TimestampMillisecondType>();
         let (mut rows, mut slots) = (Vec::new(), Vec::new());
-        for row in (0..batch.rows()).filter(|row| times.is_valid(*row)) {
+        ensure!(times.null_count() == 0, NoTimeSnafu);
+        for row in 0..batch.rows() {
             let (key, time) = (keys.key(row), times.value(row));
             let hash = batch.hashes.as_ref().map_or_else(|| hash_of(key), |hashes| hashes[row]);
             let end = time.saturating_add(self.plan.gap_ms);

@@ -312,13 +312,35 @@ fn missing_fields_nulls_and_times_are_as_the_tables_say() {
 }
 
 #[test]
+fn a_row_without_event_time_is_named_and_the_job_runs_once_it_is_left_out() {
+    let windowed = |condition: &str| {
+        format!(
+            "CREATE TABLE numbers (n INT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts)
+               WITH ('connector' = 'filesystem', 'path' = 'numbers', 'format' = 'json');
+             CREATE TABLE result (n BIGINT) WITH ('connector' = 'filesystem', 'path' = 'result', 'format' = 'json');
+             INSERT INTO result SELECT SUM(n) FROM TABLE(TUMBLE(TABLE numbers, DESCRIPTOR(ts), INTERVAL '1' DAY)) {condition}
+               GROUP BY window_start, window_end;"
+        )
+    };
+    let place = Place::new(1, &windowed(""));
+    write_numbers(&place, "{\"n\":1,\"ts\":\"2024-02-29 00:00:00\"}\n{\"n\":2,\"ts\":null}\n");
+    refused(&place, 3, &["the event time of a row is NULL", "WHERE … IS NOT NULL"]);
+
+    place.set_job(1, &windowed("WHERE ts IS NOT NULL"));
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(place.rows("result"), ["{\"n\":1}"]);
+}
+
+#[test]
 fn a_damaged_segment_is_named_and_the_job_goes_on_once_it_is_whole() {
     let windowed = "
 CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, `dateTime` TIMESTAMP(3)>, ts AS bid.`dateTime`,
   WATERMARK FOR ts AS ts) WITH ('connector' = 'nexmark', 'events' = '40000', 'rows-per-second' = '20000');
 CREATE TABLE result (auction BIGINT, n BIGINT) WITH ('connector' = 'filesystem', 'path' = 'result', 'format' = 'json');
 INSERT INTO result SELECT bid.auction, COUNT(*) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' HOUR))
-  GROUP BY bid.auction, window_start, window_end;";
+  WHERE event_type = 2 GROUP BY bid.auction, window_start, window_end;";
     let place = Place::new(1, windowed);
     let mut job = place.start(&[]);
     super::harness::wait_until("a checkpoint is complete", || place.log().contains("checkpoint complete"));

@@ -14,6 +14,24 @@ use super::strings::{Text, is_text, number};
 
 pub const MILLISECONDS: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
+macro_rules! part_of_day {
+    ($name:literal, $usage:literal, $part:expr) => {
+        Scalar {
+            names: &[$name],
+            usage: $usage,
+            accepts: |given| match given {
+                [DataType::Time32(_) | DataType::Time64(_)] => {
+                    Some(vec![DataType::Time32(TimeUnit::Millisecond)])
+                }
+                [one] if is_time(one) => Some(vec![MILLISECONDS]),
+                _ => None,
+            },
+            returns: |_| DataType::Int64,
+            call: |arguments, rows| part(arguments, rows, $part),
+        }
+    };
+}
+
 macro_rules! part {
     ($name:literal, $usage:literal, $part:expr) => {
         Scalar {
@@ -33,9 +51,9 @@ pub const FUNCTIONS: &[Scalar] = &[
     part!("week", "WEEK(timestamp)", DatePart::Week),
     part!("dayofyear", "DAYOFYEAR(timestamp)", DatePart::DayOfYear),
     part!("dayofmonth", "DAYOFMONTH(timestamp)", DatePart::Day),
-    part!("hour", "HOUR(timestamp)", DatePart::Hour),
-    part!("minute", "MINUTE(timestamp)", DatePart::Minute),
-    part!("second", "SECOND(timestamp)", DatePart::Second),
+    part_of_day!("hour", "HOUR(timestamp or time)", DatePart::Hour),
+    part_of_day!("minute", "MINUTE(timestamp or time)", DatePart::Minute),
+    part_of_day!("second", "SECOND(timestamp or time)", DatePart::Second),
     Scalar {
         names: &["date_format"],
         usage: "DATE_FORMAT(timestamp, 'yyyy-MM-dd HH:mm:ss')",
@@ -106,6 +124,7 @@ pub const FUNCTIONS: &[Scalar] = &[
 
 fn time_and_unit(given: &[DataType]) -> Option<Vec<DataType>> {
     match given {
+        [DataType::Date32, unit] if is_text(unit) => Some(vec![DataType::Date32, DataType::Utf8]),
         [time, unit] if is_time(time) && is_text(unit) => Some(vec![MILLISECONDS, DataType::Utf8]),
         _ => None,
     }
@@ -146,7 +165,9 @@ fn unit(name: &str) -> Result<Unit> {
 
 /// A time for each row, from a time and a unit.
 fn times(arguments: &[Argument], rows: usize, value: fn(i64, Unit) -> Option<i64>) -> Result<ArrayRef> {
-    let given: &TimestampMillisecondArray = arguments[0].values.as_primitive::<TimestampMillisecondType>();
+    let of = arguments[0].values.data_type();
+    let given = cast(&arguments[0].values, &MILLISECONDS)?;
+    let given: &TimestampMillisecondArray = given.as_primitive::<TimestampMillisecondType>();
     let units = Text::of(&arguments[1]);
     let mut out = Vec::with_capacity(rows);
     for row in 0..rows {
@@ -156,7 +177,7 @@ fn times(arguments: &[Argument], rows: usize, value: fn(i64, Unit) -> Option<i64
             None => None,
         });
     }
-    Ok(Arc::new(TimestampMillisecondArray::from(out)))
+    Ok(cast(&TimestampMillisecondArray::from(out), of)?)
 }
 
 fn at(time_ms: i64) -> Option<NaiveDateTime> {

@@ -68,7 +68,7 @@ fn sql(wanted: &str, running: Option<&str>) -> Option<Refusal> {
         reason: "PlanChanged",
         message: format!(
             "spec.pipeline.sql: it means something else than what the job's state was made by: {}. The running job goes on \
-             unchanged; put that back, or give the new pipeline another name",
+             unchanged; put that back, or give the new pipeline another name, and its sinks other places: it writes from the beginning",
             differences.join("; ")
         ),
     })

@@ -385,6 +385,7 @@ fn mistakes_are_shown_where_they_are() {
             "1:50+11 the arguments of 'CARDINALITY' do not fit",
             Some("write CARDINALITY(array or map)"),
         ),
+        ("SELECT COUNT(DISTINCT *) FROM bid", "1:1+6 COUNT(DISTINCT *) is not supported", None),
         (
             "SELECT *, auction FROM bid",
             "1:11+7 the column 'auction' occurs twice",

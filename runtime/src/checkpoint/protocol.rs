@@ -154,6 +154,20 @@ pub async fn newest(store: &dyn Store) -> Result<Option<Manifest>, CheckpointErr
     }
 }
 
+/// Refuses a store that has lost the record of a checkpoint whose results are visible: to go on from an earlier one would be to
+/// write them again.
+pub async fn check_records(store: &dyn Store) -> Result<(), CheckpointError> {
+    let keys = store.list(paths::COMMITS).await?;
+    let Some(newest) = keys.iter().filter_map(|key| paths::number_of(key, paths::COMMITS)).max() else {
+        return Ok(());
+    };
+    let key = paths::epoch(Epoch(newest));
+    match store.get(&key).await? {
+        Some(_) => Ok(()),
+        None => MissingSnafu { key, location: store.location() }.fail(),
+    }
+}
+
 /// Whether the results of the newest checkpoint are visible, so that nothing is left to be done for it.
 pub async fn is_committed(store: &dyn Store) -> Result<bool, CheckpointError> {
     match resolve::newest_checkpoint(&epoch_records(store).await?) {
@@ -175,6 +189,8 @@ impl Checkpoints {
     ) -> Result<TakenOver, CheckpointError> {
         check_owner(store.as_ref(), &identity).await?;
         let generation = claim(store.as_ref(), &identity, own, nonce).await?;
+        // Before a seal takes the place of what is missing.
+        check_records(store.as_ref()).await?;
         let last_record = Mutex::new(Epoch(0));
         let checkpoints = Checkpoints { store, identity, generation, nonce, safeguards, last_record };
         let sealed = checkpoints.seal().await?;

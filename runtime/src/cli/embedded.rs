@@ -359,7 +359,7 @@ async fn keep_running(command: Arc<Mutex<Command>>, mut ended: watch::Receiver<b
             }
         };
         // Waiting for a child closes its standard input unless it is taken out before.
-        let _open_while_this_process_lives = child.stdin.take();
+        let open_while_it_is_needed = child.stdin.take();
         info!(process = child.id(), "started a worker process");
         tokio::select! {
             status = child.wait() => {
@@ -368,7 +368,8 @@ async fn keep_running(command: Arc<Mutex<Command>>, mut ended: watch::Receiver<b
                 }
             }
             _ = ended.changed() => {
-                // Dismissed workers end by themselves; the pipe to their standard input closes with the child.
+                // Dismissed workers end by themselves, and one that has just been started finds nobody who could dismiss it.
+                drop(open_while_it_is_needed);
                 let _ = child.wait().await;
                 return;
             }

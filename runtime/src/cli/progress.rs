@@ -94,6 +94,13 @@ fn line(name: &str, report: &Report, now: &Totals, before: &Totals, seconds: f64
             line.push_str(&format!("  bad records left out {}", now.skipped_records));
         }
     }
+    if let Some(why) = report.last_failure.as_ref().filter(|_| report.phase != Phase::Running) {
+        let mut short: String = why.chars().take(REASON_MAX).collect();
+        if short.len() < why.len() {
+            short.push('…');
+        }
+        line.push_str(&format!(": {short}"));
+    }
     if let Some(checkpoint) = &report.last_checkpoint {
         let age = now_ms.saturating_sub(checkpoint.completed_at_ms) / 1000;
         line.push_str(&format!(
@@ -108,6 +115,9 @@ fn line(name: &str, report: &Report, now: &Totals, before: &Totals, seconds: f64
     }
     line
 }
+
+/// Characters of the reason why a job does not run, in a line.
+const REASON_MAX: usize = 160;
 
 /// How far a watermark is from the clock.
 fn lag(watermark_ms: i64, now_ms: u64) -> String {

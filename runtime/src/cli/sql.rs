@@ -180,7 +180,7 @@ async fn run(plan: Plan, format: Format, parallelism: u32) -> Result<Exit, UserE
         crashes_before_commit: false,
     };
     let (_wish, wish) = watch::channel(Wish::Run);
-    let (report, _report) = watch::channel(JobReport::new("sql", &uid.0, Attempt(1)));
+    let (report, reported) = watch::channel(JobReport::new("sql", &uid.0, Attempt(1)));
     let worker = embedded::Inside { address, store, outside, sinks: Arc::new(shown.clone()), clock };
     let helpers = worker.start(&settings, parallelism).await?;
     let ended = tokio::select! {
@@ -195,6 +195,10 @@ async fn run(plan: Plan, format: Format, parallelism: u32) -> Result<Exit, UserE
         return Ok(Exit::JobFailed);
     }
     shown.finish().map_err(|error| UserError(format!("failed to write: {error}")))?;
+    let late = reported.borrow().public.last_checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.late_rows);
+    if late > 0 {
+        eprintln!("{late} late rows dropped: their windows had fired");
+    }
     Ok(Exit::Done)
 }
 

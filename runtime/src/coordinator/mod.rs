@@ -251,6 +251,7 @@ fn goes_on(settings: &JobSettings, is_permanent: bool, kind: &str) -> bool {
 /// traces in the store.
 async fn look_before(settings: &JobSettings, plan: &Plan, context: &CoordinatorContext) -> Result<(), Stop> {
     protocol::check_owner(context.store.as_ref(), &settings.identity).await?;
+    protocol::check_records(context.store.as_ref()).await?;
     let newest = protocol::newest(context.store.as_ref()).await?;
     plan_to_run(newest.as_ref(), &settings.sql, plan).map(|_| ())
 }
@@ -405,7 +406,7 @@ fn plan_to_run(restored: Option<&Manifest>, sql: &str, compiled: &Plan) -> Resul
     succeed(stored, compiled).map_err(|differences| {
         let message = format!(
             "spec.pipeline.sql: it means something else than what the state of checkpoint {} was made by: {}; put that back, start \
-             over with --from none, or give the new pipeline another name",
+             over with --from none, or give the new pipeline another name, and its sinks other places: it writes from the beginning",
             manifest.epoch,
             differences.join("; ")
         );

@@ -5,6 +5,7 @@
 //! there, it has ended, or is noted again at the end that it has by then. So a row of an open session costs no timer.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, NullArray, RecordBatch, TimestampMillisecondArray};
@@ -34,8 +35,12 @@ const ID_BYTES: usize = 8;
 /// Sessions emitted before the driver may send them on and look at barriers.
 const SESSIONS_PER_TURN: usize = 16 * 1024;
 
-/// No further session.
-const NONE: u32 = u32::MAX;
+/// A key's entry is a session's slot, or this and the number of an index of many.
+const MANY: u32 = 1 << 31;
+
+/// Open sessions of one key, by their identities. They do not touch each other, and an identity is a time within its session: their
+/// order is that of their starts, and of their ends.
+type Index = BTreeMap<i64, u32>;
 
 /// Finds sessions and ends them.
 pub struct SessionAggregate {
@@ -43,10 +48,11 @@ pub struct SessionAggregate {
     keys: Vec<usize>,
     accumulators: Vec<Accumulator>,
     sessions: Kept,
-    /// A session of each key, by the hash of the key.
+    /// The session of each key, by the hash of the key, or where all of them are.
     first: HashTable<u32>,
-    /// By slot: another session of the same key.
-    next: Vec<u32>,
+    /// Of keys with several sessions; those that are empty are used again.
+    many: Vec<Index>,
+    unused: Vec<u32>,
     /// Sessions to look at when the watermark is there. Slots without a key are of sessions that became part of others.
     due: BTreeMap<i64, Vec<u32>>,
     /// The table was restored, and what finds its rows was not made anew.
@@ -77,7 +83,8 @@ impl SessionAggregate {
             accumulators,
             sessions: Kept::new(StateTable::new(layout)),
             first: HashTable::new(),
-            next: Vec::new(),
+            many: Vec::new(),
+            unused: Vec::new(),
             due: BTreeMap::new(),
             is_restored: false,
             watermark: EventTime::MIN,
@@ -94,27 +101,36 @@ impl SessionAggregate {
     /// Which sessions of a key a row at this time is in. Sessions that touch are one, as in Flink.
     fn home(&self, hash: u64, key: &[u8], time: i64) -> Home {
         let end = time.saturating_add(self.plan.gap_ms);
+        let table = &self.sessions.table;
+        let entry = self.first.find(hash, |entry| key_of(table, self.any(*entry)) == key).copied();
+        // Of all sessions only the last one before the row and the first one after it can be near: a third would be farther than
+        // one of them is long.
+        let near = match entry {
+            None => [None, None],
+            Some(entry) if entry & MANY == 0 => [Some(entry), None],
+            Some(entry) => {
+                let index = &self.many[(entry & !MANY) as usize];
+                let before = index.range(..=time).next_back();
+                let after = index.range((Bound::Excluded(time), Bound::Unbounded)).next();
+                [before.map(|(_, slot)| *slot), after.map(|(_, slot)| *slot)]
+            }
+        };
         let mut found = Home::New;
-        let mut session = self.first_of(hash, key);
-        while let Some(slot) = session {
-            let (start, until) = bounds(&self.sessions.table, slot);
+        for slot in near.into_iter().flatten() {
+            let (start, until) = bounds(table, slot);
             if start <= end && until >= time {
                 found = match found {
                     Home::One(other) => Home::Two(other, slot),
                     _ => Home::One(slot),
                 };
             }
-            session = self.after(slot);
         }
         if matches!(found, Home::New) && self.is_ended(end) { Home::Late } else { found }
     }
 
-    fn first_of(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        self.first.find(hash, |slot| key_of(&self.sessions.table, *slot) == key).copied()
-    }
-
-    fn after(&self, slot: u32) -> Option<u32> {
-        Some(self.next[slot as usize]).filter(|next| *next != NONE)
+    /// One of the sessions of an entry.
+    fn any(&self, entry: u32) -> u32 {
+        any(&self.many, entry)
     }
 
     /// Begins a session.
@@ -130,40 +146,43 @@ impl SessionAggregate {
     }
 
     fn link(&mut self, hash: u64, slot: u32) {
-        let table = &self.sessions.table;
+        let (table, many) = (&self.sessions.table, &mut self.many);
         let key = key_of(table, slot);
-        self.next.resize(self.next.len().max(slot as usize + 1), NONE);
-        match self.first.find_mut(hash, |first| key_of(table, *first) == key) {
-            Some(first) => {
-                self.next[slot as usize] = self.next[*first as usize];
-                self.next[*first as usize] = slot;
-            }
-            None => {
-                self.next[slot as usize] = NONE;
-                self.first.insert_unique(hash, slot, |first| hash_of(key_of(table, *first)));
-            }
+        let Some(entry) = self.first.find_mut(hash, |entry| key_of(table, any(many, *entry)) == key) else {
+            let hash_of_entry = |entry: &u32| hash_of(key_of(table, any(many, *entry)));
+            self.first.insert_unique(hash, slot, hash_of_entry);
+            return;
+        };
+        if *entry & MANY == 0 {
+            let index = Index::from([(id_of(table, *entry), *entry)]);
+            let number = self.unused.pop().unwrap_or_else(|| {
+                many.push(Index::new());
+                many.len() as u32 - 1
+            });
+            many[number as usize] = index;
+            *entry = number | MANY;
         }
+        many[(*entry & !MANY) as usize].insert(id_of(table, slot), slot);
     }
 
     fn unlink(&mut self, slot: u32) {
-        let table = &self.sessions.table;
+        let (table, many) = (&self.sessions.table, &mut self.many);
         let key = key_of(table, slot);
-        let next = self.next[slot as usize];
-        let Ok(mut entry) = self.first.find_entry(hash_of(key), |first| key_of(table, *first) == key) else {
-            return;
-        };
-        if *entry.get() == slot {
-            match next {
-                NONE => drop(entry.remove()),
-                next => *entry.get_mut() = next,
-            }
+        let is_of_key = |entry: &u32| key_of(table, any(many, *entry)) == key;
+        let Ok(mut found) = self.first.find_entry(hash_of(key), is_of_key) else { return };
+        let entry = *found.get();
+        if entry & MANY == 0 {
+            drop(found.remove());
             return;
         }
-        let mut before = *entry.get();
-        while self.next[before as usize] != NONE && self.next[before as usize] != slot {
-            before = self.next[before as usize];
+        let index = &mut many[(entry & !MANY) as usize];
+        index.remove(&id_of(table, slot));
+        if index.len() == 1
+            && let Some((_, last)) = index.pop_first()
+        {
+            *found.get_mut() = last;
+            self.unused.push(entry & !MANY);
         }
-        self.next[before as usize] = next;
     }
 
     /// Makes two sessions one, in the place of the first.
@@ -245,7 +264,8 @@ impl SessionAggregate {
     /// Makes anew what finds sessions, after their slots have changed.
     fn find_all(&mut self) {
         self.first.clear();
-        self.next = Vec::new();
+        self.many.clear();
+        self.unused.clear();
         self.due.clear();
         let slots: Vec<u32> = self.sessions.table.occupied().collect();
         for slot in slots {
@@ -256,6 +276,22 @@ impl SessionAggregate {
         }
         self.is_restored = false;
     }
+}
+
+/// One of the sessions of an entry.
+fn any(many: &[Index], entry: u32) -> u32 {
+    match entry & MANY {
+        0 => entry,
+        // An index has two sessions at least.
+        _ => many[(entry & !MANY) as usize].first_key_value().map_or(0, |(_, slot)| *slot),
+    }
+}
+
+/// The identity of a session among those of its key: the time of its first row.
+fn id_of(table: &StateTable, slot: u32) -> i64 {
+    let (chunk, offset) = table.at(slot);
+    let id = chunk.keys.key(offset).last_chunk::<ID_BYTES>();
+    id.map_or(0, |bytes| i64::from_be_bytes(*bytes))
 }
 
 /// The key of a session, without its time.
@@ -358,7 +394,8 @@ impl Operator for SessionAggregate {
     }
 
     fn figures(&self) -> OperatorFigures {
-        let finding = self.next.len() * 4 + self.first.capacity() * 5 + self.sessions.table.len() * 8;
+        let in_many: usize = self.many.iter().map(|index| index.len() * 16).sum();
+        let finding = in_many + self.first.capacity() * 5 + self.sessions.table.len() * 8;
         let state_bytes = (self.sessions.table.byte_len() + finding) as u64;
         OperatorFigures { late_rows: self.late_rows, state_bytes }
     }
@@ -406,12 +443,14 @@ mod tests {
         let plan = Plan {
             keys: vec![1],
             time: 0,
-            gap_ms: 10,
+            gap_ms: GAP,
             aggregates: vec![sum],
             key_fields: vec![Field::new("k", DataType::simple(TypeKind::String))],
         };
         SessionAggregate::new(&plan).unwrap()
     }
+
+    const GAP: i64 = 10;
 
     fn rows(rows: &[(i64, &str, i64)]) -> Batch {
         let times: ArrayRef =
@@ -505,6 +544,37 @@ mod tests {
 
         assert_eq!(sums, 20 * 500);
         assert!(operator.sessions.table.is_empty());
-        assert!(operator.next.len() < 3000, "{} slots are held for no key", operator.next.len());
+        assert!(operator.first.is_empty() && operator.many.is_empty());
+    }
+
+    /// Of one key in any order, with gaps to be closed, beside all sessions that a plain computation finds.
+    #[test]
+    fn many_sessions_of_one_key_are_those_of_its_sorted_rows() {
+        let mut operator = operator();
+        // Far apart, then between, so that some are joined by rows that come last.
+        let mut times: Vec<i64> = (0..4_000).map(|n| (n * 7_919 % 4_000) * 21 + n % 3).collect();
+        times.extend((0..500).flat_map(|n| [n * 84 + 15, n * 84 + 10]));
+        for part in times.chunks(97) {
+            let batch: Vec<(i64, &str, i64)> = part.iter().map(|time| (*time, "k", 1)).collect();
+            operator.process(rows(&batch), &mut Given::default()).unwrap();
+        }
+        let ended = advance(&mut operator, i64::MAX);
+
+        times.sort_unstable();
+        let mut expected: Vec<(i64, i64, i64)> = Vec::new();
+        for time in times {
+            match expected.last_mut().filter(|(_, end, _)| *end >= time) {
+                Some((_, end, rows)) => (*end, *rows) = (time + GAP, *rows + 1),
+                None => expected.push((time, time + GAP, 1)),
+            }
+        }
+        let mut expected: Vec<String> =
+            expected.iter().map(|(start, end, rows)| format!("k,{start},{end},{},{rows}", end - 1)).collect();
+        expected.sort();
+        let mut ended = ended;
+        ended.sort();
+        assert!(expected.len() > 100 && expected.len() < 4_000, "{}", expected.len());
+        assert_eq!(ended, expected);
+        assert!(operator.first.is_empty());
     }
 }

@@ -392,6 +392,14 @@ fn damaged_records_are_named_and_the_job_goes_on_once_they_are_whole() {
         assert!(output.status.success());
     }
     cut_each_way(&place, &state.join("job.pb"), "job.pb");
+    // Without the record of a checkpoint whose results are visible, rows would be written again.
+    let committed =
+        fs::read_dir(state.join("commits")).unwrap().map(|entry| entry.unwrap().file_name()).max().unwrap();
+    let (record, aside) = (state.join("epochs").join(&committed), state.join("record"));
+    fs::rename(&record, &aside).unwrap();
+    let name = format!("epochs/{}", committed.to_string_lossy());
+    refused(&place, 3, &[&name, "is missing", "put it back from a copy"]);
+    fs::rename(&aside, &record).unwrap();
 
     let output = place.run(&[]);
 

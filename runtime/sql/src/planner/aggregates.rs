@@ -374,6 +374,9 @@ fn aggregate_call(
         }
         _ => false,
     };
+    if params.distinct && params.args.iter().all(|argument| counts_rows(&argument)) {
+        return not_impl_err!("COUNT(DISTINCT *)");
+    }
     let Some(argument) = params.args.iter().find(|argument| !counts_rows(argument)) else {
         let (function, filter) = (function.into(), filter(condition, rows));
         return Ok(Aggregate { function, result_type, filter, ..Default::default() });

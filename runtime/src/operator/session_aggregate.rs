@@ -172,7 +172,7 @@ impl SessionAggregate {
         let Ok(mut found) = self.first.find_entry(hash_of(key), is_of_key) else { return };
         let entry = *found.get();
         if entry & MANY == 0 {
-            drop(found.remove());
+            found.remove();
             return;
         }
         let index = &mut many[(entry & !MANY) as usize];

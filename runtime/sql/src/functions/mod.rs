@@ -87,10 +87,22 @@ pub fn reference() -> String {
     lines.sort();
     format!(
         "# Functions\n\nNames, NULLs, types and rounding are Flink's. This page is made from the code (`make generate`).\n\n| function | \
-         call |\n|---|---|\n{}\n",
+         call |\n|---|---|\n{}\n{OPERATORS}",
         lines.join("\n")
     )
 }
+
+/// What is no function and has a meaning in expressions all the same.
+const OPERATORS: &str = "
+## Operators, conversions and types
+
+- `+`, `-`, `*`, `/`, `%`, and `||` for strings; `=`, `<>`, `<`, `<=`, `>`, `>=`; `AND`, `OR`, `NOT`.
+- `IS [NOT] NULL`, `IS [NOT] TRUE`, `IS [NOT] DISTINCT FROM`, `[NOT] BETWEEN`, `[NOT] IN (…)`, `[NOT] LIKE 'pattern'`.
+- `row.field`, `array[position]` from 1 on, `map[key]`.
+- A time `+` or `-` `INTERVAL 'n' unit`.
+- `CAST(value AS type)` fails on a text that is no value of the type, `TRY_CAST` makes NULL of it.
+- Types: BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), CHAR(n), VARCHAR(n), STRING, BYTES, DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ROW<…>, ARRAY<…>, MAP<…>.
+";
 
 fn listed(function: &Scalar) -> String {
     let names: Vec<String> = function.names.iter().map(|name| format!("`{}`", name.to_uppercase())).collect();

@@ -342,7 +342,7 @@ fn mistakes_are_shown_where_they_are() {
         ),
         (
             "SELECT EXTRACT(MILLENNIUM FROM `dateTime`) FROM bid",
-            "1:8+7 EXTRACT of this unit is not supported yet",
+            "1:16+10 EXTRACT of MILLENNIUM is not supported yet",
             Some("the units are YEAR, QUARTER, MONTH, WEEK, DAY, DOW, DOY, HOUR, MINUTE and SECOND"),
         ),
         (

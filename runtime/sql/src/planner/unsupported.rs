@@ -177,16 +177,11 @@ impl Found<'_> {
 
     fn expressions(&mut self, select: &Select) {
         let mut refused: Vec<(&str, &str, Span, &[&str])> = Vec::new();
+        let mut units = Vec::new();
         let _ = visit_expressions(select, |expression| {
             match expression {
                 Expr::Function(function) => function_parts(function, expression.span(), &mut refused),
-                Expr::Extract { field, .. } if extracted(field).is_none() => refused.push((
-                    "EXTRACT of this unit",
-                    "the units are YEAR, QUARTER, MONTH, WEEK, DAY, DOW, DOY, HOUR, MINUTE and SECOND",
-                    // The expression's own place is that of what it is taken from.
-                    Span::empty(),
-                    &["EXTRACT"],
-                )),
+                Expr::Extract { field, .. } if extracted(field).is_none() => units.push(field.to_string()),
                 Expr::SimilarTo { .. } => refused.push((
                     "SIMILAR TO",
                     "use REGEXP(value, 'pattern') with a Java regular expression",
@@ -232,6 +227,11 @@ impl Found<'_> {
             }
             std::ops::ControlFlow::<()>::Continue(())
         });
+        for unit in units {
+            let hint = "the units are YEAR, QUARTER, MONTH, WEEK, DAY, DOW, DOY, HOUR, MINUTE and SECOND";
+            // The expression's own place is that of what it is taken from.
+            self.refuse(&format!("EXTRACT of {unit}"), hint, Span::empty(), &[&unit]);
+        }
         for (what, hint, span, keywords) in refused {
             self.refuse(what, hint, span, keywords);
         }

@@ -164,7 +164,10 @@ impl Snapshots {
             let Some(sink) = snapshot.sink.take() else { continue };
             self.preparing.push_back((epoch, (sink.operator, snapshot.subtask), sink));
         }
-        let ready = self.prepare().await;
+        if let Err(error) = self.prepare().await {
+            self.is_broken = true;
+            return Err(error);
+        }
         let is_full = |snapshot: &TaskSnapshot| {
             snapshot.operators.iter().all(|(_, state)| state.tables.iter().all(|table| table.is_full))
         };
@@ -172,7 +175,6 @@ impl Snapshots {
             return IncompleteSnafu.fail();
         }
         self.is_broken = true;
-        ready?;
         let key = paths::segment(epoch, self.generation, self.worker, 0);
         let mut writer = SegmentWriter::new();
         let mut operators = Vec::new();
@@ -383,6 +385,25 @@ mod tests {
         let complete = snapshots.upload(epoch, complete).await.unwrap();
         let state = complete.subtasks.iter().find(|state| !state.committables.is_empty()).unwrap();
         assert_eq!((state.committables.as_slice(), state.rows), (&[vec![1], vec![2], vec![3]][..], 3));
+    }
+
+    #[tokio::test]
+    async fn an_error_of_a_sink_is_told_whatever_failed_before() {
+        let states = [((1, 0), SubtaskState { end_group: 16, ..Default::default() })];
+        let groups = MaxParallelism::new(16).unwrap();
+        let (store, safeguards) = (Arc::new(Moody::default()), Safeguards::default());
+        store.fails.store(true, Ordering::Relaxed);
+        let mut snapshots =
+            Snapshots::new(store, Generation(1), WorkerId(1), groups, 1, safeguards, states.into());
+        snapshots.is_broken = true;
+        let mut failing = snapshot(1, false);
+        let error = SinkError::Data { message: "refused".to_owned() };
+        failing.sink.as_mut().unwrap().prepared = async move { Err(error) }.boxed();
+        let (epoch, complete) = snapshots.add(failing).unwrap().unwrap();
+
+        let ended = snapshots.upload(epoch, complete).await;
+
+        assert!(matches!(ended, Err(SnapshotError::Sink { .. })), "{ended:?}");
     }
 
     #[tokio::test]

@@ -5,6 +5,8 @@
 mod compare;
 mod events;
 mod jobs;
+#[cfg(test)]
+mod layering;
 mod outside;
 mod store;
 

@@ -5,7 +5,7 @@ use snafu::{OptionExt, ResultExt, whatever};
 
 use super::{FAST, Jobs, SECONDS, SLOW, bucket_folder};
 use crate::SYSTEM;
-use crate::outside::{Outcome, kubectl, wait};
+use crate::outside::{Outcome, apply, kubectl, wait};
 
 impl Jobs<'_> {
     /// From suspended to finished, through every kind of edit.
@@ -26,6 +26,7 @@ impl Jobs<'_> {
         self.phase("life", "Running")?;
         self.checkpoint("life", 2)?;
         self.pods_have_no_rights("life")?;
+        self.webhooks_reach_pods("life-coordinator")?;
 
         // The bucket is away: a last checkpoint cannot be taken, which is said, and the job runs on until it can.
         std::fs::rename(&bucket, &aside).whatever_context("failed to take the bucket away")?;
@@ -143,6 +144,52 @@ impl Jobs<'_> {
         let deployment = ["deployment/millrace-operator", "-n", SYSTEM];
         kubectl(&[&["set", "env"], &deployment[..], settings].concat())?;
         kubectl(&[&["rollout", "status", "--timeout=60s"], &deployment[..]].concat()).map(|_| ())
+    }
+
+    /// The API server calls pods, and refuses what a webhook has not allowed. A job's port without TLS is a webhook that never does.
+    fn webhooks_reach_pods(&self, service: &str) -> Outcome<()> {
+        let label = "millrace.dev/e2e-webhook";
+        let webhook = serde_json::json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": self.namespace},
+            "webhooks": [{
+                "name": "closed.millrace.dev",
+                "admissionReviewVersions": ["v1"],
+                "sideEffects": "None",
+                "failurePolicy": "Fail",
+                "timeoutSeconds": 5,
+                "clientConfig": {"service": {"namespace": self.namespace, "name": service, "port": 6123}},
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": self.namespace}},
+                "objectSelector": {"matchExpressions": [{"key": label, "operator": "Exists"}]},
+                "rules": [{
+                    "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"], "operations": ["CREATE"],
+                }],
+            }],
+        });
+        let object = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "webhook", "namespace": self.namespace, "labels": {label: "true"}},
+        });
+        apply(self.folder, "webhook.json", &webhook.to_string())?;
+        // The API server learns of a webhook a moment after it was made.
+        let refused = wait("a webhook's pod is called", SECONDS, || {
+            match apply(self.folder, "webhook-object.json", &object.to_string()) {
+                Err(error) => Ok(Some(error.to_string())),
+                Ok(()) => {
+                    kubectl(&["delete", "configmap/webhook", "-n", self.namespace])?;
+                    Ok(None)
+                }
+            }
+        });
+        kubectl(&["delete", "validatingwebhookconfiguration", self.namespace])?;
+        let refused = refused?;
+        if !refused.contains("failed calling webhook") || !refused.contains("HTTP response to HTTPS client") {
+            whatever!("a webhook's pod was not reached: {refused}");
+        }
+        (self.say)("life: a webhook in a pod is called, and without its consent nothing is made");
+        Ok(())
     }
 
     /// A job runs code of its users: its pods can ask nothing of the API server, and have nothing to ask with.

@@ -51,6 +51,30 @@ impl Jobs<'_> {
     /// # Errors
     /// What was not as it should be.
     pub fn all(&self) -> Outcome<()> {
+        let passed = self.cases();
+        if passed.is_err() {
+            self.keep_objects();
+        }
+        passed
+    }
+
+    /// Copies what jobs have written of state beside the logs, for whoever has to find out.
+    fn keep_objects(&self) {
+        let copy = |folder: PathBuf| {
+            let to = self.folder.join("objects");
+            std::fs::create_dir_all(&to).whatever_context("failed to make a folder")?;
+            run("cp", &["-a", &folder.display().to_string(), &to.display().to_string()])
+        };
+        let bucket = bucket_folder().map(|bucket| bucket.join(format!("{}/state", self.namespace)));
+        let of_life = bucket_folder().map(|bucket| bucket.with_file_name(format!("{}-life", self.namespace)));
+        for copied in [bucket.and_then(copy), of_life.and_then(copy)] {
+            if let Err(error) = copied {
+                eprintln!("failed to keep the jobs' objects: {error}");
+            }
+        }
+    }
+
+    fn cases(&self) -> Outcome<()> {
         self.secret("s3", None)?;
         // The kubelet takes a minute or more to write a changed Secret; other cases go on meanwhile.
         self.missing_secret()?;

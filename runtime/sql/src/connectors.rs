@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::planner::closest;
+use crate::similar::closest;
 
 /// What is done with a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

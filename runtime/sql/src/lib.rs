@@ -11,8 +11,10 @@ pub mod diagnostic;
 pub mod dialect;
 pub mod evaluate;
 pub mod functions;
+pub mod nexmark;
 pub mod plan;
 pub mod planner;
+mod similar;
 
 pub use diagnostic::Diagnostic;
 pub use planner::{ShownQuery, compile, compile_query};

@@ -31,10 +31,10 @@ pub enum CheckpointError {
     #[snafu(display("{message}"))]
     Refused { message: String },
     #[snafu(display(
-        "the object '{key}' in '{location}' is malformed or cut short; put it back from a copy of the bucket, and the job goes on. Without \
-         it the job cannot know what it has written already; to begin anew choose another checkpoint.location"
+        "the object '{key}' in '{location}' is malformed or cut short: {damage}. Put it back from a copy of the bucket, and the job goes \
+         on. Without it the job cannot know what it has written already; to begin anew choose another checkpoint.location"
     ))]
-    Malformed { key: String, location: String },
+    Malformed { key: String, location: String, damage: String },
     #[snafu(display(
         "the object '{key}' in '{location}' is missing, and a checkpoint refers to it; put it back from a copy of the bucket, and the job \
          goes on. To begin anew choose another checkpoint.location"
@@ -301,7 +301,12 @@ impl Checkpoints {
         if create_or_own(self.store.as_ref(), key, bytes).await? {
             return Ok(());
         }
-        MalformedSnafu { key, location: self.store.location() }.fail()
+        MalformedSnafu {
+            key,
+            location: self.store.location(),
+            damage: "something else was there before it was written",
+        }
+        .fail()
     }
 
     /// A manifest of this generation, to be filled.
@@ -471,7 +476,10 @@ async fn read_manifest(store: &dyn Store, epoch: Epoch, key: &str) -> Result<Man
     }
     match manifest.epoch == epoch.0 {
         true => Ok(manifest),
-        false => MalformedSnafu { key, location: store.location() }.fail(),
+        false => {
+            let damage = format!("it is the manifest of epoch {}", manifest.epoch);
+            MalformedSnafu { key, location: store.location(), damage }.fail()
+        }
     }
 }
 
@@ -481,7 +489,10 @@ async fn read<T: Message + Default>(store: &dyn Store, key: &str) -> Result<T, C
 }
 
 fn decode<T: Message + Default>(store: &dyn Store, key: &str, bytes: &[u8]) -> Result<T, CheckpointError> {
-    records::decode(bytes).context(MalformedSnafu { key, location: store.location() })
+    records::decode(bytes).map_err(|damage| {
+        let (key, location) = (key.to_owned(), store.location());
+        CheckpointError::Malformed { key, location, damage: damage.to_string() }
+    })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 use millrace_sql::plan::Plan;
 use prost::Message;
+use snafu::{OptionExt, Snafu, ensure};
 
 /// Version of these forms. Version 3 has removed keys in segments, and more operators in plans.
 pub const FORMAT_VERSION: u32 = 3;
@@ -26,14 +27,38 @@ pub fn encode(message: &impl Message) -> Vec<u8> {
     bytes
 }
 
-/// What an object says; `None` if it is cut short, changed, or something else.
-pub fn decode<T: Message + Default>(bytes: &[u8]) -> Option<T> {
-    let rest = bytes.strip_prefix(MAGIC)?;
-    let (length, rest) = rest.split_first_chunk::<4>()?;
-    let (checksum, body) = rest.split_first_chunk::<4>()?;
-    let is_whole = body.len() == u32::from_le_bytes(*length) as usize
-        && crc32c::crc32c(body) == u32::from_le_bytes(*checksum);
-    is_whole.then(|| T::decode(body).ok())?
+/// Why an object cannot be read, with what tells a short object from a changed one.
+#[derive(Debug, Clone, PartialEq, Eq, Snafu)]
+pub enum Damage {
+    #[snafu(display("it is empty"))]
+    Empty,
+    #[snafu(display("it is cut short: {length} bytes of {expected}"))]
+    Short { length: usize, expected: usize },
+    #[snafu(display("it has {length} bytes, and {expected} were written"))]
+    Long { length: usize, expected: usize },
+    #[snafu(display("its {length} bytes do not start as an object of Millrace does"))]
+    Foreign { length: usize },
+    #[snafu(display("the checksum of its {length} bytes is wrong"))]
+    Checksum { length: usize },
+    #[snafu(display("its {length} bytes are whole, and say something else than expected there"))]
+    Other { length: usize },
+}
+
+/// What an object says, or what is wrong with it.
+pub fn decode<T: Message + Default>(bytes: &[u8]) -> Result<T, Damage> {
+    let length = bytes.len();
+    ensure!(length > 0, EmptySnafu);
+    let start = length.min(MAGIC.len());
+    ensure!(bytes[..start] == MAGIC[..start], ForeignSnafu { length });
+    let short = ShortSnafu { length, expected: HEADER_BYTES };
+    let (expected, rest) = bytes[start..].split_first_chunk::<4>().context(short)?;
+    let (checksum, body) = rest.split_first_chunk::<4>().context(short)?;
+    // A length that was changed itself is told as one that does not fit.
+    let expected = (u32::from_le_bytes(*expected) as usize).saturating_add(HEADER_BYTES);
+    ensure!(length >= expected, ShortSnafu { length, expected });
+    ensure!(length <= expected, LongSnafu { length, expected });
+    ensure!(crc32c::crc32c(body) == u32::from_le_bytes(*checksum), ChecksumSnafu { length });
+    T::decode(body).ok().context(OtherSnafu { length })
 }
 
 /// `job.pb`.
@@ -213,14 +238,39 @@ mod tests {
     fn any_flipped_or_missing_byte_of_an_object_is_found() {
         let record = EpochRecord { generation: 3, manifest: "manifests/7-3".to_owned(), nonce: 9 };
         let bytes = encode(&record);
-        assert_eq!(decode::<EpochRecord>(&bytes), Some(record));
+        assert_eq!(decode::<EpochRecord>(&bytes), Ok(record));
 
         for position in 0..bytes.len() {
             let mut broken = bytes.clone();
             broken[position] ^= 0x40;
-            assert_eq!(decode::<EpochRecord>(&broken), None, "byte {position} flipped");
-            assert_eq!(decode::<EpochRecord>(&bytes[..position]), None, "cut at {position}");
+            assert!(decode::<EpochRecord>(&broken).is_err(), "byte {position} flipped");
+            assert!(decode::<EpochRecord>(&bytes[..position]).is_err(), "cut at {position}");
         }
-        assert_eq!(decode::<EpochRecord>(&[bytes, vec![0]].concat()), None, "a byte too much");
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_object_is_told() {
+        let bytes = encode(&EpochRecord { generation: 3, manifest: "manifests/7-3".to_owned(), nonce: 9 });
+        let length = bytes.len();
+        let mut changed = bytes.clone();
+        changed[length - 1] ^= 1;
+        let body = b"\xff\xff";
+        let other = [&MAGIC[..], &2_u32.to_le_bytes(), &crc32c::crc32c(body).to_le_bytes(), body].concat();
+        let cases = [
+            (vec![], Damage::Empty),
+            (bytes[..length - 1].to_vec(), Damage::Short { length: length - 1, expected: length }),
+            (
+                bytes[..HEADER_BYTES - 1].to_vec(),
+                Damage::Short { length: HEADER_BYTES - 1, expected: HEADER_BYTES },
+            ),
+            (bytes[..3].to_vec(), Damage::Short { length: 3, expected: HEADER_BYTES }),
+            ([&bytes[..], &[0]].concat(), Damage::Long { length: length + 1, expected: length }),
+            (b"<Error><Code>".to_vec(), Damage::Foreign { length: 13 }),
+            (changed, Damage::Checksum { length }),
+            (other, Damage::Other { length: HEADER_BYTES + 2 }),
+        ];
+        for (bytes, damage) in cases {
+            assert_eq!(decode::<EpochRecord>(&bytes), Err(damage));
+        }
     }
 }

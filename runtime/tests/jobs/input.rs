@@ -418,9 +418,15 @@ fn damaged_records_are_named_and_the_job_goes_on_once_they_are_whole() {
 /// Cuts an object to nothing, to its half and by a byte: it is named each time. Then it is whole again.
 fn cut_each_way(place: &Place, object: &Path, name: &str) {
     let whole = fs::read(object).unwrap();
-    for length in [0, whole.len() / 2, whole.len() - 1] {
+    let (all, half, most) = (whole.len(), whole.len() / 2, whole.len() - 1);
+    let ways = [
+        (0, "it is empty".to_owned()),
+        (half, format!("it is cut short: {half} bytes of ")),
+        (most, format!("it is cut short: {most} bytes of {all}")),
+    ];
+    for (length, said) in ways {
         fs::write(object, &whole[..length]).unwrap();
-        refused(place, 3, &[name, "malformed or cut short", "put it back from a copy"]);
+        refused(place, 3, &[name, "malformed or cut short", &said, "Put it back from a copy"]);
     }
     fs::write(object, &whole).unwrap();
 }

@@ -41,6 +41,27 @@ impl CastTo {
         convert(&constant.to_array()?, &self.to, self.is_try).map(drop)
     }
 
+    /// What to write instead of a conversion that there is none of; `None` if there is one.
+    pub fn cure(from: &DataType, to: &DataType) -> Option<&'static str> {
+        use DataType::{Boolean, Date32, Time32, Time64, Timestamp};
+        let is_number = |kind: &DataType| kind.is_numeric() || *kind == Boolean;
+        let is_time = |kind: &DataType| matches!(kind, Timestamp(..) | Date32 | Time32(_) | Time64(_));
+        match (from, to) {
+            (from, Timestamp(..)) if is_number(from) => Some(
+                "TO_TIMESTAMP_LTZ(…, 3) makes a time of milliseconds since 1970, and TO_TIMESTAMP_LTZ(…, 0) of seconds",
+            ),
+            (Timestamp(..), to) if is_number(to) => Some(
+                "UNIX_TIMESTAMP(CAST(… AS STRING)) gives the seconds since 1970, and EXTRACT(HOUR FROM …) a part",
+            ),
+            (from, to) if is_number(from) && is_time(to) => Some("make it of a text: CAST('…' AS DATE)"),
+            (from, to) if is_time(from) && is_number(to) => Some("EXTRACT(DAY FROM …) gives a part of it"),
+            (Date32, Time32(_) | Time64(_)) | (Time32(_) | Time64(_), Date32) => {
+                Some("a TIMESTAMP has both a date and a time of day")
+            }
+            _ => None,
+        }
+    }
+
     /// True if the kernels do something else than Flink.
     pub fn is_needed(from: &DataType, to: &DataType) -> bool {
         use DataType::{Boolean, Decimal128, Float32, Float64, List, Map, Null, Struct, Utf8};

@@ -9,6 +9,7 @@ use datafusion_expr::Operator;
 
 use super::numbers::expand;
 use super::scalar::{Argument, Scalar};
+use crate::plan::function;
 
 /// Digits that a decimal can have.
 const DIGITS_MAX: u8 = 38;
@@ -19,48 +20,37 @@ const SCALE_KEPT: u8 = 6;
 /// What is said of a division by zero.
 pub const DIVISION_BY_ZERO: &str = "division by zero; NULLIF(divisor, 0) makes the result NULL";
 
-/// The name of division in plans. It is no identifier, so that only the operator gives it.
-pub const DIVIDE: &str = "decimal/";
-
-/// The names of sums, differences and products whose digits may be more than a decimal has.
-pub const PLUS: &str = "decimal+";
-pub const MINUS: &str = "decimal-";
-pub const TIMES: &str = "decimal*";
-
-/// The name of a comparison of decimals whose common type would have more digits than there can be: -1, 0 or 1.
-pub const COMPARE: &str = "decimal<>";
-
 pub const FUNCTIONS: &[Scalar] = &[
     Scalar {
-        names: &[COMPARE],
+        names: &[function::DECIMAL_COMPARE],
         usage: "decimal < decimal",
         accepts: two_decimals,
         returns: |_| DataType::Int8,
         call: compare,
     },
     Scalar {
-        names: &[DIVIDE],
+        names: &[function::DECIMAL_DIVIDE],
         usage: "decimal / decimal",
         accepts: two_decimals,
         returns: |given| quotient(&given[0], &given[1]),
         call: divide,
     },
     Scalar {
-        names: &[PLUS],
+        names: &[function::DECIMAL_PLUS],
         usage: "decimal + decimal",
         accepts: two_decimals,
         returns: |given| sum(&given[0], &given[1]).0,
         call: |arguments, rows| compute(arguments, rows, sum, |left, right| left.checked_add(right)),
     },
     Scalar {
-        names: &[MINUS],
+        names: &[function::DECIMAL_MINUS],
         usage: "decimal - decimal",
         accepts: two_decimals,
         returns: |given| sum(&given[0], &given[1]).0,
         call: |arguments, rows| compute(arguments, rows, sum, |left, right| left.checked_sub(right)),
     },
     Scalar {
-        names: &[TIMES],
+        names: &[function::DECIMAL_TIMES],
         usage: "decimal * decimal",
         accepts: two_decimals,
         returns: |given| product(&given[0], &given[1]).0,
@@ -84,11 +74,11 @@ pub fn careful(operator: Operator, left: &DataType, right: &DataType) -> Option<
     let (p1, s1, p2, s2) = (i32::from(*p1), i32::from(*s1), i32::from(*p2), i32::from(*s2));
     let of_sum = (p1 - s1).max(p2 - s2) + s1.max(s2) + 1;
     let (name, digits) = match operator {
-        Operator::Plus => (PLUS, of_sum),
-        Operator::Minus => (MINUS, of_sum),
-        Operator::Multiply => (TIMES, p1 + p2 + 1),
+        Operator::Plus => (function::DECIMAL_PLUS, of_sum),
+        Operator::Minus => (function::DECIMAL_MINUS, of_sum),
+        Operator::Multiply => (function::DECIMAL_TIMES, p1 + p2 + 1),
         Operator::Eq | Operator::NotEq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq => {
-            (COMPARE, of_sum - 1)
+            (function::DECIMAL_COMPARE, of_sum - 1)
         }
         _ => return None,
     };

@@ -72,7 +72,7 @@ pub fn reference() -> String {
     // These do other functions' work, and are not called by name.
     let is_inner = |function: &&Scalar| {
         function.names[0].starts_with("decimal")
-            || ["floor_to", "ceil_to", nested::ELEMENT].contains(&function.names[0])
+            || ["floor_to", "ceil_to", crate::plan::function::ELEMENT].contains(&function.names[0])
     };
     let functions = tables().into_iter().flatten().filter(|function| !is_inner(function));
     let mut lines: Vec<String> = functions.map(listed).collect();

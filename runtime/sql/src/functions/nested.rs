@@ -15,14 +15,7 @@ use datafusion_expr::type_coercion::binary::type_union_resolution;
 use super::numbers::expand;
 use super::scalar::{Argument, Scalar};
 use crate::plan;
-
-/// The name of `array[position]` and `map[key]` in plans. It is no identifier, so that only the brackets give it.
-pub const ELEMENT: &str = "[]";
-
-/// The names of the constructors in plans.
-pub const ARRAY: &str = "array";
-pub const MAP: &str = "map";
-pub const ROW: &str = "row";
+use crate::plan::function::{ARRAY, ELEMENT, MAP, ROW};
 
 pub const FUNCTIONS: &[Scalar] = &[
     Scalar {

@@ -132,6 +132,20 @@ pub mod function {
     pub const DIVIDE: &str = "/";
     pub const MODULO: &str = "%";
     pub const CONCAT: &str = "||";
+    /// Division of decimals. It is no identifier, as those below, so that only the operator gives it.
+    pub const DECIMAL_DIVIDE: &str = "decimal/";
+    /// Sums, differences and products whose digits may be more than a decimal has.
+    pub const DECIMAL_PLUS: &str = "decimal+";
+    pub const DECIMAL_MINUS: &str = "decimal-";
+    pub const DECIMAL_TIMES: &str = "decimal*";
+    /// A comparison of decimals whose common type would have more digits than there can be: -1, 0 or 1.
+    pub const DECIMAL_COMPARE: &str = "decimal<>";
+    /// `array[position]` and `map[key]`.
+    pub const ELEMENT: &str = "[]";
+    /// Constructors.
+    pub const ARRAY: &str = "array";
+    pub const MAP: &str = "map";
+    pub const ROW: &str = "row";
 }
 
 impl Expr {

@@ -2,7 +2,6 @@
 
 use super::expr::function;
 use super::{Aggregate, AggregateFunction, Expr, Literal, Node, TypeKind, Value, Window};
-use crate::functions::{decimals, nested};
 
 /// An expression as SQL over columns of these names.
 pub fn expression(expression: &Expr, names: &[String]) -> String {
@@ -57,10 +56,16 @@ fn call_text(name: &str, arguments: &[String]) -> String {
         (function::LIKE, [a, b]) => format!("{a} LIKE {b}"),
         (function::NOT_LIKE, [a, b]) => format!("{a} NOT LIKE {b}"),
         (function::AND | function::OR, [a, b]) => format!("({a} {} {b})", name.to_uppercase()),
-        (nested::ELEMENT, [a, b]) => format!("{a}[{b}]"),
-        (nested::ARRAY | nested::MAP, parts) => format!("{}[{}]", name.to_uppercase(), parts.join(", ")),
-        (decimals::COMPARE, [a, b]) => format!("COMPARE({a}, {b})"),
-        (decimals::DIVIDE | decimals::PLUS | decimals::MINUS | decimals::TIMES, [a, b]) => {
+        (function::ELEMENT, [a, b]) => format!("{a}[{b}]"),
+        (function::ARRAY | function::MAP, parts) => format!("{}[{}]", name.to_uppercase(), parts.join(", ")),
+        (function::DECIMAL_COMPARE, [a, b]) => format!("COMPARE({a}, {b})"),
+        (
+            function::DECIMAL_DIVIDE
+            | function::DECIMAL_PLUS
+            | function::DECIMAL_MINUS
+            | function::DECIMAL_TIMES,
+            [a, b],
+        ) => {
             format!("({a} {} {b})", name.trim_start_matches("decimal"))
         }
         (operator, [a, b]) if !operator.starts_with(char::is_alphabetic) => format!("({a} {operator} {b})"),

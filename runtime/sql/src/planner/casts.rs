@@ -1,16 +1,18 @@
 //! Puts Flink's CAST in the place of the planner's own, also of those that the planner has added by itself.
 
 use arrow::datatypes::{DataType, TimeUnit};
-use datafusion_common::Result;
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::{DataFusionError, Diagnostic, Result};
 use datafusion_expr::expr::{Cast, TryCast};
 use datafusion_expr::expr_rewriter::NamePreserver;
 use datafusion_expr::utils::merge_schema;
 use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, ScalarUDF};
 use datafusion_optimizer::AnalyzerRule;
 
+use super::mistakes::HINT;
 use crate::functions::CastTo;
+use crate::plan;
 
 /// Comes after the types of all expressions are known.
 #[derive(Debug)]
@@ -41,9 +43,13 @@ fn in_node(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
                 _ => return Ok(Transformed::no(inner)),
             };
             // The planner's TIME has nanoseconds, Flink's has milliseconds at most.
+            let from = value.get_type(&schema)?;
+            if let Some(cure) = CastTo::cure(&from, to) {
+                return Err(refused(value, &from, to, cure));
+            }
             let is_time = *to == DataType::Time64(TimeUnit::Nanosecond);
             let to = if is_time { &DataType::Time32(TimeUnit::Millisecond) } else { to };
-            if !is_time && !CastTo::is_needed(&value.get_type(&schema)?, to) {
+            if !is_time && !CastTo::is_needed(&from, to) {
                 return Ok(Transformed::no(inner));
             }
             let function = ScalarUDF::from(CastTo::new(to.clone(), is_try));
@@ -52,4 +58,14 @@ fn in_node(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         Ok(changed.update_data(|changed| name.restore(changed)))
     })?;
     changed.map_data(LogicalPlan::recompute_schema)
+}
+
+/// A conversion that there is none of, at the first column that it is of.
+fn refused(value: &Expr, from: &DataType, to: &DataType, cure: &str) -> DataFusionError {
+    let name =
+        |data_type| plan::DataType::from_arrow(data_type).map(|name| name.to_string()).unwrap_or_default();
+    let message = format!("a value of the type {} cannot be CAST to {}", name(from), name(to));
+    let place = value.column_refs().into_iter().filter_map(|column| column.spans.first()).min();
+    let error = DataFusionError::Plan(format!("{message}{HINT}{cure}"));
+    error.with_diagnostic(Diagnostic::new_error(message, place))
 }

@@ -119,7 +119,7 @@ impl ContextProvider for Catalog {
             None => {
                 let names = self.names();
                 let name = name.table();
-                match super::mistakes::closest(name, &names) {
+                match crate::similar::closest(name, &names) {
                     Some(similar) => {
                         plan_err!("there is no table or view '{name}'; did you mean `{similar}`?")
                     }

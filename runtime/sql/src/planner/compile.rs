@@ -1,37 +1,31 @@
 //! From a text to a plan: statements in order, every mistake collected.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
-use datafusion_common::config::ConfigOptions;
-use datafusion_common::{DFSchema, DataFusionError};
+use datafusion_common::DFSchema;
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
-use datafusion_optimizer::analyzer::Analyzer;
-use datafusion_optimizer::simplify_expressions::SimplifyExpressions;
-use datafusion_optimizer::{Optimizer, OptimizerContext};
 use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use sqlparser::ast;
 use sqlparser::dialect::GenericDialect;
-use sqlparser::keywords::Keyword;
 use sqlparser::parser::Parser;
-use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
+use sqlparser::tokenizer::{Span, TokenWithSpan};
 
-use super::casts::FlinkCasts;
+use super::alignment;
+use super::analysis::{analyse, plan_column};
 use super::catalog::{Catalog, DeclaredTable, EventTime};
-use super::decimal_arithmetic::DecimalArithmetic;
+use super::declarations;
 use super::group_windows;
-use super::mistakes::{closest, find_name, from_parser, from_planner};
-use super::special_forms::{self, DEPTH_MAX, UNNAMED};
+use super::mistakes::{Compiled, at, find_name, from_parser, from_planner, placed};
+use super::special_forms::{self, DEPTH_MAX};
 use super::streams::StreamBuilder;
 use super::unsupported;
-use super::window_node::WindowNode;
-use crate::connectors::{self, Role};
+use super::window_node::{WINDOW_COLUMNS, WindowNode};
+use crate::connectors::{self};
 use crate::diagnostic::Diagnostic;
 use crate::dialect::{self, ColumnKind, CreateTable, CreateView, Insert, Name, Query, Statement, WindowCall};
 use crate::plan::{self, DataType, Plan, Schema, Table, TypeKind};
 use crate::planner::expressions;
-
-type Compiled<T> = Result<T, Vec<Diagnostic>>;
+use crate::similar::closest;
 
 /// Compiles the SQL of a job.
 ///
@@ -114,7 +108,7 @@ fn compile_here(sql: &str) -> Compiled<Plan> {
     }
     let plan = compiler.plan.finish();
     mistakes.extend(too_deep(&plan));
-    mistakes.extend(wrong_options(&statements));
+    mistakes.extend(declarations::check(&statements));
     mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     if mistakes.is_empty() { Ok(plan) } else { Err(mistakes) }
 }
@@ -148,7 +142,7 @@ fn compile_query_here(sql: &str) -> Compiled<ShownQuery> {
     let shown = compiler.shown(last).map_err(|found| mistakes.extend(found));
     let plan = compiler.plan.finish();
     mistakes.extend(too_deep(&plan));
-    mistakes.extend(wrong_options(&statements));
+    mistakes.extend(declarations::check(&statements));
     mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     match shown {
         Ok(changes) if mistakes.is_empty() => Ok(ShownQuery { plan, changes }),
@@ -162,66 +156,6 @@ fn first_span(query: &Query) -> Span {
 
 /// The name of the sink of a query that is shown.
 const RESULT: &str = "result";
-
-/// What is done with a table, as the texts of the statements say it: they may have mistakes of their own.
-fn roles_of(name: &str, statements: &[Statement]) -> Vec<Option<Role>> {
-    let mut roles = Vec::new();
-    for statement in statements {
-        let query = match statement {
-            Statement::CreateTable(_) => continue,
-            Statement::CreateView(view) => &view.query,
-            Statement::Select(query) => query,
-            Statement::Insert(insert) => {
-                if insert.table.text == name {
-                    roles.push(Some(Role::Sink));
-                }
-                &insert.query
-            }
-        };
-        if reads(query, name) {
-            roles.push(Some(Role::Source));
-        }
-    }
-    roles.sort_unstable();
-    roles.dedup();
-    if roles.is_empty() {
-        roles.push(None);
-    }
-    roles
-}
-
-/// True if a name follows FROM, or is what a window is made over.
-fn reads(query: &Query, name: &str) -> bool {
-    let words = query.tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
-    let pairs = words.clone().zip(words.skip(1));
-    let follows_from = |(first, second): (&TokenWithSpan, &TokenWithSpan)| {
-        let is_from = matches!(&first.token, Token::Word(word) if word.keyword == Keyword::FROM);
-        is_from && matches!(&second.token, Token::Word(word) if word.value == name)
-    };
-    query.windows.iter().any(|window| window.table.text == name) || pairs.into_iter().any(follows_from)
-}
-
-/// Mistakes in the options of all tables, judged by what is done with each.
-fn wrong_options(statements: &[Statement]) -> Vec<Diagnostic> {
-    let mut mistakes = Vec::new();
-    for statement in statements {
-        let Statement::CreateTable(declaration) = statement else { continue };
-        let name = &declaration.name;
-        let roles = roles_of(&name.text, statements);
-        let found = roles.into_iter().flat_map(|role| connectors::check(&declaration.options, role));
-        let key = connectors::check_key(&declaration.options, !declaration.primary_key.is_empty());
-        for mistake in found.chain(key) {
-            let span = mistake.key.as_ref().and_then(|key| declaration.option_spans.get(key));
-            let message = format!("table '{}': {}", name.text, mistake.message);
-            let mut diagnostic = at(*span.unwrap_or(&name.span), message);
-            diagnostic.hint = mistake.hint;
-            if !mistakes.contains(&diagnostic) {
-                mistakes.push(diagnostic);
-            }
-        }
-    }
-    mistakes
-}
 
 struct Compiler {
     catalog: Catalog,
@@ -311,7 +245,8 @@ impl Compiler {
 
     /// Physical columns, with computed ones in the places where they were declared.
     fn table_plan(&self, declaration: &CreateTable, table: &Table) -> Compiled<LogicalPlan> {
-        let scan = Catalog::physical_scan(table).map_err(|error| vec![nowhere(&error)])?;
+        let scan =
+            Catalog::physical_scan(table).map_err(|error| vec![placed(&error, declaration.name.span)])?;
         let mut columns = Vec::new();
         for column in &declaration.columns {
             let name = &column.name.text;
@@ -391,8 +326,7 @@ impl Compiler {
     }
 
     fn connect(&mut self, insert: &Insert, sink: &DeclaredTable, query: LogicalPlan) -> Compiled<bool> {
-        let targets = sink_columns(insert, sink)?;
-        let aligned = align(insert, sink, &targets, query)?;
+        let aligned = alignment::to_sink(insert, sink, query)?;
         self.plan.insert(&self.catalog, sink, aligned).map_err(|(error, place)| {
             let mut mistake = from_planner(&error, &insert.query.tokens);
             let place = place.and_then(|name| {
@@ -471,9 +405,10 @@ impl Compiler {
     fn add_window(&mut self, call: &WindowCall, part: Option<LogicalPlan>) -> Compiled<()> {
         let planned = match part {
             Some(part) => part,
-            None if self.catalog.has(&call.table.text) => {
-                self.catalog.plan_of(&call.table.text).map_err(|error| vec![nowhere(&error)])?
-            }
+            None if self.catalog.has(&call.table.text) => self
+                .catalog
+                .plan_of(&call.table.text)
+                .map_err(|error| vec![placed(&error, call.table.span)])?,
             None => return Err(vec![self.unknown_table(&call.table, "a window needs a table or view")]),
         };
         let position = |name: &Name| {
@@ -490,8 +425,17 @@ impl Compiler {
         };
         let time = position(&call.time_column)?;
         let partition = call.partition.iter().map(position).collect::<Compiled<Vec<_>>>()?;
-        let windowed =
-            WindowNode::plan(planned, call, time, partition).map_err(|error| vec![nowhere(&error)])?;
+        if let Some(taken) =
+            WINDOW_COLUMNS.iter().find(|name| planned.schema().has_column_with_unqualified_name(name))
+        {
+            let message =
+                format!("'{}' has a column '{taken}' already, which the window adds", call.table.text);
+            return Err(vec![
+                at(call.table.span, message).hint("make the window over a view in which it has another name"),
+            ]);
+        }
+        let windowed = WindowNode::plan(planned, call, time, partition)
+            .map_err(|error| vec![placed(&error, call.table.span)])?;
         self.catalog.add_view(call.placeholder.clone(), windowed);
         Ok(())
     }
@@ -545,16 +489,6 @@ fn parse_query(query: &Query) -> Compiled<Box<ast::Query>> {
     Ok(parsed)
 }
 
-/// Resolves types, inserts casts, folds constants.
-fn analyse(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
-    let mut analyzer = Analyzer::new();
-    analyzer.add_function_rewrite(Arc::new(DecimalArithmetic));
-    analyzer.rules.push(Arc::new(FlinkCasts));
-    let plan = analyzer.execute_and_check(plan, &ConfigOptions::default(), |_, _| {})?;
-    let optimizer = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
-    optimizer.optimize(plan, &OptimizerContext::new(), |_, _| {})
-}
-
 /// A view's query with the names of its column list.
 fn renamed(query: LogicalPlan, view: &CreateView, names: &[Name]) -> Compiled<LogicalPlan> {
     let given = query.schema().fields().len();
@@ -575,131 +509,6 @@ fn renamed(query: LogicalPlan, view: &CreateView, names: &[Name]) -> Compiled<Lo
         .project(columns)
         .and_then(LogicalPlanBuilder::build)
         .map_err(|error| vec![from_planner(&error, &view.query.tokens)])
-}
-
-/// Which sink column each query column goes to.
-fn sink_columns<'a>(insert: &Insert, sink: &'a DeclaredTable) -> Compiled<Vec<&'a plan::Field>> {
-    let fields = sink.table.schema.iter().flat_map(|schema| &schema.fields);
-    let Some(names) = &insert.columns else { return Ok(fields.collect()) };
-    let known: Vec<String> = fields.clone().map(|field| field.name.clone()).collect();
-    let find = |name: &Name| {
-        fields.clone().find(|field| field.name == name.text).ok_or_else(|| {
-            let mistake = at(
-                name.span,
-                format!("the table '{}' has no column '{}' to write", sink.table.name, name.text),
-            );
-            match closest(&name.text, &known) {
-                Some(similar) => mistake.hint(format!("did you mean `{similar}`?")),
-                None => mistake.hint(format!("its columns are: {}", known.join(", "))),
-            }
-        })
-    };
-    names.iter().map(|name| find(name).map_err(|mistake| vec![mistake])).collect()
-}
-
-/// Projects the query to exactly the sink's columns and types.
-fn align(
-    insert: &Insert,
-    sink: &DeclaredTable,
-    targets: &[&plan::Field],
-    query: LogicalPlan,
-) -> Compiled<LogicalPlan> {
-    let given = query.schema().fields().len();
-    if given != targets.len() {
-        let message = format!(
-            "the query has {given} columns, and {} of '{}' are to be written",
-            targets.len(),
-            sink.table.name
-        );
-        let names: Vec<_> =
-            targets.iter().map(|field| format!("{} {}", field.name, field.data_type())).collect();
-        return Err(vec![at(insert.table.span, message).hint(format!("they are: {}", names.join(", ")))]);
-    }
-    let mut columns = Vec::new();
-    for field in sink.table.schema.iter().flat_map(|schema| &schema.fields) {
-        let Some(position) = targets.iter().position(|target| target.name == field.name) else {
-            if !field.nullable {
-                let message = format!(
-                    "the column '{}' of '{}' is NOT NULL and not written",
-                    field.name, sink.table.name
-                );
-                return Err(vec![at(insert.table.span, message).hint("add it to the query")]);
-            }
-            let null = datafusion_common::ScalarValue::try_from(&field.data_type().to_arrow());
-            let null = null.map_err(|error| vec![nowhere(&error)])?;
-            columns.push(Expr::Literal(null, None).alias(&field.name));
-            continue;
-        };
-        check_type(insert, field, &query, position)?;
-        let column = plan_column(query.schema(), position);
-        columns.push(datafusion_expr::cast(column, field.data_type().to_arrow()).alias(&field.name));
-    }
-    LogicalPlanBuilder::from(query)
-        .project(columns)
-        .and_then(LogicalPlanBuilder::build)
-        .and_then(analyse)
-        .map_err(|error| vec![from_planner(&error, &insert.query.tokens)])
-}
-
-fn check_type(insert: &Insert, field: &plan::Field, query: &LogicalPlan, position: usize) -> Compiled<()> {
-    let from_field = query.schema().field(position);
-    let from = expressions::data_type(from_field.data_type())
-        .map_err(|error| vec![from_planner(&error, &insert.query.tokens)])?;
-    let to = field.data_type();
-    if is_implicit(&from, &to) {
-        return Ok(());
-    }
-    let name = from_field.name();
-    let span = find_name(&insert.query.tokens, name);
-    let message =
-        format!("the column '{}' of '{}' is {to}, the query gives {from}", field.name, insert.table.text);
-    let mistake = match span {
-        Some((line, column, length)) => Diagnostic::at(line, column, length, message),
-        None => at(insert.table.span, message),
-    };
-    Err(vec![match name.starts_with(UNNAMED) {
-        true => mistake.hint(format!("write CAST(… AS {to}) around column {} of the query", position + 1)),
-        false => mistake.hint(format!("write CAST({name} AS {to})")),
-    }])
-}
-
-/// What is converted without being asked: to a type that holds the same values, or the same family.
-fn is_implicit(from: &DataType, to: &DataType) -> bool {
-    use TypeKind::{
-        Array, BigInt, Date, Decimal, Double, Float, Int, Map, Null, Row, SmallInt, Timestamp, TimestampLtz,
-        TinyInt,
-    };
-    let rank =
-        |kind| [TinyInt, SmallInt, Int, BigInt, Decimal, Float, Double].iter().position(|k| *k == kind);
-    match (from.kind(), to.kind()) {
-        (Null, _) => true,
-        (Row, Row) | (Array, Array) | (Map, Map) => {
-            from.fields.len() == to.fields.len()
-                && from
-                    .fields
-                    .iter()
-                    .zip(&to.fields)
-                    .all(|(from, to)| is_implicit(&from.data_type(), &to.data_type()))
-        }
-        (a, b) if a == b => true,
-        (Date, Timestamp | TimestampLtz) | (Timestamp, TimestampLtz) | (TimestampLtz, Timestamp) => true,
-        (a, b) => matches!((rank(a), rank(b)), (Some(a), Some(b)) if a <= b),
-    }
-}
-
-fn plan_column(schema: &DFSchema, index: usize) -> Expr {
-    let (qualifier, field) = schema.qualified_field(index);
-    Expr::Column(datafusion_common::Column::from((qualifier, field)))
-}
-
-fn at(span: Span, message: impl Into<String>) -> Diagnostic {
-    let length =
-        if span.start.line == span.end.line { span.end.column.saturating_sub(span.start.column) } else { 1 };
-    Diagnostic::at(span.start.line, span.start.column, length, message)
-}
-
-fn nowhere(error: &DataFusionError) -> Diagnostic {
-    from_planner(error, &[])
 }
 
 /// The tokens of all expressions of a declaration, to find names in.

@@ -10,6 +10,7 @@ use datafusion_expr::expr_rewriter::FunctionRewrite;
 use datafusion_expr::{Between, BinaryExpr, Expr, ExprSchemable, Operator, binary_expr, cast, lit};
 
 use crate::functions::{self, decimals};
+use crate::plan::function;
 
 /// Replaces operations of which one side is a decimal and the other one a decimal or a whole number.
 #[derive(Debug)]
@@ -64,11 +65,11 @@ fn operation(left: &Expr, op: Operator, right: &Expr, schema: &DFSchema) -> Resu
         return Ok(None);
     };
     let name = match op {
-        Divide => Some(decimals::DIVIDE),
+        Divide => Some(function::DECIMAL_DIVIDE),
         op => decimals::careful(op, &left.get_type(schema)?, &right.get_type(schema)?),
     };
     let Some(name) = name else { return Ok(None) };
     let Some(function) = functions::scalar(name) else { return plan_err!("decimals have no {op}") };
     let call = Arc::unwrap_or_clone(function).call(vec![left, right]);
-    Ok(Some(if name == decimals::COMPARE { binary_expr(call, op, lit(0_i8)) } else { call }))
+    Ok(Some(if name == function::DECIMAL_COMPARE { binary_expr(call, op, lit(0_i8)) } else { call }))
 }

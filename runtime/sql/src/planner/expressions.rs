@@ -5,7 +5,7 @@ use datafusion_common::{DFSchema, Result, ScalarValue, not_impl_err};
 use datafusion_expr::expr::{Alias, Between, BinaryExpr, Case, Cast, InList, Like, ScalarFunction, TryCast};
 use datafusion_expr::{Expr, Operator};
 
-use crate::functions::{self, CastTo, FIELD, nested};
+use crate::functions::{self, CastTo, FIELD};
 use crate::plan::{self, Branch, DataType, TypeKind, Value, function};
 
 /// Converts an expression. Columns are looked up in `schema` and replaced by the expression that computes them.
@@ -128,11 +128,11 @@ pub fn data_type(arrow: &arrow::datatypes::DataType) -> Result<DataType> {
 /// A constant ROW, ARRAY or MAP as the call that makes it.
 fn parts_of(value: &ScalarValue) -> Result<Option<plan::Expr>> {
     let (name, columns, rows): (&str, Vec<ArrayRef>, usize) = match value {
-        ScalarValue::Struct(row) => (nested::ROW, row.columns().to_vec(), 1),
-        ScalarValue::List(list) => (nested::ARRAY, vec![list.value(0)], list.value(0).len()),
+        ScalarValue::Struct(row) => (function::ROW, row.columns().to_vec(), 1),
+        ScalarValue::List(list) => (function::ARRAY, vec![list.value(0)], list.value(0).len()),
         ScalarValue::Map(map) => {
             let entries = map.value(0);
-            (nested::MAP, entries.columns().to_vec(), entries.len())
+            (function::MAP, entries.columns().to_vec(), entries.len())
         }
         _ => return Ok(None),
     };

@@ -3,9 +3,29 @@
 use datafusion_common::{DataFusionError, SchemaError};
 use sqlparser::parser::ParserError;
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
-use strsim::damerau_levenshtein;
 
 use crate::diagnostic::Diagnostic;
+use crate::similar::closest;
+
+/// What was compiled, or all mistakes in it.
+pub type Compiled<T> = Result<T, Vec<Diagnostic>>;
+
+/// A mistake where a word or sign stands.
+pub fn at(span: Span, message: impl Into<String>) -> Diagnostic {
+    let length =
+        if span.start.line == span.end.line { span.end.column.saturating_sub(span.start.column) } else { 1 };
+    Diagnostic::at(span.start.line, span.start.column, length, message)
+}
+
+/// Describes an error of planning that is about what stands here, if it says no other place itself.
+pub fn placed(error: &DataFusionError, span: Span) -> Diagnostic {
+    let mut mistake = from_planner(error, &[]);
+    if mistake.line == 0 {
+        let place = at(span, "");
+        (mistake.line, mistake.column, mistake.length) = (place.line, place.column, place.length);
+    }
+    mistake
+}
 
 /// Describes an error of planning; `tokens` are those of the statement it came from.
 pub fn from_planner(error: &DataFusionError, tokens: &[TokenWithSpan]) -> Diagnostic {
@@ -103,6 +123,9 @@ fn schema_words(error: &SchemaError) -> (String, Option<String>) {
     }
 }
 
+/// What stands between an error of ours and what to write instead, in the planner's errors.
+pub const HINT: &str = "\nhint: ";
+
 fn plain_words(text: &str) -> (String, Option<String>) {
     if let Some(what) = text.strip_prefix("This feature is not implemented: ") {
         let first = what.lines().next().unwrap_or(what);
@@ -110,6 +133,9 @@ fn plain_words(text: &str) -> (String, Option<String>) {
         return (if is_sentence { first.to_owned() } else { format!("{first} is not supported") }, None);
     }
     let text = text.trim_start_matches("Error during planning: ").trim_start_matches("Execution error: ");
+    if let Some((message, hint)) = text.split_once(HINT) {
+        return (message.to_owned(), Some(hint.to_owned()));
+    }
     let first = text.lines().next().unwrap_or(text);
     if let Some(rest) = first.strip_prefix("Invalid function '") {
         let name = rest.split('\'').next().unwrap_or(rest);
@@ -187,15 +213,4 @@ fn width(span: Span) -> u64 {
     } else {
         1
     }
-}
-
-/// The most similar name, if one is similar at all.
-pub fn closest<'a>(wanted: &str, names: &'a [String]) -> Option<&'a String> {
-    let limit = (wanted.chars().count() / 3).max(1);
-    names
-        .iter()
-        .map(|name| (damerau_levenshtein(&wanted.to_lowercase(), &name.to_lowercase()), name))
-        .filter(|(distance, _)| *distance <= limit)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
 }

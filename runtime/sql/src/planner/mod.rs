@@ -5,10 +5,13 @@
 //! ```
 
 mod aggregates;
+mod alignment;
+mod analysis;
 mod casts;
 mod catalog;
 mod compile;
 mod decimal_arithmetic;
+mod declarations;
 mod expressions;
 mod group_windows;
 mod mistakes;
@@ -18,4 +21,3 @@ mod unsupported;
 mod window_node;
 
 pub use compile::{ShownQuery, compile, compile_query};
-pub(crate) use mistakes::closest;

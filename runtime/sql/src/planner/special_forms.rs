@@ -9,7 +9,8 @@ use sqlparser::ast::{
 };
 use sqlparser::tokenizer::Span;
 
-use crate::functions::{FIELD, nested};
+use crate::functions::FIELD;
+use crate::plan::function;
 
 /// Levels of an expression: planning takes the square of them in time, and workers go down into them on stacks of their own.
 pub const DEPTH_MAX: usize = 300;
@@ -206,7 +207,7 @@ fn accessed(root: &Expr, chain: &[AccessExpr]) -> Option<Expr> {
     for access in rest {
         value = match access {
             AccessExpr::Subscript(ast::Subscript::Index { index }) => {
-                call(nested::ELEMENT, vec![value, index.clone()])
+                call(function::ELEMENT, vec![value, index.clone()])
             }
             AccessExpr::Dot(Expr::Identifier(name)) => call(FIELD, vec![value, text(&name.value)]),
             _ => return None,

@@ -3,9 +3,10 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray, TimestampMillisecondArray};
+use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray, StructArray, TimestampMillisecondArray};
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
-use millrace_sql::plan::{Leaf, TypeKind};
+use arrow::datatypes::Fields;
+use millrace_sql::plan::{DataType, Field, Leaf, TypeKind};
 
 use super::Settings;
 use super::random::Bits;
@@ -54,6 +55,17 @@ enum Kind {
     Bid = 2,
 }
 
+impl Kind {
+    fn of_row(name: &str) -> Result<Self, String> {
+        match name {
+            "person" => Ok(Kind::Person),
+            "auction" => Ok(Kind::Auction),
+            "bid" => Ok(Kind::Bid),
+            name => Err(format!("the generator has no row '{name}'")),
+        }
+    }
+}
+
 /// The events of a batch.
 pub(super) struct Events {
     numbers: Vec<u64>,
@@ -73,7 +85,7 @@ impl Events {
 }
 
 /// A column of the generator.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Column {
     kind: Option<Kind>,
     values: Values,
@@ -81,12 +93,14 @@ pub struct Column {
     salt: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Values {
     EventType,
     Number(fn(&Settings, u64, &mut Bits) -> u64),
     Time(fn(&Settings, u64, &mut Bits) -> i64),
     Text(fn(u64, &mut Bits, &mut Vec<u8>)),
+    /// All declared fields of an event.
+    Row(Fields, Vec<Column>),
 }
 
 fn kind_of(event: u64) -> Kind {
@@ -174,6 +188,10 @@ impl Column {
     pub fn of(leaf: &Leaf) -> Result<Self, String> {
         use Values::{EventType, Number, Text, Time};
         let path: Vec<&str> = leaf.path.iter().map(String::as_str).collect();
+        let data_type = leaf.data_type.clone().unwrap_or_default();
+        if data_type.kind() == TypeKind::Row {
+            return Self::row(&path, &data_type);
+        }
         let (kind, values, expected) = match path.as_slice() {
             ["event_type"] => (None, EventType, TypeKind::Int),
             ["person", "id"] => (
@@ -293,23 +311,12 @@ impl Column {
             ["bid", "extra"] => {
                 (Some(Kind::Bid), Text(|_, bits, out| extra(bits, 32, 100, out)), TypeKind::String)
             }
-            [table @ ("person" | "auction" | "bid"), "dateTime"] => {
-                let kind = match *table {
-                    "person" => Kind::Person,
-                    "auction" => Kind::Auction,
-                    _ => Kind::Bid,
-                };
-                (Some(kind), Time(|settings, event, _| settings.time_ms(event)), TypeKind::Timestamp)
-            }
-            ["person" | "auction" | "bid"] => {
-                return Err(format!(
-                    "the generator gives the fields of '{0}', not the whole row; select them: {0}.id",
-                    path.join(".")
-                ));
+            [row, "dateTime"] => {
+                let time = Time(|settings, event, _| settings.time_ms(event));
+                (Some(Kind::of_row(row)?), time, TypeKind::Timestamp)
             }
             _ => return Err(format!("the generator has no column '{}'", path.join("."))),
         };
-        let data_type = leaf.data_type.clone().unwrap_or_default();
         if data_type.kind() != expected || (expected == TypeKind::Timestamp && data_type.precision > 3) {
             let expected = if expected == TypeKind::Timestamp {
                 "TIMESTAMP(3)".to_owned()
@@ -328,13 +335,29 @@ impl Column {
         Ok(Column { kind, values, salt })
     }
 
+    /// A whole event, of the fields that are declared.
+    fn row(path: &[&str], data_type: &DataType) -> Result<Self, String> {
+        let kind = Kind::of_row(&path.join("."))?;
+        let field = |field: &Field| {
+            let path = path.iter().map(|part| (*part).to_owned()).chain([field.name.clone()]).collect();
+            Column::of(&Leaf { path, data_type: field.data_type.clone(), nullable: field.nullable })
+        };
+        let columns = data_type.fields.iter().map(field).collect::<Result<_, _>>()?;
+        let fields = data_type.fields.iter().map(Field::to_arrow).collect();
+        Ok(Column { kind: Some(kind), values: Values::Row(fields, columns), salt: 0 })
+    }
+
     /// The values of these events, NULL for events of another kind.
     pub(super) fn generate(&self, batch: &Events, settings: &Settings) -> ArrayRef {
         let events = batch.numbers.as_slice();
         let is_here = |event: u64| self.kind.is_none_or(|kind| kind == kind_of(event));
         let bits = |event: u64| Bits::of(settings.seed, event, self.salt);
         let nulls = || self.kind.map(|kind| batch.nulls(kind));
-        match self.values {
+        match &self.values {
+            Values::Row(fields, columns) => {
+                let columns = columns.iter().map(|column| column.generate(batch, settings)).collect();
+                Arc::new(StructArray::new(fields.clone(), columns, nulls()))
+            }
             Values::EventType => Arc::new(
                 events
                     .iter()
@@ -369,6 +392,66 @@ impl Column {
                 }
                 Arc::new(StringArray::new(OffsetBuffer::new(offsets.into()), Buffer::from_vec(text), nulls()))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Array;
+    use millrace_sql::nexmark::{COLUMNS, declared};
+
+    use super::*;
+
+    #[test]
+    fn every_column_that_may_be_declared_is_generated() {
+        let settings = Settings {
+            seed: 1,
+            events: None,
+            splits: None,
+            event_rate: 1,
+            start_ms: 0,
+            rows_per_second: None,
+        };
+        let batch = Events::new((0..ROUND).collect());
+        for (path, kind) in COLUMNS {
+            let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+            let leaf = Leaf { path, data_type: Some(declared(*kind)), nullable: true };
+
+            let column = Column::of(&leaf).unwrap().generate(&batch, &settings);
+
+            assert_eq!(column.len() as u64, ROUND, "{leaf:?}");
+            assert!(column.null_count() < column.len(), "{leaf:?}");
+        }
+    }
+
+    #[test]
+    fn a_whole_event_has_its_fields_values() {
+        let settings = Settings {
+            seed: 1,
+            events: None,
+            splits: None,
+            event_rate: 1,
+            start_ms: 0,
+            rows_per_second: None,
+        };
+        let batch = Events::new((0..ROUND).collect());
+        let field = |name| Field::new(name, DataType::simple(TypeKind::BigInt));
+        let row =
+            DataType { fields: vec![field("price"), field("bidder")], ..DataType::simple(TypeKind::Row) };
+        let column = |path: &[&str], data_type| {
+            let path = path.iter().map(|part| (*part).to_owned()).collect();
+            let leaf = Leaf { path, data_type: Some(data_type), nullable: true };
+            Column::of(&leaf).unwrap().generate(&batch, &settings)
+        };
+
+        let whole = column(&["bid"], row);
+
+        let whole = whole.as_any().downcast_ref::<StructArray>().unwrap();
+        assert_eq!(whole.null_count(), 4, "one person and three auctions");
+        for name in ["price", "bidder"] {
+            let alone = column(&["bid", name], DataType::simple(TypeKind::BigInt));
+            assert_eq!(whole.column_by_name(name).unwrap(), &alone);
         }
     }
 }

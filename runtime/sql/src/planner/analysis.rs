@@ -1,0 +1,29 @@
+//! What every logical plan goes through before it becomes streams.
+
+use std::sync::Arc;
+
+use datafusion_common::config::ConfigOptions;
+use datafusion_common::{DFSchema, DataFusionError};
+use datafusion_expr::{Expr, LogicalPlan};
+use datafusion_optimizer::analyzer::Analyzer;
+use datafusion_optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion_optimizer::{Optimizer, OptimizerContext};
+
+use super::casts::FlinkCasts;
+use super::decimal_arithmetic::DecimalArithmetic;
+
+/// Resolves types, inserts casts, folds constants.
+pub fn analyse(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
+    let mut analyzer = Analyzer::new();
+    analyzer.add_function_rewrite(Arc::new(DecimalArithmetic));
+    analyzer.rules.push(Arc::new(FlinkCasts));
+    let plan = analyzer.execute_and_check(plan, &ConfigOptions::default(), |_, _| {})?;
+    let optimizer = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
+    optimizer.optimize(plan, &OptimizerContext::new(), |_, _| {})
+}
+
+/// A column by its place.
+pub fn plan_column(schema: &DFSchema, index: usize) -> Expr {
+    let (qualifier, field) = schema.qualified_field(index);
+    Expr::Column(datafusion_common::Column::from((qualifier, field)))
+}

@@ -1,0 +1,88 @@
+//! Whether the options and columns of tables are what their connectors take, judged by what is done with each table.
+
+use sqlparser::keywords::Keyword;
+use sqlparser::tokenizer::{Token, TokenWithSpan};
+
+use super::mistakes::at;
+use crate::connectors::{self, Role};
+use crate::diagnostic::Diagnostic;
+use crate::dialect::{ColumnKind, CreateTable, Query, Statement};
+use crate::nexmark;
+
+/// Mistakes in the options of all tables, judged by what is done with each.
+pub fn check(statements: &[Statement]) -> Vec<Diagnostic> {
+    let mut mistakes = Vec::new();
+    for statement in statements {
+        let Statement::CreateTable(declaration) = statement else { continue };
+        let name = &declaration.name;
+        let roles = roles_of(&name.text, statements);
+        let found = roles.into_iter().flat_map(|role| connectors::check(&declaration.options, role));
+        let key = connectors::check_key(&declaration.options, !declaration.primary_key.is_empty());
+        for mistake in found.chain(key) {
+            let span = mistake.key.as_ref().and_then(|key| declaration.option_spans.get(key));
+            let message = format!("table '{}': {}", name.text, mistake.message);
+            let mut diagnostic = at(*span.unwrap_or(&name.span), message);
+            diagnostic.hint = mistake.hint;
+            if !mistakes.contains(&diagnostic) {
+                mistakes.push(diagnostic);
+            }
+        }
+        mistakes.extend(wrong_columns(declaration));
+    }
+    mistakes
+}
+
+/// Mistakes in the columns of a table whose connector has its own.
+fn wrong_columns(declaration: &CreateTable) -> Vec<Diagnostic> {
+    if declaration.options.get("connector").is_none_or(|connector| connector != "nexmark") {
+        return Vec::new();
+    }
+    let mistakes = declaration.columns.iter().flat_map(|column| {
+        let ColumnKind::Physical { data_type, .. } = &column.kind else { return Vec::new() };
+        let found = nexmark::check_column(&column.name.text, data_type).into_iter();
+        let placed = found.map(|mistake| Diagnostic {
+            hint: mistake.hint,
+            ..at(column.name.span, format!("table '{}': {}", declaration.name.text, mistake.message))
+        });
+        placed.collect()
+    });
+    mistakes.collect()
+}
+
+/// What is done with a table, as the texts of the statements say it: they may have mistakes of their own.
+fn roles_of(name: &str, statements: &[Statement]) -> Vec<Option<Role>> {
+    let mut roles = Vec::new();
+    for statement in statements {
+        let query = match statement {
+            Statement::CreateTable(_) => continue,
+            Statement::CreateView(view) => &view.query,
+            Statement::Select(query) => query,
+            Statement::Insert(insert) => {
+                if insert.table.text == name {
+                    roles.push(Some(Role::Sink));
+                }
+                &insert.query
+            }
+        };
+        if reads(query, name) {
+            roles.push(Some(Role::Source));
+        }
+    }
+    roles.sort_unstable();
+    roles.dedup();
+    if roles.is_empty() {
+        roles.push(None);
+    }
+    roles
+}
+
+/// True if a name follows FROM, or is what a window is made over.
+fn reads(query: &Query, name: &str) -> bool {
+    let words = query.tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
+    let pairs = words.clone().zip(words.skip(1));
+    let follows_from = |(first, second): (&TokenWithSpan, &TokenWithSpan)| {
+        let is_from = matches!(&first.token, Token::Word(word) if word.keyword == Keyword::FROM);
+        is_from && matches!(&second.token, Token::Word(word) if word.value == name)
+    };
+    query.windows.iter().any(|window| window.table.text == name) || pairs.into_iter().any(follows_from)
+}

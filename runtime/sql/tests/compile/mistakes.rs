@@ -1,0 +1,431 @@
+//! Texts that are refused: where, why, and what to write instead.
+
+use millrace_sql::compile;
+
+use super::{SETUP, UPSERT, plan, rendered};
+
+#[test]
+fn mistakes_are_shown_where_they_are() {
+    let cases = [
+        ("SELECT auktion FROM bid", "1:8+7 there is no column 'auktion'", Some("did you mean `auction`?")),
+        ("SELECT auction FROM bids", "1:21+4 there is no table or view 'bids'; did you mean `bid`?", None),
+        (
+            "SELECT SPLIT_INDX(url, '/', 1) FROM bid",
+            "1:8+10 there is no function 'SPLIT_INDX'",
+            Some("did you mean SPLIT_INDEX?"),
+        ),
+        (
+            "SELECT a.id FROM person a JOIN person b ON a.id = b.id",
+            "1:27+4 JOIN is not supported yet",
+            Some("read from one table or view"),
+        ),
+        ("SELECT auction FROM bid ORDER BY price", "1:25+5 ORDER BY is not supported yet", None),
+        (
+            "SELECT auction FROM bid INTERSECT SELECT id FROM auction",
+            "1:25+9 INTERSECT is not supported yet",
+            None,
+        ),
+        ("SELECT COUNT(*) OVER (PARTITION BY auction) FROM bid", "1:17+4 OVER is not supported yet", None),
+        (
+            "SELECT channel FROM bid",
+            "1:8+7 the column 'a' of 'out' is BIGINT, the query gives STRING",
+            Some("write CAST(channel AS BIGINT)"),
+        ),
+        (
+            "SELECT auction, price FROM bid",
+            "0:13+3 the query has 2 columns, and 1 of 'out' are to be written",
+            Some("they are: a BIGINT"),
+        ),
+        ("SELECT auction FROM bid WHERE", "1:30+1 expected an expression, found EOF", None),
+        (
+            "SELECT auction FROM TABLE(SESSION(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND))",
+            "1:41+3 SESSION without GROUP BY window_start, window_end is not supported yet",
+            None,
+        ),
+        (
+            "SELECT auction FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(price), INTERVAL '1' SECOND)) GROUP BY auction, window_start, window_end",
+            "1:56+5 'price' is not an event-time column of 'bid': no WATERMARK is declared on it",
+            None,
+        ),
+        (
+            "SELECT auction FROM TABLE(TUMBLE(TABLE bit, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND)) GROUP BY auction",
+            "1:40+3 there is no table or view 'bit'",
+            Some("did you mean `bid`?"),
+        ),
+        (
+            "SELECT auction FROM bid TABLESAMPLE BERNOULLI (5)",
+            "1:25+11 TABLESAMPLE is not supported yet",
+            None,
+        ),
+        (
+            "SELECT auction FROM bid /*+ OPTIONS('scan.startup.mode' = 'latest-offset') */",
+            "1:25+53 a hint is not supported yet",
+            Some("remove it; options belong to CREATE TABLE … WITH"),
+        ),
+        ("SELECT auction FROM bid FOR UPDATE", "1:25+3 FOR UPDATE is not supported yet", None),
+        ("SELECT auction FROM bid SETTINGS a = 1", "1:25+8 SETTINGS is not supported yet", None),
+        (
+            "SELECT auction FROM bid FOR SYSTEM_TIME AS OF `dateTime`",
+            "1:25+3 FOR SYSTEM_TIME AS OF is not supported yet",
+            Some("read the table as it is"),
+        ),
+        ("SELECT auction FROM bid LIMIT 5", "1:25+5 LIMIT is not supported yet", None),
+        ("SELECT auction FROM bid, person", "1:16+4 a join is not supported yet", None),
+        (
+            "WITH RECURSIVE r AS (SELECT auction FROM bid) SELECT auction FROM r",
+            "1:6+9 WITH RECURSIVE is not supported yet",
+            None,
+        ),
+        ("VALUES (1)", "1:1+6 expected SELECT, found 'VALUES'", None),
+        (
+            "SELECT auction FROM bid WHERE auction IN (SELECT id FROM auction)",
+            "1:43+6 a subquery in an expression is not supported yet",
+            Some("use a view"),
+        ),
+        (
+            "SELECT COUNT(DISTINCT bidder) FROM TABLE(SESSION(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND)) GROUP BY window_start, window_end",
+            "1:14+8 an aggregate of DISTINCT values in a SESSION is not supported yet",
+            None,
+        ),
+        (
+            "SELECT COUNT(*) FROM TABLE(SESSION(TABLE bid PARTITION BY bidder, channel, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND)) GROUP BY bidder, window_start, window_end",
+            "1:122+5 a SESSION is grouped by the columns of its PARTITION BY (bidder, channel), window_start and window_end, and by no others",
+            None,
+        ),
+        (
+            "SELECT COUNT(*) FROM TABLE(SESSION(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND)) GROUP BY bidder, window_start, window_end",
+            "1:93+5 a SESSION without PARTITION BY is grouped by window_start and window_end alone; write SESSION(TABLE t PARTITION BY key, …) for sessions of each key",
+            None,
+        ),
+        (
+            "SELECT COUNT(*) FROM TABLE(SESSION(TABLE bid PARTITION BY biddr, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND)) GROUP BY window_start, window_end",
+            "1:59+5 'bid' has no column 'biddr'",
+            Some("did you mean `bidder`?"),
+        ),
+        (
+            "SELECT COUNT(*) FROM TABLE(SESSION(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '0' SECOND)) GROUP BY window_start, window_end",
+            "1:71+8 the gap between sessions is longer than zero",
+            Some("write a length such as INTERVAL '10' SECOND"),
+        ),
+        (
+            "SELECT MAX(n) FROM (SELECT COUNT(*) AS n FROM bid GROUP BY auction) AS c",
+            "1:8+3 MAX over rows that change is not supported yet",
+            None,
+        ),
+        (
+            "SELECT auction FROM bid GROUP BY GROUPING SETS ((auction), (price))",
+            "1:34+8 GROUPING SETS is not supported yet",
+            None,
+        ),
+        (
+            "SELECT COUNT(*) FROM TABLE(CUMULATE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '2' SECOND, INTERVAL '5' SECOND)) GROUP BY window_start, window_end",
+            "1:72+8 the size of a CUMULATE window is a multiple of its step",
+            Some("the order is CUMULATE(TABLE t, DESCRIPTOR(ts), step, size)"),
+        ),
+        (
+            "SELECT auction FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND))",
+            "1:40+3 TUMBLE without GROUP BY window_start, window_end is not supported yet",
+            None,
+        ),
+        (
+            "SELECT EXTRACT(MILLENNIUM FROM `dateTime`) FROM bid",
+            "1:16+10 EXTRACT of MILLENNIUM is not supported yet",
+            Some("the units are YEAR, QUARTER, MONTH, WEEK, DAY, DOW, DOY, HOUR, MINUTE and SECOND"),
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY TUMBLE(`dateTime`, 5)",
+            "1:35+20 TUMBLE does not take these arguments",
+            Some("write TUMBLE(ts, INTERVAL '1' MINUTE), with the size"),
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY HOP(`dateTime`, INTERVAL '2' SECOND, INTERVAL '1' SECOND)",
+            "1:35+49 a HOP window slides by at most its size",
+            Some("write HOP(ts, INTERVAL '1' MINUTE, INTERVAL '5' MINUTE), with slide and size"),
+        ),
+        (
+            "SELECT TUMBLE_END(`dateTime`, INTERVAL '2' SECOND) FROM bid GROUP BY TUMBLE(`dateTime`, INTERVAL '1' SECOND)",
+            "1:8+35 TUMBLE_END is of another window than GROUP BY has",
+            Some("give it the same arguments as there"),
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY MOD(bidder, 7), SESSION(`dateTime`, INTERVAL '1' SECOND)",
+            "1:35+13 a SESSION in GROUP BY stands beside columns, and not beside expressions",
+            Some("compute the expression in a view, and group by its column"),
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY TUMBLE(price, INTERVAL '1' SECOND)",
+            "1:42+5 'price' is not an event-time column of 'bid': no WATERMARK is declared on it",
+            None,
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY TUMBLE(prise, INTERVAL '1' SECOND)",
+            "1:42+5 'bid' has no column 'prise'",
+            Some("did you mean `price`?"),
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY MAP[channel, price]",
+            "1:26+5 a key of the type MAP<STRING, BIGINT> is not supported",
+            None,
+        ),
+        (
+            "SELECT ARRAY[auction, channel][1] FROM bid WHERE CARDINALITY(auction) = 1",
+            "1:50+11 the arguments of 'CARDINALITY' do not fit",
+            Some("write CARDINALITY(array or map)"),
+        ),
+        (
+            "SELECT CAST(price AS TIMESTAMP(3)) FROM bid",
+            "1:13+5 a value of the type BIGINT cannot be CAST to TIMESTAMP(3)",
+            Some(
+                "TO_TIMESTAMP_LTZ(…, 3) makes a time of milliseconds since 1970, and TO_TIMESTAMP_LTZ(…, 0) of seconds",
+            ),
+        ),
+        (
+            "SELECT price + TRY_CAST(`dateTime` AS BIGINT) FROM bid",
+            "1:25+10 a value of the type TIMESTAMP(3) cannot be CAST to BIGINT",
+            Some(
+                "UNIX_TIMESTAMP(CAST(… AS STRING)) gives the seconds since 1970, and EXTRACT(HOUR FROM …) a part",
+            ),
+        ),
+        (
+            "SELECT `dateTime` FROM bid",
+            "1:8+10 the column 'a' of 'out' is BIGINT, the query gives TIMESTAMP(3)",
+            Some(
+                "UNIX_TIMESTAMP(CAST(… AS STRING)) gives the seconds since 1970, and EXTRACT(HOUR FROM …) a part",
+            ),
+        ),
+        (
+            "SELECT x FROM (SELECT auction AS window_start, `dateTime` AS x FROM bid) AS t",
+            "1:8+1 the column 'a' of 'out' is BIGINT, the query gives TIMESTAMP(3)",
+            None,
+        ),
+        ("SELECT COUNT(DISTINCT *) FROM bid", "1:1+6 COUNT(DISTINCT *) is not supported", None),
+        (
+            "SELECT *, auction FROM bid",
+            "1:11+7 the column 'auction' occurs twice",
+            Some("rename one of them with AS; `*` has all columns already"),
+        ),
+        ("SELECT autcion FROM bid", "1:8+7 there is no column 'autcion'", Some("did you mean `auction`?")),
+        (
+            "SELECT auction FROM bid WHERE DATE_FORMAT(`dateTime`, 'yyyy-nn') = url",
+            "1:55+9 'yyyy-nn' has the letter 'n', which patterns of times do not know; they know yuQMdDEaHkKhmsS, and texts in quotes",
+            None,
+        ),
+        (
+            "SELECT auction FROM bid WHERE REGEXP(url, '(a')",
+            "1:43+4 '(a' is not a regular expression: unclosed group",
+            None,
+        ),
+        (
+            "SELECT auction FROM bid WHERE url SIMILAR TO 'a%'",
+            "1:35+7 SIMILAR TO is not supported yet",
+            Some("use REGEXP(value, 'pattern') with a Java regular expression"),
+        ),
+        ("SELECT auction FROM bid WHERE url ILIKE 'a%'", "1:35+5 ILIKE is not supported yet", None),
+        (
+            "SELECT auction FROM bid WHERE url LIKE 'a%' ESCAPE '%'",
+            "1:45+6 LIKE … ESCAPE is not supported yet",
+            None,
+        ),
+        (
+            "SELECT auction FROM bid WHERE CAST(`dateTime` AS DATE) > DATE '2024-02-30'",
+            "1:63+12 CAST: '2024-02-30' is not a value of the type DATE; TRY_CAST makes NULL of such texts",
+            None,
+        ),
+        (
+            "SELECT auction FROM bid WHERE `dateTime` < CURRENT_TIMESTAMP",
+            "1:44+17 CURRENT_TIMESTAMP is not supported yet",
+            None,
+        ),
+        (
+            "SELECT COUNT(DISTINCT auction, bidder) FROM bid",
+            "1:8+5 the arguments of 'COUNT' do not fit",
+            Some("COUNT takes one value; of several, write COUNT(DISTINCT CONCAT_WS(',', a, b))"),
+        ),
+        (
+            "SELECT auction, price FROM bid GROUP BY auction",
+            "1:17+5 the column 'price' is neither grouped nor aggregated",
+            Some("add it to GROUP BY, or say which one is meant: MAX(price)"),
+        ),
+        (
+            "SELECT \"auction\" FROM bid",
+            "1:8+9 a name in double quotes",
+            Some("quote names with back quotes: `name`"),
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (query, expected, hint) in cases {
+        let sink = "a BIGINT";
+        let before =
+            format!("{SETUP}\nCREATE TABLE out ({sink}) WITH ('connector' = 'print');\nINSERT INTO out");
+        let first_line = before.lines().count() as u64;
+        let sql = format!("{before}\n{query}");
+        let mistakes = compile(&sql).expect_err(query);
+        let found = &mistakes[0];
+        let place = format!(
+            "{}:{}+{} {}",
+            found.line as i64 - first_line as i64,
+            found.column,
+            found.length,
+            found.message
+        );
+        let is_right =
+            place == expected && (hint.is_none() || found.hint.as_deref() == hint) && mistakes.len() == 1;
+        if !is_right {
+            wrong.push(format!(
+                "{query}\n  expected {expected} ({hint:?})\n  found    {place} ({:?})\n  {}",
+                found.hint,
+                mistakes.len()
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_a_table_cannot_say_yet_is_refused_by_name() {
+    let cases = [
+        ("x BIGINT", " PARTITIONED BY (x)", "line 1, column 27: PARTITIONED BY is not supported yet"),
+        ("x BIGINT METADATA", "", "line 1, column 26: METADATA columns are not supported yet"),
+    ];
+    for (columns, after, expected) in cases {
+        let sql = format!("CREATE TABLE a ({columns}){after} WITH ('connector' = 'print');");
+
+        let mistakes = compile(&sql).unwrap_err();
+
+        assert_eq!(mistakes[0].to_string(), expected);
+        assert!(mistakes[0].hint.is_some(), "{expected}");
+    }
+}
+
+#[test]
+fn options_are_judged_also_where_the_statement_is_wrong() {
+    let sql = "CREATE TABLE a (x BIGINT) WITH ('connector' = 'filesystem', 'path' = '/a', 'format' = 'xml');
+CREATE TABLE b (x BIGINT) WITH ('connector' = 'blackhole', 'colour' = 'dark');
+INSERT INTO b SELECT y FROM a;";
+
+    let found: Vec<String> = compile(sql).unwrap_err().iter().map(ToString::to_string).collect();
+
+    assert_eq!(
+        found,
+        [
+            "line 1, column 76: table 'a': the option 'format' = 'xml' is not supported",
+            "line 2, column 60: table 'b': the option 'colour' is not known here",
+            "line 3, column 22: there is no column 'y'",
+        ]
+    );
+}
+
+#[test]
+fn what_changes_goes_only_where_changes_are_taken() {
+    let sql = |sink: &str, query: &str| {
+        format!("{SETUP}\nCREATE TABLE out (a BIGINT, n BIGINT) WITH ({sink});\nINSERT INTO out {query};")
+    };
+    let files = "'connector' = 'filesystem', 'path' = '/out', 'format' = 'json'";
+    let counts = "SELECT auction, COUNT(*) FROM bid GROUP BY auction";
+
+    let refused = compile(&sql(files, counts)).unwrap_err();
+    let said = refused[0].to_string();
+    assert!(
+        said.contains(
+            "'out' can only add rows; group by a window, or write to upsert-kafka, print, blackhole"
+        ),
+        "{said}"
+    );
+    assert!(refused[0].line > 0);
+
+    // Rows that are only counted out once never change.
+    plan(&sql(files, "SELECT DISTINCT auction, bidder FROM bid"));
+    plan(&sql("'connector' = 'print'", counts));
+}
+
+#[test]
+fn all_mistakes_of_a_text_are_found_at_once() {
+    let sql = "CREATE TABLE a (x BIGINT, y MULTISET<INT>) WITH ('connector' = 'print');\nDROP TABLE a;\n";
+
+    let mistakes = compile(sql).unwrap_err();
+
+    assert_eq!(
+        rendered(sql, &mistakes),
+        "line 1, column 29: the type 'MULTISET' is not supported\n 1 | CREATE TABLE a (x BIGINT, y MULTISET<INT>) WITH ('connector' = 'print');\n   |                             ^^^^^^^^\n   hint: use BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), STRING, BYTES, DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ROW<…>, ARRAY<…> or MAP<…>\nline 2, column 1: the statement DROP is not supported\n 2 | DROP TABLE a;\n   | ^^^^\n   hint: there are CREATE TABLE, CREATE VIEW, INSERT INTO … SELECT, and SELECT in `millrace sql`"
+    );
+}
+
+#[test]
+fn a_text_without_insert_is_refused() {
+    let mistakes = compile(SETUP).unwrap_err();
+
+    assert_eq!(mistakes[0].message, "the SQL has no INSERT INTO, so the job would do nothing");
+}
+
+#[test]
+fn a_primary_key_is_of_columns_that_are_written_and_says_that_nothing_enforces_it() {
+    let cases = [
+        ("a BIGINT PRIMARY KEY NOT ENFORCED, n BIGINT", None),
+        ("a BIGINT, n BIGINT, CONSTRAINT pk PRIMARY KEY (a) NOT ENFORCED", None),
+        (
+            "a BIGINT, PRIMARY KEY (a)",
+            Some("line 1, column 44: a PRIMARY KEY is not checked against what is outside"),
+        ),
+        (
+            "a BIGINT, PRIMARY KEY (b) NOT ENFORCED",
+            Some("line 1, column 42: there is no column 'b' for the PRIMARY KEY"),
+        ),
+        (
+            "a BIGINT, PRIMARY KEY (a, a) NOT ENFORCED",
+            Some("line 1, column 45: 'a' is in the PRIMARY KEY twice"),
+        ),
+        ("a BIGINT, c AS a + 1, PRIMARY KEY (c) NOT ENFORCED", Some("line 1, column 54: 'c' is computed")),
+        (
+            "a BIGINT PRIMARY KEY NOT ENFORCED, PRIMARY KEY (a) NOT ENFORCED",
+            Some("line 1, column 54: a table has one PRIMARY KEY at most"),
+        ),
+        ("a BIGINT, UNIQUE (a)", Some("line 1, column 29: UNIQUE is not supported")),
+        ("a BIGINT", Some("line 1, column 14: table 'out': 'upsert-kafka' needs a PRIMARY KEY")),
+    ];
+    for (columns, expected) in cases {
+        let sql = format!("CREATE TABLE out ({columns}) WITH ({UPSERT});");
+        // Nothing is written to it, which is a mistake of its own.
+        let found = compile(&sql).err().unwrap_or_default();
+        let found: Vec<_> = found.iter().filter(|mistake| !mistake.message.contains("INSERT INTO")).collect();
+        match expected {
+            None => assert!(found.is_empty(), "{columns}: {found:?}"),
+            Some(expected) => {
+                assert!(found[0].to_string().starts_with(expected), "{columns}: {found:?}");
+                assert!(
+                    found[0].hint.is_some() || expected.contains("one") || expected.contains("twice"),
+                    "{columns}"
+                );
+            }
+        }
+    }
+    let in_vain = "CREATE TABLE out (a BIGINT, PRIMARY KEY (a) NOT ENFORCED) WITH ('connector' = 'print');";
+    let found = compile(in_vain).unwrap_err();
+    assert!(
+        found.iter().any(|found| found.message.contains("'print' has no use for a PRIMARY KEY")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn columns_that_a_generator_or_a_window_does_not_leave_free_are_named() {
+    let found =
+        |sql: &str| -> Vec<String> { compile(sql).unwrap_err().iter().map(ToString::to_string).collect() };
+    let into = "CREATE TABLE out (n BIGINT) WITH ('connector' = 'print');";
+    let window = "CREATE TABLE t (window_end BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts) WITH ('connector' = 'kafka', 'topic' = 't', 'bootstrap.servers' = 'b:9092', 'format' = 'json');";
+
+    assert_eq!(
+        found(&format!(
+            "CREATE TABLE e (bid ROW<prise BIGINT, auction BIGINT>,\n event_typ INT) WITH ('connector' = 'nexmark');\n{into}\nINSERT INTO out SELECT bid.auction FROM e;"
+        )),
+        [
+            "line 1, column 17: table 'e': the generator has no column 'bid.prise'",
+            "line 2, column 2: table 'e': the generator has no column 'event_typ'",
+        ]
+    );
+    assert_eq!(
+        found(&format!(
+            "{window}\n{into}\nINSERT INTO out SELECT COUNT(*) FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' SECOND)) GROUP BY window_start, window_end;"
+        )),
+        ["line 3, column 57: 't' has a column 'window_end' already, which the window adds"]
+    );
+}

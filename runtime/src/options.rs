@@ -44,6 +44,11 @@ impl<'a> TableOptions<'a> {
         text.trim().parse().map(Some).map_err(|_| self.wrong(key, &format!("is not {what}")))
     }
 
+    /// An option that is 'true' or, if it is left out, 'false'.
+    pub fn flag(&mut self, key: &str) -> Result<bool, OptionError> {
+        Ok(self.parsed(key, "'true' or 'false'")?.unwrap_or(false))
+    }
+
     /// A duration such as `10 s` or `500ms`.
     pub fn duration(&mut self, key: &str) -> Result<Option<Duration>, OptionError> {
         let Some(text) = self.optional(key) else { return Ok(None) };
@@ -145,6 +150,9 @@ mod tests {
                     for value in examples(setting) {
                         let mut options: BTreeMap<&str, String> = least.iter().cloned().collect();
                         options.insert(setting.key, value.clone());
+                        if setting.key.starts_with("csv.") {
+                            options.insert("format", "csv".to_owned());
+                        }
                         if setting.key.starts_with("scan.startup") && !value.ends_with("offset") {
                             options.insert("scan.startup.mode", "timestamp".to_owned());
                             options.insert("scan.startup.timestamp-millis", "1".to_owned());
@@ -155,17 +163,24 @@ mod tests {
                         opened += 1;
                     }
                 }
-                let mut known: Vec<&str> = settings.iter().map(|setting| setting.key).collect();
-                known.push("connector");
-                known.sort_unstable();
-
                 least.push(("no-such-option", String::new()));
-                let options: Vec<_> = least.iter().map(|(key, value)| (*key, value.as_str())).collect();
-                let refused = open(role, &options).unwrap_err();
+                for (format, other) in [("json", "csv."), ("csv", "json.")] {
+                    let mut known: Vec<&str> = settings.iter().map(|setting| setting.key).collect();
+                    known.retain(|key| !key.starts_with(other));
+                    known.push("connector");
+                    known.sort_unstable();
+                    let mut options: BTreeMap<&str, &str> =
+                        least.iter().map(|(key, value)| (*key, value.as_str())).collect();
+                    options.entry("format").and_modify(|value| *value = format);
+                    let options: Vec<_> = options.into_iter().collect();
+                    let refused = open(role, &options).unwrap_err();
 
-                let expected =
-                    format!("the option 'no-such-option' is not known here; known are {}", known.join(", "));
-                assert!(refused.ends_with(&expected), "{connector}, {role:?}: {refused}");
+                    let expected = format!(
+                        "the option 'no-such-option' is not known here; known are {}",
+                        known.join(", ")
+                    );
+                    assert!(refused.ends_with(&expected), "{connector}, {role:?}: {refused}");
+                }
             }
         }
         assert!(opened > 20, "{opened}");

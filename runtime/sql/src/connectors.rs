@@ -34,13 +34,17 @@ pub enum ValueKind {
     /// Such as `10 s`.
     Duration,
     OneOf(&'static [&'static str]),
+    /// One ASCII character, or `\t`; with an example.
+    Character(&'static str),
+    /// Anything, also nothing; with an example.
+    Any(&'static str),
 }
 
 impl ValueKind {
     /// Values that are right: every choice, or one of many.
     pub fn examples(self) -> Vec<String> {
         match self {
-            Text(example) => vec![example.to_owned()],
+            Text(example) | Character(example) | Any(example) => vec![example.to_owned()],
             Number(least) => vec![least.max(1).to_string()],
             UpTo(_) => vec!["1".to_owned()],
             Duration => vec!["10 s".to_owned()],
@@ -58,7 +62,7 @@ pub struct Mistake {
     pub hint: Option<String>,
 }
 
-use ValueKind::{Duration, Number, OneOf, Text, UpTo};
+use ValueKind::{Any, Character, Duration, Number, OneOf, Text, UpTo};
 
 /// Splits of one generated table: each is kept in memory and in every checkpoint.
 pub const SPLITS_MAX: u64 = 32_768;
@@ -75,11 +79,23 @@ const fn connection(key: &'static str, value: ValueKind) -> Setting {
     Setting { is_connection: true, ..meaning(key, value) }
 }
 
-const FORMAT: Setting = required("format", OneOf(&["json"]));
-const BAD_RECORDS: Setting = connection("json.ignore-parse-errors", OneOf(&["true", "false"]));
-const MISSING_FIELDS: Setting = connection("json.fail-on-missing-field", OneOf(&["true", "false"]));
+const FORMAT: Setting = required("format", OneOf(FORMATS));
+
+/// Formats of records; the options of each begin with its name.
+const FORMATS: &[&str] = &["json", "csv"];
+
+const BOOLEAN: ValueKind = OneOf(&["true", "false"]);
+const DELIMITER: Setting = connection("csv.field-delimiter", Character(";"));
+const QUOTE: Setting = connection("csv.quote-character", Character("'"));
+const NO_QUOTES: Setting = connection("csv.disable-quote-character", BOOLEAN);
+const ESCAPE: Setting = connection("csv.escape-character", Character("\\"));
+const COMMENTS: Setting = connection("csv.allow-comments", BOOLEAN);
+const NULL_LITERAL: Setting = connection("csv.null-literal", Any("NULL"));
+const BAD_LINES: Setting = connection("csv.ignore-parse-errors", BOOLEAN);
+const BAD_RECORDS: Setting = connection("json.ignore-parse-errors", BOOLEAN);
+const MISSING_FIELDS: Setting = connection("json.fail-on-missing-field", BOOLEAN);
 const TIMES: Setting = connection("json.timestamp-format.standard", OneOf(&["SQL", "ISO-8601"]));
-const NULLS: Setting = connection("json.encode.ignore-null-fields", OneOf(&["true", "false"]));
+const NULLS: Setting = connection("json.encode.ignore-null-fields", BOOLEAN);
 const SERVERS: Setting = connection("properties.bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
 const SERVERS_SHORT: Setting = connection("bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
 
@@ -99,6 +115,13 @@ const KAFKA_SOURCE: &[Setting] = &[
     BAD_RECORDS,
     MISSING_FIELDS,
     TIMES,
+    DELIMITER,
+    QUOTE,
+    NO_QUOTES,
+    ESCAPE,
+    COMMENTS,
+    NULL_LITERAL,
+    BAD_LINES,
 ];
 
 const COMPRESSION: Setting =
@@ -112,6 +135,12 @@ const KAFKA_SINK: &[Setting] = &[
     FORMAT,
     TIMES,
     NULLS,
+    DELIMITER,
+    QUOTE,
+    NO_QUOTES,
+    ESCAPE,
+    COMMENTS,
+    NULL_LITERAL,
     connection("sink.partitioner", OneOf(&["default", "fixed", "round-robin"])),
     meaning("sink.delivery-guarantee", OneOf(&["exactly-once"])),
     connection("properties.transaction.timeout.ms", Number(1)),
@@ -129,10 +158,33 @@ const UPSERT_KAFKA_SINK: &[Setting] = &[
     connection("properties.transaction.timeout.ms", Number(1)),
 ];
 
-const FILES_SOURCE: &[Setting] =
-    &[required("path", Text("folder")), FORMAT, BAD_RECORDS, MISSING_FIELDS, TIMES];
+const FILES_SOURCE: &[Setting] = &[
+    required("path", Text("folder")),
+    FORMAT,
+    BAD_RECORDS,
+    MISSING_FIELDS,
+    TIMES,
+    DELIMITER,
+    QUOTE,
+    NO_QUOTES,
+    ESCAPE,
+    COMMENTS,
+    NULL_LITERAL,
+    BAD_LINES,
+];
 
-const FILES_SINK: &[Setting] = &[required("path", Text("s3://bucket/folder")), FORMAT, TIMES, NULLS];
+const FILES_SINK: &[Setting] = &[
+    required("path", Text("s3://bucket/folder")),
+    FORMAT,
+    TIMES,
+    NULLS,
+    DELIMITER,
+    QUOTE,
+    NO_QUOTES,
+    ESCAPE,
+    COMMENTS,
+    NULL_LITERAL,
+];
 
 const NEXMARK: &[Setting] = &[
     meaning("events", Number(0)),
@@ -241,6 +293,7 @@ pub fn check(options: &BTreeMap<String, String>, role: Option<Role>) -> Vec<Mist
             continue;
         }
         match settings.iter().find(|setting| setting.key == key) {
+            Some(_) if other_format(options, key).is_some() => mistakes.extend(other_format(options, key)),
             Some(setting) => mistakes.extend(check_value(key, value, setting.value)),
             None => mistakes.push(Mistake {
                 key: Some(key.clone()),
@@ -254,6 +307,18 @@ pub fn check(options: &BTreeMap<String, String>, role: Option<Role>) -> Vec<Mist
         }
     }
     mistakes
+}
+
+/// The mistake of an option of a format that the table does not have.
+fn other_format(options: &BTreeMap<String, String>, key: &str) -> Option<Mistake> {
+    let format = options.get("format").filter(|format| FORMATS.contains(&format.as_str()))?;
+    let of =
+        FORMATS.iter().find(|name| key.strip_prefix(**name).is_some_and(|rest| rest.starts_with('.')))?;
+    (of != format).then(|| Mistake {
+        key: Some(key.to_owned()),
+        message: format!("the option '{key}' is one of '{of}', and the format is '{format}'"),
+        hint: Some(format!("remove it, or write 'format' = '{of}'")),
+    })
 }
 
 fn check_connector(connector: &str, role: Option<Role>) -> Option<Mistake> {
@@ -295,7 +360,14 @@ fn check_value(key: &str, value: &str, kind: ValueKind) -> Option<Mistake> {
         Text(example) if value.trim().is_empty() => {
             wrong("is empty".to_owned(), format!("write a value such as '{example}'"))
         }
-        Text(_) => None,
+        Text(_) | Any(_) => None,
+        Character(example) => match parse_character(value) {
+            Some(_) => None,
+            None => wrong(
+                "is not one ASCII character".to_owned(),
+                format!("write one such as '{example}', or '\\t' for a tab"),
+            ),
+        },
         Number(least) => match value.trim().parse::<u64>() {
             Ok(number) if number >= least => None,
             _ => wrong(
@@ -328,6 +400,15 @@ fn listed(names: &[String]) -> String {
         Some((last, [])) => last.clone(),
         Some((last, before)) => format!("{} or {last}", before.join(", ")),
         None => String::new(),
+    }
+}
+
+/// One ASCII character; `\t` is a tab, as in Flink.
+pub fn parse_character(text: &str) -> Option<u8> {
+    match text.as_bytes() {
+        [byte] if byte.is_ascii() => Some(*byte),
+        b"\\t" => Some(b'\t'),
+        _ => None,
     }
 }
 
@@ -377,8 +458,19 @@ mod tests {
                 Some(Role::Sink),
                 &[
                     ("'path' is missing", "add 'path' = 's3://bucket/folder'"),
-                    ("'format' = 'xml' is not supported", "use 'json'"),
+                    ("'format' = 'xml' is not supported", "use 'json' or 'csv'"),
                     ("'pth' is not known here", "did you mean 'path'?"),
+                ],
+            ),
+            (
+                "connector=filesystem path=a format=csv csv.field-delimiter=;; json.ignore-parse-errors=true",
+                Some(Role::Source),
+                &[
+                    ("'csv.field-delimiter' = ';;' is not one ASCII character", "'\\t' for a tab"),
+                    (
+                        "'json.ignore-parse-errors' is one of 'json', and the format is 'csv'",
+                        "'format' = 'json'",
+                    ),
                 ],
             ),
             (

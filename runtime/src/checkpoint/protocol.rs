@@ -31,8 +31,8 @@ pub enum CheckpointError {
     #[snafu(display("{message}"))]
     Refused { message: String },
     #[snafu(display(
-        "the object '{key}' in '{location}' is malformed or cut short: {damage}. Put it back from a copy of the bucket, and the job goes \
-         on. Without it the job cannot know what it has written already; to begin anew choose another checkpoint.location"
+        "the object '{key}' in '{location}' is malformed or cut short ({damage}); put it back from a copy of the bucket, and the job \
+         goes on. Without it the job cannot know what it has written already; to begin anew choose another checkpoint.location"
     ))]
     Malformed { key: String, location: String, damage: String },
     #[snafu(display(

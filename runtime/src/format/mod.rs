@@ -1,3 +1,201 @@
 //! Rows as bytes outside: how connectors read and write them.
 
+pub mod csv;
 pub mod json;
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use millrace_sql::plan::{Leaf, Table};
+use snafu::Snafu;
+
+use crate::options::{OptionError, TableOptions};
+use csv::{CsvDecoder, CsvEncoder, CsvError, CsvStyle};
+use json::{JsonDecoder, JsonEncoder, JsonError, JsonStyle};
+
+/// Records cannot be read or written; which one is at fault is not known yet.
+#[derive(Debug, Snafu)]
+pub enum FormatError {
+    #[snafu(transparent)]
+    Json { source: JsonError },
+    #[snafu(transparent)]
+    Csv { source: CsvError },
+    #[snafu(display("{source}"))]
+    Together { source: ArrowError },
+}
+
+/// How records are read.
+#[derive(Debug, Clone)]
+pub enum InputFormat {
+    Json {
+        /// A field that is not there makes a record a bad one.
+        needs_fields: bool,
+    },
+    Csv {
+        style: CsvStyle,
+        /// The table's columns, in order.
+        columns: Vec<String>,
+    },
+}
+
+impl InputFormat {
+    /// Reads the option 'format' and those of the format.
+    pub fn new(table: &Table, options: &mut TableOptions<'_>) -> Result<Self, OptionError> {
+        match options.required("format")?.as_str() {
+            "json" => {
+                // Times are read in either form.
+                options.optional("json.timestamp-format.standard");
+                let needs_fields = options.flag("json.fail-on-missing-field")?;
+                Ok(InputFormat::Json { needs_fields })
+            }
+            "csv" => {
+                let fields = table.schema.iter().flat_map(|schema| &schema.fields);
+                let columns = fields.map(|field| field.name.clone()).collect();
+                Ok(InputFormat::Csv { style: CsvStyle::new(options)?, columns })
+            }
+            _ => Err(unknown(options)),
+        }
+    }
+
+    /// Its name in options.
+    pub fn name(&self) -> &'static str {
+        match self {
+            InputFormat::Json { .. } => "json",
+            InputFormat::Csv { .. } => "csv",
+        }
+    }
+
+    /// A decoder of just these leaves of the table.
+    ///
+    /// # Errors
+    /// If the format has no values of a leaf's type.
+    pub fn decoder(&self, leaves: &[Leaf]) -> Result<Decoder, FormatError> {
+        Ok(match self {
+            InputFormat::Json { needs_fields } => {
+                Decoder::Json(Box::new(JsonDecoder::new(leaves, *needs_fields)?))
+            }
+            InputFormat::Csv { style, columns } => {
+                Decoder::Csv(CsvDecoder::new(leaves, columns, style.clone()))
+            }
+        })
+    }
+}
+
+/// Decodes records into the leaves of a table.
+pub enum Decoder {
+    Json(Box<JsonDecoder>),
+    Csv(CsvDecoder),
+}
+
+impl Decoder {
+    /// Decodes whole lines.
+    ///
+    /// # Errors
+    /// If any line is no row of the table; the decoder is then ready for other lines.
+    pub fn decode(&mut self, lines: &[u8]) -> Result<RecordBatch, FormatError> {
+        Ok(match self {
+            Decoder::Json(decoder) => decoder.decode(lines)?,
+            Decoder::Csv(decoder) => decoder.decode(lines)?,
+        })
+    }
+
+    /// Decodes lines, each of which must be one row, and leaves out those that are not; returns how many.
+    ///
+    /// # Errors
+    /// If rows cannot be put together, which no line causes.
+    pub fn decode_good(&mut self, lines: &[&[u8]]) -> Result<(RecordBatch, u64), FormatError> {
+        let mut rows = Vec::new();
+        for line in lines {
+            if let Ok(row) = self.decode(line)
+                && row.num_rows() == 1
+            {
+                rows.push(row);
+            }
+        }
+        let skipped = (lines.len() - rows.len()) as u64;
+        let rows = concat_batches(self.schema(), &rows);
+        Ok((rows.map_err(|source| FormatError::Together { source })?, skipped))
+    }
+
+    fn schema(&self) -> &SchemaRef {
+        match self {
+            Decoder::Json(decoder) => decoder.schema(),
+            Decoder::Csv(decoder) => decoder.schema(),
+        }
+    }
+}
+
+/// The schema of a batch of leaves.
+pub fn leaf_schema(leaves: &[Leaf]) -> SchemaRef {
+    let field = |leaf: &Leaf| {
+        let data_type = leaf.data_type.clone().unwrap_or_default().to_arrow();
+        Field::new(leaf.path.join("."), data_type, leaf.nullable)
+    };
+    Arc::new(Schema::new(leaves.iter().map(field).collect::<Vec<_>>()))
+}
+
+/// How rows are written.
+#[derive(Debug, Clone)]
+pub enum OutputFormat {
+    Json(JsonStyle),
+    Csv(CsvStyle),
+}
+
+impl OutputFormat {
+    /// Reads the option 'format' and those of the format.
+    pub fn new(options: &mut TableOptions<'_>) -> Result<Self, OptionError> {
+        match options.required("format")?.as_str() {
+            "json" => Ok(OutputFormat::Json(JsonStyle::new(options)?)),
+            "csv" => Ok(OutputFormat::Csv(CsvStyle::new(options)?)),
+            _ => Err(unknown(options)),
+        }
+    }
+
+    /// An encoder for batches of a schema.
+    pub fn encoder(&self, schema: &Schema) -> Encoder {
+        match self {
+            OutputFormat::Json(style) => Encoder::Json(JsonEncoder::new(schema, *style)),
+            OutputFormat::Csv(style) => Encoder::Csv(CsvEncoder::new(style.clone())),
+        }
+    }
+}
+
+/// Encodes batches of one schema, a line a row.
+pub enum Encoder {
+    Json(JsonEncoder),
+    Csv(CsvEncoder),
+}
+
+impl Encoder {
+    /// Appends the rows as lines.
+    pub fn encode(&self, records: &RecordBatch, out: &mut String) -> Result<(), FormatError> {
+        match self {
+            Encoder::Json(encoder) => encoder.encode(records, out)?,
+            Encoder::Csv(encoder) => encoder.encode(records, out, |_| {})?,
+        }
+        Ok(())
+    }
+
+    /// Appends the rows as lines, and says where each ends, behind its line break.
+    pub fn encode_each(&self, records: &RecordBatch, out: &mut String) -> Result<Vec<usize>, FormatError> {
+        let start = out.len();
+        let mut ends = Vec::with_capacity(records.num_rows());
+        match self {
+            Encoder::Json(encoder) => {
+                encoder.encode(records, out)?;
+                // Line breaks in values are escaped.
+                let breaks = out.bytes().enumerate().skip(start).filter(|(_, byte)| *byte == b'\n');
+                ends.extend(breaks.map(|(index, _)| index + 1));
+            }
+            Encoder::Csv(encoder) => encoder.encode(records, out, |end| ends.push(end))?,
+        }
+        Ok(ends)
+    }
+}
+
+fn unknown(options: &TableOptions<'_>) -> OptionError {
+    options.wrong("format", "is not supported; use 'json' or 'csv'")
+}

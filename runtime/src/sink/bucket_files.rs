@@ -28,7 +28,7 @@ use super::{
 use crate::checkpoint::BucketSettings;
 use crate::checkpoint::bucket::{explain, is_outage, open_bucket};
 use crate::clock::Clock;
-use crate::format::json::{JsonEncoder, JsonStyle};
+use crate::format::{Encoder, OutputFormat};
 use crate::model::{Batch, Epoch, Subtask};
 use crate::outside::Outside;
 
@@ -43,7 +43,7 @@ pub struct BucketFiles {
     bucket: String,
     folder: Path,
     store: Arc<AmazonS3>,
-    style: JsonStyle,
+    format: OutputFormat,
     identity: SinkIdentity,
 }
 
@@ -70,7 +70,7 @@ impl BucketFiles {
     pub fn new(
         bucket: &str,
         folder: &str,
-        style: JsonStyle,
+        format: OutputFormat,
         identity: SinkIdentity,
     ) -> Result<Self, SinkError> {
         let store = open_bucket(bucket, &identity.outside.buckets).map_err(|error| SinkError::Data {
@@ -80,7 +80,7 @@ impl BucketFiles {
             bucket: bucket.to_owned(),
             folder: Path::from(folder),
             store: Arc::new(store),
-            style,
+            format,
             identity,
         })
     }
@@ -97,7 +97,7 @@ impl SinkConnector for BucketFiles {
             epoch: self.identity.first_epoch,
             files: 0,
             encoder: None,
-            style: self.style,
+            format: self.format.clone(),
             text: String::new(),
             upload: None,
             shared: Arc::default(),
@@ -121,8 +121,8 @@ struct BucketWriter {
     /// The epoch that the rows at hand belong to.
     epoch: Epoch,
     files: u64,
-    encoder: Option<JsonEncoder>,
-    style: JsonStyle,
+    encoder: Option<Encoder>,
+    format: OutputFormat,
     /// Rows that are not uploaded yet.
     text: String,
     upload: Option<Upload>,
@@ -222,8 +222,7 @@ impl SinkWriter for BucketWriter {
         if batch.rows() == 0 {
             return Ok(());
         }
-        let encoder =
-            self.encoder.get_or_insert_with(|| JsonEncoder::new(&batch.records.schema(), self.style));
+        let encoder = self.encoder.get_or_insert_with(|| self.format.encoder(&batch.records.schema()));
         encoder
             .encode(&batch.records, &mut self.text)
             .map_err(|error| SinkError::Data { message: error.to_string() })?;

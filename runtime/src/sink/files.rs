@@ -1,4 +1,4 @@
-//! Files of JSON lines in a folder: hidden until the checkpoint that covers them is complete, then renamed.
+//! Files of lines in a folder: hidden until the checkpoint that covers them is complete, then renamed.
 //!
 //! One file a subtask and checkpoint, none without rows. A visible file never changes or disappears.
 
@@ -15,10 +15,10 @@ use snafu::{ResultExt, ensure};
 use super::bucket_files::BucketFiles;
 use super::{
     Committable, IoSnafu, LostSnafu, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter,
-    file_prefix, json_style,
+    file_prefix,
 };
 use crate::folders::{local_path, sync_folder, with_cure};
-use crate::format::json::{JsonEncoder, JsonStyle};
+use crate::format::{Encoder, OutputFormat};
 use crate::model::{Batch, Epoch, Generation, Subtask};
 use crate::options::TableOptions;
 
@@ -28,7 +28,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// A folder as a sink.
 pub struct Files {
     folder: PathBuf,
-    style: JsonStyle,
+    format: OutputFormat,
     identity: SinkIdentity,
 }
 
@@ -51,20 +51,16 @@ pub fn open(
     identity: SinkIdentity,
 ) -> Result<Box<dyn SinkConnector>, SinkError> {
     let path = options.required("path")?;
-    let format = options.required("format")?;
-    if format != "json" {
-        return Err(options.wrong("format", "is not supported; use 'json'").into());
-    }
-    let style = json_style(options)?;
+    let format = OutputFormat::new(options)?;
     if let Some(rest) = path.strip_prefix("s3://") {
         let (bucket, folder) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.is_empty() || folder.trim_matches('/').is_empty() {
             return Err(options.wrong("path", "needs a bucket and a folder, s3://bucket/folder").into());
         }
-        return Ok(Box::new(BucketFiles::new(bucket, folder.trim_matches('/'), style, identity)?));
+        return Ok(Box::new(BucketFiles::new(bucket, folder.trim_matches('/'), format, identity)?));
     }
     match local_path(&path) {
-        Some(folder) => Ok(Box::new(Files { folder, style, identity })),
+        Some(folder) => Ok(Box::new(Files { folder, format, identity })),
         None => {
             Err(options.wrong("path", "is not supported; write to a folder or to s3://bucket/folder").into())
         }
@@ -77,7 +73,7 @@ impl SinkConnector for Files {
             folder: self.folder.clone(),
             prefix: format!("{}-{subtask}", file_prefix(&self.identity)),
             generation: self.identity.generation,
-            style: self.style,
+            format: self.format.clone(),
             files: 0,
             open: None,
             text: String::new(),
@@ -93,7 +89,7 @@ struct FileWriter {
     folder: PathBuf,
     prefix: String,
     generation: Generation,
-    style: JsonStyle,
+    format: OutputFormat,
     /// Files staged so far by this writer; keeps the hidden names of one generation apart.
     files: u64,
     open: Option<OpenFile>,
@@ -103,7 +99,7 @@ struct FileWriter {
 struct OpenFile {
     staged: String,
     file: BufWriter<File>,
-    encoder: JsonEncoder,
+    encoder: Encoder,
     bytes: u64,
 }
 
@@ -117,7 +113,7 @@ impl FileWriter {
                 .map_err(with_cure)
                 .context(self.action("create a file in"))?;
             let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-            let encoder = JsonEncoder::new(&batch.records.schema(), self.style);
+            let encoder = self.format.encoder(&batch.records.schema());
             self.open = Some(OpenFile { staged, file, encoder, bytes: 0 });
         }
         self.open
@@ -296,7 +292,11 @@ mod tests {
             first_epoch: Epoch(1),
             outside: Outside::unreached(),
         };
-        Files { folder: folder.to_owned(), style: JsonStyle::default(), identity }
+        Files {
+            folder: folder.to_owned(),
+            format: OutputFormat::Json(crate::format::json::JsonStyle::default()),
+            identity,
+        }
     }
 
     fn rows(n: i64) -> Batch {

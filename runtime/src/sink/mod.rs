@@ -21,7 +21,6 @@ use snafu::Snafu;
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::format::json::JsonStyle;
 use crate::model::{Batch, Epoch, Generation, JobUid, Subtask};
 use crate::options::{OptionError, TableOptions};
 use crate::outside::Outside;
@@ -58,19 +57,6 @@ impl SinkError {
             SinkError::Lost { kind, .. } => kind,
         }
     }
-}
-
-/// Reads the options of the format that say how rows are written.
-fn json_style(options: &mut crate::options::TableOptions<'_>) -> Result<JsonStyle, OptionError> {
-    let is_iso = match options.optional("json.timestamp-format.standard").as_deref() {
-        None | Some("SQL") => false,
-        Some("ISO-8601") => true,
-        Some(_) => {
-            return Err(options.wrong("json.timestamp-format.standard", "is neither 'SQL' nor 'ISO-8601'"));
-        }
-    };
-    let omits_nulls = options.parsed("json.encode.ignore-null-fields", "'true' or 'false'")?.unwrap_or(false);
-    Ok(JsonStyle { is_iso, omits_nulls, ..JsonStyle::default() })
 }
 
 /// What one subtask has prepared, in the connector's own form.

@@ -6,10 +6,9 @@
 pub mod files;
 pub mod kafka;
 pub mod nexmark;
+mod record_format;
 pub mod watermark;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,11 +16,10 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use millrace_sql::plan::{Operator, OperatorKind, Source as SourcePlan};
 use snafu::Snafu;
-use tracing::warn;
 
-use crate::format::json::JsonDecoder;
 use crate::options::OptionError;
 use crate::outside::Outside;
+pub use record_format::RecordFormat;
 
 /// A source cannot be opened or read.
 #[derive(Debug, Snafu)]
@@ -109,58 +107,6 @@ pub trait SourceConnector: Send + Sync {
     /// How many records that are no rows its readers have left out, as `json.ignore-parse-errors` wants.
     fn skipped(&self) -> u64 {
         0
-    }
-}
-
-/// What becomes of records that are no rows.
-#[derive(Debug, Clone, Default)]
-pub struct BadRecords {
-    /// They are left out instead of failing the job.
-    are_skipped: bool,
-    /// A field that is not there makes a record a bad one.
-    pub needs_fields: bool,
-    skipped: Arc<AtomicU64>,
-}
-
-impl BadRecords {
-    /// Reads the options of the format that say what a record is.
-    pub fn new(options: &mut crate::options::TableOptions<'_>) -> Result<Self, OptionError> {
-        let are_skipped = options.parsed("json.ignore-parse-errors", "'true' or 'false'")?.unwrap_or(false);
-        let needs_fields =
-            options.parsed("json.fail-on-missing-field", "'true' or 'false'")?.unwrap_or(false);
-        if are_skipped && needs_fields {
-            let message =
-                "cannot be together with 'json.ignore-parse-errors' = 'true': leave one of them out";
-            return Err(options.wrong("json.fail-on-missing-field", message));
-        }
-        // Times are read in either form.
-        options.optional("json.timestamp-format.standard");
-        Ok(BadRecords { are_skipped, needs_fields, skipped: Arc::default() })
-    }
-
-    /// What to do about a record that is no row, for messages.
-    pub fn cure(&self) -> &'static str {
-        match self.needs_fields {
-            true => "correct it, or let missing fields be NULL: remove 'json.fail-on-missing-field'",
-            false => "correct it, or leave such records out with 'json.ignore-parse-errors' = 'true'",
-        }
-    }
-
-    /// How many were left out.
-    pub fn skipped(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
-    }
-
-    /// Lines of which one is no row: the good ones, or `None` if they fail the job. The first bad one is logged.
-    pub fn decode(&self, decoder: &mut JsonDecoder, lines: &[&[u8]], place: &str) -> Option<RecordBatch> {
-        if !self.are_skipped {
-            return None;
-        }
-        let (rows, skipped) = decoder.decode_good(lines).ok()?;
-        if self.skipped.fetch_add(skipped, Ordering::Relaxed) == 0 {
-            warn!(place, "records that are no rows are left out and counted; this is logged once");
-        }
-        Some(rows)
     }
 }
 

@@ -426,7 +426,7 @@ fn cut_each_way(place: &Place, object: &Path, name: &str) {
     ];
     for (length, said) in ways {
         fs::write(object, &whole[..length]).unwrap();
-        refused(place, 3, &[name, "malformed or cut short", &said, "Put it back from a copy"]);
+        refused(place, 3, &[name, "malformed or cut short", &said, "put it back from a copy"]);
     }
     fs::write(object, &whole).unwrap();
 }
@@ -484,4 +484,39 @@ fn a_file_that_has_become_shorter_is_named_and_the_job_goes_on_once_it_is_whole(
     let output = place.run(&[]);
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(place.rows("result").len(), 199_998);
+}
+
+#[test]
+fn lines_of_csv_are_read_and_written_and_a_wrong_one_is_named() {
+    let sql = |more: &str| {
+        let columns = "n BIGINT, name STRING, ts TIMESTAMP(3)";
+        format!(
+            "CREATE TABLE numbers ({columns}) WITH ('connector' = 'filesystem', 'path' = 'numbers', 'format' = 'csv', 'csv.field-delimiter' = ';'{more});
+CREATE TABLE result ({columns}) WITH ('connector' = 'filesystem', 'path' = 'result', 'format' = 'csv');
+INSERT INTO result SELECT n, name, ts FROM numbers WHERE n > 1;"
+        )
+    };
+    let place = Place::new(2, &sql(""));
+    let rows: String =
+        (1..=3000).map(|n| format!("{n};\"number {n}, of; some\";2024-02-29 00:00:00.5\n")).collect();
+    write_numbers(&place, &format!("{rows}one;;\n4000;last;\n"));
+    refused(
+        &place,
+        3,
+        &[
+            &format!("has a line at byte {} that is not a row of the table", rows.len()),
+            "'one' is not a value of the column 'n', which is BIGINT; the line: one;;",
+            "'csv.ignore-parse-errors' = 'true'",
+        ],
+    );
+
+    place.set_job(2, &sql(", 'csv.ignore-parse-errors' = 'true'"));
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    let mut expected: Vec<String> =
+        (2..=3000).map(|n| format!("{n},\"number {n}, of; some\",2024-02-29 00:00:00.5")).collect();
+    expected.push("4000,last,".to_owned());
+    expected.sort();
+    assert_eq!(place.rows("result"), expected);
 }

@@ -385,3 +385,33 @@ INSERT INTO counts SELECT k, COUNT(*) FROM events GROUP BY k;"
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("has NULL in 'k', a column of the PRIMARY KEY; leave such rows out"), "{text}");
 }
+
+#[test]
+fn lines_of_csv_pass_through_topics() {
+    let broker = Broker::start(2);
+    broker.create_topic("lines", 1);
+    broker.create_topic("out", 1);
+    broker.append("lines", 0, &["1,plain,1.50".to_owned(), "2,\"a, b\",".to_owned()]);
+    let options = |topic: &str| {
+        let servers = broker.address();
+        format!(
+            "'connector' = 'kafka', 'bootstrap.servers' = '{servers}', 'format' = 'csv', 'topic' = '{topic}'"
+        )
+    };
+    let columns = "id BIGINT, name STRING, d DECIMAL(5, 2)";
+    let place = Place::new(
+        1,
+        &format!(
+            "CREATE TABLE lines ({columns}) WITH ({}, 'scan.bounded.mode' = 'latest-offset');
+CREATE TABLE out ({columns}) WITH ({});
+INSERT INTO out SELECT id + 1, name, d FROM lines;",
+            options("lines"),
+            options("out")
+        ),
+    );
+
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(broker.committed("out", 2), ["2,plain,1.50", "3,\"a, b\","]);
+}

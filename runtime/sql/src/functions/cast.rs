@@ -15,7 +15,7 @@ use arrow::datatypes::{
     DataType, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
 };
 use arrow::util::display::FormatOptions;
-use datafusion_common::{Result, ScalarValue, exec_err};
+use datafusion_common::{DataFusionError, Result, ScalarValue, exec_err};
 use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
 
 use super::decimals::{Rounding, of_integer, round};
@@ -206,8 +206,41 @@ fn decimals(values: Decimal128Array, precision: u8, scale: i8) -> Result<ArrayRe
 }
 
 fn from_text(values: &StringArray, to: &DataType, is_try: bool) -> Result<ArrayRef> {
+    match texts(values, to, is_try) {
+        Ok(converted) => Ok(converted),
+        Err(TextError::Kernel { source }) => Err(source),
+        Err(TextError::NotAValue { text }) => {
+            let to = plan::DataType::from_arrow(to).map(|to| to.to_string()).unwrap_or_default();
+            exec_err!("CAST: '{text}' is not a value of the type {to}; TRY_CAST makes NULL of such texts")
+        }
+    }
+}
+
+/// A text cannot be converted.
+#[derive(Debug)]
+pub enum TextError {
+    /// The beginning of a text that is no value of the type.
+    NotAValue {
+        text: String,
+    },
+    Kernel {
+        source: DataFusionError,
+    },
+}
+
+/// Texts as values of a type, as CAST reads them.
+///
+/// # Errors
+/// If a text is no value of the type.
+pub fn of_texts(values: &StringArray, to: &DataType) -> Result<ArrayRef, TextError> {
+    texts(values, to, false)
+}
+
+fn texts(values: &StringArray, to: &DataType, is_try: bool) -> Result<ArrayRef, TextError> {
+    let kernel =
+        |values: ArrayRef, is_try| kernel(&values, to, is_try).map_err(|source| TextError::Kernel { source });
     let converted: ArrayRef = match to {
-        DataType::Binary => return kernel(&(Arc::new(values.clone()) as ArrayRef), to, is_try),
+        DataType::Binary => return kernel(Arc::new(values.clone()), is_try),
         DataType::Boolean => {
             Arc::new(values.iter().map(|text| boolean(text?.trim())).collect::<BooleanArray>())
         }
@@ -221,21 +254,26 @@ fn from_text(values: &StringArray, to: &DataType, is_try: bool) -> Result<ArrayR
         }
         to if to.is_integer() => {
             let parsed: Int64Array = values.iter().map(|text| integer(text?.trim())).collect();
-            kernel(&(Arc::new(parsed) as ArrayRef), to, true)?
+            kernel(Arc::new(parsed), true)?
         }
         DataType::Decimal128(precision, scale) => {
             return decimals_from_text(values, *precision, *scale, is_try);
         }
-        to => kernel(&(Arc::new(values.clone()) as ArrayRef), to, true)?,
+        _ => kernel(Arc::new(values.clone()), true)?,
     };
     if !is_try && converted.null_count() > values.null_count() {
         let wrong = (0..values.len()).find(|row| values.is_valid(*row) && converted.is_null(*row));
-        return not_a_value(wrong.map(|row| values.value(row)).unwrap_or_default(), to);
+        return Err(not_a_value(wrong.map(|row| values.value(row)).unwrap_or_default()));
     }
     Ok(converted)
 }
 
-fn decimals_from_text(values: &StringArray, precision: u8, scale: i8, is_try: bool) -> Result<ArrayRef> {
+fn decimals_from_text(
+    values: &StringArray,
+    precision: u8,
+    scale: i8,
+    is_try: bool,
+) -> Result<ArrayRef, TextError> {
     let mut parsed = Vec::with_capacity(values.len());
     for text in values {
         parsed.push(match text.map(|text| decimal(text.trim(), precision, scale)) {
@@ -243,22 +281,21 @@ fn decimals_from_text(values: &StringArray, precision: u8, scale: i8, is_try: bo
             Some(Ok(value)) => value,
             Some(Err(NotANumber)) if is_try => None,
             Some(Err(NotANumber)) => {
-                return not_a_value(text.unwrap_or_default(), &DataType::Decimal128(precision, scale));
+                return Err(not_a_value(text.unwrap_or_default()));
             }
         });
     }
-    decimals(parsed.into(), precision, scale)
+    decimals(parsed.into(), precision, scale).map_err(|source| TextError::Kernel { source })
 }
 
-fn not_a_value<T>(text: &str, to: &DataType) -> Result<T> {
+fn not_a_value(text: &str) -> TextError {
     /// Longer texts are cut in messages.
     const SHOWN_MAX: usize = 80;
-    let to = plan::DataType::from_arrow(to).map(|to| to.to_string()).unwrap_or_default();
     let mut shown: String = text.chars().take(SHOWN_MAX).collect();
     if shown.len() < text.len() {
         let _ = write!(shown, "…");
     }
-    exec_err!("CAST: '{shown}' is not a value of the type {to}; TRY_CAST makes NULL of such texts")
+    TextError::NotAValue { text: shown }
 }
 
 /// Flink's words for true and false.

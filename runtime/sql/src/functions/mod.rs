@@ -24,7 +24,7 @@ use std::sync::Arc;
 use datafusion_common::Result;
 use datafusion_expr::ScalarUDF;
 
-pub use cast::{CastTo, NotANumber, decimal};
+pub use cast::{CastTo, NotANumber, TextError, decimal, of_texts};
 pub use field::FIELD;
 use scalar::Scalar;
 pub use text::of_column as texts;

@@ -4,10 +4,11 @@ use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::mistakes::at;
-use crate::connectors::{self, Role};
+use crate::connectors::{self, Mistake, Role};
 use crate::diagnostic::Diagnostic;
 use crate::dialect::{ColumnKind, CreateTable, Query, Statement};
 use crate::nexmark;
+use crate::plan::{DataType, TypeKind};
 
 /// Mistakes in the options of all tables, judged by what is done with each.
 pub fn check(statements: &[Statement]) -> Vec<Diagnostic> {
@@ -32,14 +33,17 @@ pub fn check(statements: &[Statement]) -> Vec<Diagnostic> {
     mistakes
 }
 
-/// Mistakes in the columns of a table whose connector has its own.
+/// Mistakes in the columns of a table whose connector has its own, or whose format has not all types.
 fn wrong_columns(declaration: &CreateTable) -> Vec<Diagnostic> {
-    if declaration.options.get("connector").is_none_or(|connector| connector != "nexmark") {
-        return Vec::new();
-    }
+    let option = |key: &str| declaration.options.get(key).map_or("", String::as_str);
     let mistakes = declaration.columns.iter().flat_map(|column| {
         let ColumnKind::Physical { data_type, .. } = &column.kind else { return Vec::new() };
-        let found = nexmark::check_column(&column.name.text, data_type).into_iter();
+        let found = match (option("connector"), option("format")) {
+            ("nexmark", _) => nexmark::check_column(&column.name.text, data_type),
+            (_, "csv") => no_field(&column.name.text, data_type).into_iter().collect(),
+            _ => Vec::new(),
+        };
+        let found = found.into_iter();
         let placed = found.map(|mistake| Diagnostic {
             hint: mistake.hint,
             ..at(column.name.span, format!("table '{}': {}", declaration.name.text, mistake.message))
@@ -47,6 +51,18 @@ fn wrong_columns(declaration: &CreateTable) -> Vec<Diagnostic> {
         placed.collect()
     });
     mistakes.collect()
+}
+
+/// The mistake of a column that no field of a line can be.
+fn no_field(name: &str, data_type: &DataType) -> Option<Mistake> {
+    let is_nested = matches!(data_type.kind(), TypeKind::Row | TypeKind::Array | TypeKind::Map);
+    is_nested.then(|| Mistake {
+        key: None,
+        message: format!(
+            "the column '{name}' is {data_type}, which is not supported yet in the format 'csv'"
+        ),
+        hint: Some("make columns of its parts, or use 'format' = 'json'".to_owned()),
+    })
 }
 
 /// What is done with a table, as the texts of the statements say it: they may have mistakes of their own.

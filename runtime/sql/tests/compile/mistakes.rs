@@ -407,7 +407,7 @@ fn a_primary_key_is_of_columns_that_are_written_and_says_that_nothing_enforces_i
 }
 
 #[test]
-fn columns_that_a_generator_or_a_window_does_not_leave_free_are_named() {
+fn columns_that_a_generator_a_format_or_a_window_cannot_have_are_named() {
     let found =
         |sql: &str| -> Vec<String> { compile(sql).unwrap_err().iter().map(ToString::to_string).collect() };
     let into = "CREATE TABLE out (n BIGINT) WITH ('connector' = 'print');";
@@ -420,6 +420,13 @@ fn columns_that_a_generator_or_a_window_does_not_leave_free_are_named() {
         [
             "line 1, column 17: table 'e': the generator has no column 'bid.prise'",
             "line 2, column 2: table 'e': the generator has no column 'event_typ'",
+        ]
+    );
+    let nested = "CREATE TABLE c (n BIGINT, r ARRAY<INT>) WITH ('connector' = 'filesystem', 'path' = 'c', 'format' = 'csv');";
+    assert_eq!(
+        found(&format!("{into}\n{nested}\nINSERT INTO out SELECT n FROM c;")),
+        [
+            "line 2, column 27: table 'c': the column 'r' is ARRAY<INT>, which is not supported yet in the format 'csv'"
         ]
     );
     assert_eq!(

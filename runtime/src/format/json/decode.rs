@@ -14,6 +14,7 @@ use millrace_sql::functions::decimal;
 use millrace_sql::plan::Leaf;
 use snafu::{OptionExt, ResultExt};
 
+use super::super::leaf_schema;
 use super::{DecodeSnafu, JsonError, MissingSnafu, PrepareSnafu};
 
 /// Rows that the decoder makes room for at a time.
@@ -66,21 +67,9 @@ impl JsonDecoder {
         decoded.context(DecodeSnafu)
     }
 
-    /// Decodes lines, each of which must be one row, and leaves out those that are not; returns how many.
-    ///
-    /// # Errors
-    /// If rows cannot be put together, which no line causes.
-    pub fn decode_good(&mut self, lines: &[&[u8]]) -> Result<(RecordBatch, u64), JsonError> {
-        let mut rows = Vec::new();
-        for line in lines {
-            if let Ok(row) = self.decode(line)
-                && row.num_rows() == 1
-            {
-                rows.push(row);
-            }
-        }
-        let skipped = (lines.len() - rows.len()) as u64;
-        Ok((concat_batches(&self.output, &rows).context(DecodeSnafu)?, skipped))
+    /// The schema of the rows.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.output
     }
 
     /// Looks whether each line has all fields. What is no JSON is left to the reader, which says why.
@@ -188,7 +177,7 @@ fn decimals(texts: &StringArray, precision: u8, scale: i8) -> Result<ArrayRef, A
 }
 
 /// The bytes of base64.
-fn bytes(texts: &StringArray) -> Result<ArrayRef, ArrowError> {
+pub fn bytes(texts: &StringArray) -> Result<ArrayRef, ArrowError> {
     use base64::Engine;
     let decode = |text: &str| {
         base64::engine::general_purpose::STANDARD.decode(text).map_err(|error| {
@@ -197,18 +186,6 @@ fn bytes(texts: &StringArray) -> Result<ArrayRef, ArrowError> {
     };
     let bytes = texts.iter().map(|text| text.map(decode).transpose()).collect::<Result<Vec<_>, _>>()?;
     Ok(Arc::new(bytes.iter().map(Option::as_deref).collect::<BinaryArray>()))
-}
-
-/// The schema of a batch of leaves.
-pub fn leaf_schema(leaves: &[Leaf]) -> SchemaRef {
-    let field = |leaf: &Leaf| {
-        ArrowField::new(
-            leaf.path.join("."),
-            leaf.data_type.clone().unwrap_or_default().to_arrow(),
-            leaf.nullable,
-        )
-    };
-    Arc::new(Schema::new(leaves.iter().map(field).collect::<Vec<_>>()))
 }
 
 /// Rows of just the parts that the leaves need, in their order.

@@ -70,7 +70,7 @@ fn write_fields<'a>(
 }
 
 /// A column viewed for writing.
-enum JsonColumn {
+pub enum JsonColumn {
     Null,
     Boolean(BooleanArray),
     Integer(arrow::array::Int64Array),
@@ -89,7 +89,11 @@ enum JsonColumn {
 }
 
 impl JsonColumn {
-    fn new(column: &ArrayRef) -> Result<Self, JsonError> {
+    /// Views a column.
+    ///
+    /// # Errors
+    /// If values of its type cannot be written.
+    pub fn new(column: &ArrayRef) -> Result<Self, JsonError> {
         let wide = |column: &ArrayRef| -> Result<arrow::array::Int64Array, JsonError> {
             let values = cast(column, &ArrowType::Int64).context(PrepareSnafu)?;
             Ok(values.as_primitive::<Int64Type>().clone())
@@ -147,7 +151,8 @@ impl JsonColumn {
         }
     }
 
-    fn write(&self, row: usize, style: JsonStyle, out: &mut String) {
+    /// Appends a value as JSON.
+    pub fn write(&self, row: usize, style: JsonStyle, out: &mut String) {
         if self.is_null(row) {
             return out.push_str("null");
         }

@@ -10,8 +10,10 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use snafu::Snafu;
 
-pub use decode::{JsonDecoder, leaf_schema};
-pub use encode::JsonEncoder;
+pub use decode::{JsonDecoder, bytes};
+pub use encode::{JsonColumn, JsonEncoder};
+
+use crate::options::{OptionError, TableOptions};
 
 /// A batch could not be decoded; which line is at fault is not known yet.
 #[derive(Debug, Snafu)]
@@ -36,6 +38,23 @@ pub struct JsonStyle {
     pub omits_nulls: bool,
     /// Times with all digits of their type, `2024-02-29 00:00:00.500`.
     pub pads_times: bool,
+}
+
+impl JsonStyle {
+    /// Reads the options of the format that say how rows are written.
+    pub fn new(options: &mut TableOptions<'_>) -> Result<Self, OptionError> {
+        let key = "json.timestamp-format.standard";
+        let is_iso = match options.optional(key).as_deref() {
+            None | Some("SQL") => false,
+            Some("ISO-8601") => true,
+            Some(_) => return Err(options.wrong(key, "is neither 'SQL' nor 'ISO-8601'")),
+        };
+        Ok(JsonStyle {
+            is_iso,
+            omits_nulls: options.flag("json.encode.ignore-null-fields")?,
+            ..JsonStyle::default()
+        })
+    }
 }
 
 #[cfg(test)]

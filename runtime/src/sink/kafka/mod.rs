@@ -27,8 +27,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter, json_style};
-use crate::format::json::{JsonEncoder, JsonStyle};
+use super::{Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter};
+use crate::format::json::JsonStyle;
+use crate::format::{Encoder, OutputFormat};
 use crate::kafka::{KafkaError, servers, topic};
 use crate::model::{Batch, Epoch, Subtask};
 use crate::options::TableOptions;
@@ -49,7 +50,7 @@ pub struct Kafka {
 
 #[derive(Debug)]
 struct Settings {
-    style: JsonStyle,
+    format: OutputFormat,
     /// Of batches of records.
     compression: Compression,
     bootstrap: Vec<String>,
@@ -109,9 +110,8 @@ impl Kafka {
                     .into());
             }
         };
-        is_one_of(options, "format", "json")?;
-        let style = json_style(options)?;
-        Self::open(options, identity, partitioner, Vec::new(), style)
+        let format = OutputFormat::new(options)?;
+        Self::open(options, identity, partitioner, Vec::new(), format)
     }
 
     /// Reads the options of a topic that holds the newest row of each key: a record takes the place of the one before, and one
@@ -126,8 +126,8 @@ impl Kafka {
         if !matches!(options.optional("value.fields-include").as_deref(), None | Some("ALL")) {
             return Err(options.wrong("value.fields-include", "is not supported; use 'ALL'").into());
         }
-        let style = JsonStyle::default();
-        Self::open(options, identity, Partitioner::ByKey, table.key_columns(), style)
+        let format = OutputFormat::Json(JsonStyle::default());
+        Self::open(options, identity, Partitioner::ByKey, table.key_columns(), format)
     }
 
     fn open(
@@ -135,10 +135,10 @@ impl Kafka {
         identity: SinkIdentity,
         partitioner: Partitioner,
         key: Vec<usize>,
-        style: JsonStyle,
+        format: OutputFormat,
     ) -> Result<Self, SinkError> {
         let settings = Settings {
-            style,
+            format,
             compression: compression(options)?,
             bootstrap: servers(options)?,
             topic: topic(options)?,
@@ -198,8 +198,8 @@ struct Writer {
 
 /// Of rows and of their keys.
 struct Encoders {
-    row: JsonEncoder,
-    key: JsonEncoder,
+    row: Encoder,
+    key: Encoder,
 }
 
 /// A record to be written.
@@ -227,8 +227,8 @@ impl Writer {
         by_key::check(&batch.records, key)?;
         let keys = batch.records.project(key).map_err(not_writable)?;
         let Encoders { row: of_rows, key: of_keys } = self.encoders.get_or_insert_with(|| Encoders {
-            row: JsonEncoder::new(&batch.records.schema(), self.settings.style),
-            key: JsonEncoder::new(&keys.schema(), self.settings.style),
+            row: self.settings.format.encoder(&batch.records.schema()),
+            key: self.settings.format.encoder(&keys.schema()),
         });
         let values = lines(of_rows, &batch.records, &mut self.text)?;
         if key.is_empty() {
@@ -259,17 +259,13 @@ fn not_writable(error: impl std::fmt::Display) -> SinkError {
     SinkError::Data { message: error.to_string() }
 }
 
-/// Rows as lines; a row is a line, for line breaks in values are escaped.
-fn lines(encoder: &JsonEncoder, rows: &RecordBatch, text: &mut String) -> Result<Vec<Bytes>, SinkError> {
+/// Rows as records, without the line break at their end.
+fn lines(encoder: &Encoder, rows: &RecordBatch, text: &mut String) -> Result<Vec<Bytes>, SinkError> {
     text.clear();
-    encoder.encode(rows, text).map_err(not_writable)?;
-    let mut rest = Bytes::copy_from_slice(text.as_bytes());
-    let mut values = Vec::with_capacity(rows.num_rows());
-    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-        values.push(rest.split_to(end));
-        drop(rest.split_to(1));
-    }
-    Ok(values)
+    let ends = encoder.encode_each(rows, text).map_err(not_writable)?;
+    let all = Bytes::copy_from_slice(text.as_bytes());
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    Ok(starts.zip(&ends).map(|(start, end)| all.slice(start..end - 1)).collect())
 }
 
 /// Refuses all values of an option but one.

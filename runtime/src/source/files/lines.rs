@@ -4,9 +4,9 @@ use std::task::{Context, Poll, ready};
 
 use prost::Message;
 
-use super::super::{BadRecords, Read, SourceError, SplitReader, excerpt};
+use super::super::{Read, RecordFormat, SourceError, SplitReader, excerpt};
 use super::{Input, Position};
-use crate::format::json::JsonDecoder;
+use crate::format::Decoder;
 
 /// A line longer than this is refused instead of filling the memory.
 const LINE_BYTES_MAX: usize = 64 << 20;
@@ -14,8 +14,8 @@ const LINE_BYTES_MAX: usize = 64 << 20;
 /// Reads one split.
 pub struct LineReader {
     input: Box<dyn Input>,
-    decoder: JsonDecoder,
-    bad_records: BadRecords,
+    decoder: Decoder,
+    format: RecordFormat,
     read_bytes: usize,
     position: Position,
     /// Place in the file of the buffer's first byte.
@@ -30,14 +30,14 @@ impl LineReader {
     pub fn new(
         input: Box<dyn Input>,
         position: Position,
-        decoder: JsonDecoder,
-        bad_records: BadRecords,
+        decoder: Decoder,
+        format: RecordFormat,
         read_bytes: usize,
     ) -> Self {
         LineReader {
             input,
             decoder,
-            bad_records,
+            format,
             read_bytes,
             next: Self::first_byte(&position),
             skips_partial_line: position.next.is_none() && position.start > 0,
@@ -129,7 +129,7 @@ impl LineReader {
                     "'{}' has a line at byte {offset} that is not a row of the table: {error}; the line: {}; {}",
                     self.position.path,
                     excerpt(line),
-                    self.bad_records.cure()
+                    self.format.cure()
                 );
                 return SourceError::Data { message };
             }
@@ -145,7 +145,7 @@ impl LineReader {
         }
         let place = format!("'{}' from byte {start}", self.position.path);
         let each: Vec<&[u8]> = lines.split_inclusive(|byte| *byte == b'\n').collect();
-        match self.bad_records.decode(&mut self.decoder, &each, &place) {
+        match self.format.decode_good(&mut self.decoder, &each, &place) {
             Some(rows) => Ok(Read::Rows(rows)),
             None => Err(self.poison(lines, start)),
         }

@@ -1,4 +1,4 @@
-//! Files of JSON lines in a folder or a bucket, cut by bytes: a split holds the lines that begin in its range.
+//! Files of lines in a folder or a bucket, cut by bytes: a split holds the lines that begin in its range.
 
 mod bucket;
 mod lines;
@@ -8,12 +8,11 @@ use std::path::PathBuf;
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
-use millrace_sql::plan::{Leaf, Source as SourcePlan};
+use millrace_sql::plan::Source as SourcePlan;
 use prost::Message;
 
-use super::{BadRecords, SourceConnector, SourceError, Split, SplitReader, UNREADABLE};
+use super::{RecordFormat, SourceConnector, SourceError, Split, SplitReader, UNREADABLE};
 use crate::folders::local_path;
-use crate::format::json::JsonDecoder;
 use crate::options::TableOptions;
 use crate::outside::Outside;
 use bucket::Bucket;
@@ -60,9 +59,8 @@ pub trait Input: Send {
 /// Files as a source.
 pub struct Files {
     place: Place,
-    leaves: Vec<Leaf>,
+    format: RecordFormat,
     read_bytes: usize,
-    bad_records: BadRecords,
 }
 
 /// Where reading of a split goes on.
@@ -111,15 +109,11 @@ impl Files {
         outside: &Outside,
     ) -> Result<Self, SourceError> {
         let path = options.required("path")?;
-        let format = options.required("format")?;
-        if format != "json" {
-            return Err(options.wrong("format", "is not supported; use 'json'").into());
-        }
+        let format = RecordFormat::new(plan, options)?;
         let place = place(&path, options, outside)?;
         let is_slow = options.optional("scan.rows-per-second").is_some();
         let read_bytes = if is_slow { READ_BYTES_SLOW } else { READ_BYTES };
-        let bad_records = BadRecords::new(options)?;
-        Ok(Files { place, leaves: plan.leaves.clone(), read_bytes, bad_records })
+        Ok(Files { place, format, read_bytes })
     }
 
     async fn find(&self) -> Result<Vec<Found>, SourceError> {
@@ -175,14 +169,12 @@ impl SourceConnector for Files {
                 Box::new(bucket.read(Found { path, length, tag }, from))
             }
         };
-        let decoder = JsonDecoder::new(&self.leaves, self.bad_records.needs_fields)
-            .map_err(|error| SourceError::Data { message: error.to_string() })?;
-        let (bad_records, read_bytes) = (self.bad_records.clone(), self.read_bytes);
-        Ok(Box::new(LineReader::new(input, position, decoder, bad_records, read_bytes)))
+        let (decoder, format) = (self.format.decoder()?, self.format.clone());
+        Ok(Box::new(LineReader::new(input, position, decoder, format, self.read_bytes)))
     }
 
     fn skipped(&self) -> u64 {
-        self.bad_records.skipped()
+        self.format.skipped()
     }
 }
 
@@ -195,7 +187,7 @@ mod tests {
     use super::*;
     use arrow::array::AsArray;
     use arrow::datatypes::Int64Type;
-    use millrace_sql::plan::{DataType, TypeKind};
+    use millrace_sql::plan::{DataType, Leaf, Table, TypeKind};
 
     fn source(path: &Path) -> Files {
         let leaf = Leaf {
@@ -203,12 +195,11 @@ mod tests {
             data_type: Some(DataType::simple(TypeKind::BigInt)),
             nullable: true,
         };
-        Files {
-            place: Place::Folder(path.to_owned()),
-            leaves: vec![leaf],
-            read_bytes: READ_BYTES,
-            bad_records: BadRecords::default(),
-        }
+        let options = [("format".to_owned(), "json".to_owned())].into();
+        let table = Table { options, ..Table::default() };
+        let plan = SourcePlan { table: Some(table.clone()), leaves: vec![leaf], ..SourcePlan::default() };
+        let format = RecordFormat::new(&plan, &mut TableOptions::new(&table)).unwrap();
+        Files { place: Place::Folder(path.to_owned()), format, read_bytes: READ_BYTES }
     }
 
     fn read_all(source: &Files, mut split: Split, restart_every: usize) -> Vec<i64> {

@@ -12,14 +12,14 @@ use std::task::{Context, Poll};
 use async_trait::async_trait;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{BrokerId, ListOffsetsRequest};
-use millrace_sql::plan::{Leaf, Source as SourcePlan};
+use millrace_sql::plan::Source as SourcePlan;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
 
-use super::{BadRecords, Read, SourceConnector, SourceError, Split, SplitReader, UNREADABLE, excerpt};
+use super::{Read, RecordFormat, SourceConnector, SourceError, Split, SplitReader, UNREADABLE, excerpt};
 use crate::clock::Clock;
-use crate::format::json::JsonDecoder;
+use crate::format::Decoder;
 use crate::kafka::{Client, KafkaError, LEADER_NOT_AVAILABLE, checked, name, servers, topic};
 use crate::options::TableOptions;
 use crate::outside::Outside;
@@ -37,8 +37,7 @@ const EARLIEST: i64 = -2;
 /// A topic as a source.
 pub struct Kafka {
     settings: Settings,
-    leaves: Vec<Leaf>,
-    bad_records: BadRecords,
+    format: RecordFormat,
     outside: Outside,
     /// Shared by all readers of a subtask; made when the first is opened.
     fetcher: Mutex<Option<Arc<Fetcher>>>,
@@ -105,17 +104,8 @@ impl Kafka {
                 }
             },
         };
-        if options.required("format")? != "json" {
-            return Err(options.wrong("format", "is not supported; use 'json'").into());
-        }
-        let bad_records = BadRecords::new(options)?;
-        Ok(Kafka {
-            settings,
-            leaves: plan.leaves.clone(),
-            bad_records,
-            outside: outside.clone(),
-            fetcher: Mutex::new(None),
-        })
+        let format = RecordFormat::new(plan, options)?;
+        Ok(Kafka { settings, format, outside: outside.clone(), fetcher: Mutex::new(None) })
     }
 
     async fn offsets(&self, client: &mut Client, timestamp: i64) -> Result<Vec<(i32, i64)>, KafkaError> {
@@ -224,8 +214,7 @@ impl SourceConnector for Kafka {
         let position = Position::decode(split.position.as_slice()).map_err(|_| SourceError::Data {
             message: format!("the position of split '{}' is malformed", split.id),
         })?;
-        let decoder = JsonDecoder::new(&self.leaves, self.bad_records.needs_fields)
-            .map_err(|error| SourceError::Data { message: error.to_string() })?;
+        let decoder = self.format.decoder()?;
         let mut fetcher = self.fetcher.lock();
         let fetcher = fetcher.get_or_insert_with(|| Arc::new(Fetcher::start(&self.settings, &self.outside)));
         let (queued, end) = (Arc::<AtomicUsize>::default(), Arc::<KnownEnd>::default());
@@ -235,7 +224,7 @@ impl SourceConnector for Kafka {
             first: position.next,
             position,
             decoder,
-            bad_records: self.bad_records.clone(),
+            format: self.format.clone(),
             fetcher: Arc::clone(fetcher),
             queue,
             queued,
@@ -246,7 +235,7 @@ impl SourceConnector for Kafka {
     }
 
     fn skipped(&self) -> u64 {
-        self.bad_records.skipped()
+        self.format.skipped()
     }
 }
 
@@ -255,8 +244,8 @@ struct PartitionReader {
     /// Where this reader began; for progress.
     first: i64,
     position: Position,
-    decoder: JsonDecoder,
-    bad_records: BadRecords,
+    decoder: Decoder,
+    format: RecordFormat,
     fetcher: Arc<Fetcher>,
     queue: mpsc::UnboundedReceiver<Result<Fetched, SourceError>>,
     /// Bytes in the queue.
@@ -293,7 +282,7 @@ impl PartitionReader {
                 let records: Vec<&[u8]> =
                     starts.zip(&ends).map(|(start, (_, end))| &lines[start..*end]).collect();
                 let place = format!("'{}', partition {}", self.topic, self.position.partition);
-                match self.bad_records.decode(&mut self.decoder, &records, &place) {
+                match self.format.decode_good(&mut self.decoder, &records, &place) {
                     Some(rows) => Ok(Some(rows).filter(|rows| rows.num_rows() > 0)),
                     None => Err(self.poison(&lines, &ends)),
                 }
@@ -308,11 +297,13 @@ impl PartitionReader {
             let record = &lines[start..*end];
             let why = match self.decoder.decode(record) {
                 Ok(rows) if rows.num_rows() == 1 => None,
-                Ok(rows) => Some(format!("it holds {} JSON objects instead of one", rows.num_rows())),
+                Ok(rows) => {
+                    Some(format!("it holds {} {} instead of one", rows.num_rows(), self.format.noun()))
+                }
                 Err(error) => Some(error.to_string()),
             };
             if let Some(why) = why {
-                let message = format!("{why}; the record: {}; {}", excerpt(record), self.bad_records.cure());
+                let message = format!("{why}; the record: {}; {}", excerpt(record), self.format.cure());
                 return self.wrong(*offset, &message);
             }
             start = *end;

@@ -21,7 +21,7 @@ use prost::Message;
 
 use super::{Read, SourceConnector, SourceError, Split, SplitReader, UNREADABLE};
 use crate::clock::Clock;
-use crate::format::json::leaf_schema;
+use crate::format::leaf_schema;
 use crate::options::TableOptions;
 use columns::{Column, Events};
 

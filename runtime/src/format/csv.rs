@@ -1,0 +1,342 @@
+//! Flink's `csv` format: one line a row, the columns by position.
+//!
+//! An empty field is the empty text of a STRING, and NULL of every other type; `csv.null-literal` names another NULL. Numbers and
+//! times are read as CAST reads texts, BYTES are base64.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, StringBuilder, new_null_array,
+};
+use arrow::datatypes::{DataType as ArrowType, SchemaRef};
+use arrow::error::ArrowError;
+use csv::{ByteRecord, QuoteStyle, ReaderBuilder, WriterBuilder};
+use millrace_sql::connectors::parse_character;
+use millrace_sql::functions::{TextError, of_texts};
+use millrace_sql::plan::{DataType, Leaf};
+use snafu::{OptionExt, ResultExt, Snafu, ensure};
+
+use super::json::{JsonColumn, JsonError, JsonStyle, bytes};
+use super::leaf_schema;
+use crate::options::{OptionError, TableOptions};
+
+/// A batch could not be decoded or encoded; which line is at fault is not known yet.
+#[derive(Debug, Snafu)]
+pub enum CsvError {
+    #[snafu(display("{source}"))]
+    Read { source: csv::Error },
+    #[snafu(display("it has {given} fields, and the table {wanted} columns"))]
+    Width { given: usize, wanted: usize },
+    #[snafu(display(
+        "its field for the column '{column}' is not closed by a quote, or has a line break in it"
+    ))]
+    Quote { column: String },
+    #[snafu(display("its field for the column '{column}' is not UTF-8"))]
+    Encoding { column: String },
+    #[snafu(display("'{text}' is not a value of the column '{column}', which is {data_type}"))]
+    Value { text: String, column: String, data_type: DataType },
+    #[snafu(display("the column '{column}': {source}"))]
+    Column { column: String, source: ArrowError },
+    #[snafu(display("{source}"))]
+    Batch { source: ArrowError },
+    #[snafu(transparent)]
+    Text { source: JsonError },
+    #[snafu(display("failed to write a row: {message}"))]
+    Write { message: String },
+}
+
+/// How rows look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CsvStyle {
+    delimiter: u8,
+    /// `None`: quotes are letters like others.
+    quote: Option<u8>,
+    escape: Option<u8>,
+    /// Lines that begin with `#` are none.
+    has_comments: bool,
+    /// What stands for NULL.
+    null: Option<String>,
+}
+
+impl CsvStyle {
+    /// Reads the options of the format.
+    pub fn new(options: &mut TableOptions<'_>) -> Result<Self, OptionError> {
+        let has_quotes = !options.flag("csv.disable-quote-character")?;
+        let quote = character(options, "csv.quote-character")?;
+        if quote.is_some() && !has_quotes {
+            return Err(options.wrong(
+                "csv.quote-character",
+                "cannot be together with 'csv.disable-quote-character' = 'true'",
+            ));
+        }
+        Ok(CsvStyle {
+            delimiter: character(options, "csv.field-delimiter")?.unwrap_or(b','),
+            quote: has_quotes.then_some(quote.unwrap_or(b'"')),
+            escape: character(options, "csv.escape-character")?,
+            has_comments: options.flag("csv.allow-comments")?,
+            null: options.optional("csv.null-literal"),
+        })
+    }
+}
+
+fn character(options: &mut TableOptions<'_>, key: &str) -> Result<Option<u8>, OptionError> {
+    let Some(text) = options.optional(key) else { return Ok(None) };
+    parse_character(&text)
+        .map(Some)
+        .ok_or_else(|| options.wrong(key, "is not one ASCII character, such as ';' or '\\t'"))
+}
+
+/// Decodes lines into the leaves of a table.
+pub struct CsvDecoder {
+    style: CsvStyle,
+    /// The table's columns: a line has as many fields.
+    columns: Vec<String>,
+    /// Where each leaf stands in a line.
+    positions: Vec<usize>,
+    leaves: Vec<Leaf>,
+    output: SchemaRef,
+}
+
+impl CsvDecoder {
+    /// A decoder that reads just these leaves of a table with these columns.
+    pub fn new(leaves: &[Leaf], columns: &[String], style: CsvStyle) -> Self {
+        let position = |leaf: &Leaf| columns.iter().position(|column| leaf.path.first() == Some(column));
+        CsvDecoder {
+            style,
+            // A column that the table does not have is beyond every line's end.
+            positions: leaves.iter().map(|leaf| position(leaf).unwrap_or(columns.len())).collect(),
+            columns: columns.to_vec(),
+            leaves: leaves.to_vec(),
+            output: leaf_schema(leaves),
+        }
+    }
+
+    /// The schema of the rows.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.output
+    }
+
+    /// Decodes whole lines.
+    ///
+    /// # Errors
+    /// If any line is not a row of the table.
+    pub fn decode(&mut self, lines: &[u8]) -> Result<RecordBatch, CsvError> {
+        let mut reader = ReaderBuilder::new();
+        reader.has_headers(false).flexible(true).delimiter(self.style.delimiter).escape(self.style.escape);
+        match self.style.quote {
+            Some(quote) => reader.quote(quote),
+            None => reader.quoting(false),
+        };
+        if self.style.has_comments {
+            reader.comment(Some(b'#'));
+        }
+        // With the line break that the last line may lack, a quote that nothing closes is always one with a line break in it.
+        let mut reader = reader.from_reader(std::io::Read::chain(lines, &b"\n"[..]));
+        let mut columns: Vec<StringBuilder> = self.leaves.iter().map(|_| StringBuilder::new()).collect();
+        let (mut record, mut rows) = (ByteRecord::new(), 0);
+        while reader.read_byte_record(&mut record).context(ReadSnafu)? {
+            self.append(&record, &mut columns)?;
+            rows += 1;
+        }
+        let columns = columns.iter_mut().zip(&self.leaves);
+        let columns =
+            columns.map(|(texts, leaf)| of_column(&texts.finish(), leaf)).collect::<Result<_, _>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(Arc::clone(&self.output), columns, &options).context(BatchSnafu)
+    }
+
+    fn append(&self, record: &ByteRecord, columns: &mut [StringBuilder]) -> Result<(), CsvError> {
+        // An open quote takes what follows it: also in a field that is not read, a line must not be a row for some queries only.
+        if let Some(open) = record.iter().position(|field| field.contains(&b'\n')) {
+            return QuoteSnafu { column: self.columns.get(open).map_or("", String::as_str) }.fail();
+        }
+        let (given, wanted) = (record.len(), self.columns.len());
+        ensure!(given == wanted, WidthSnafu { given, wanted });
+        for ((column, leaf), position) in columns.iter_mut().zip(&self.leaves).zip(&self.positions) {
+            let name = || leaf.path.join(".");
+            let field = record.get(*position).context(WidthSnafu { given, wanted })?;
+            let text = std::str::from_utf8(field).ok().context(EncodingSnafu { column: name() })?;
+            let is_text = leaf.data_type.as_ref().is_some_and(|kind| kind.to_arrow() == ArrowType::Utf8);
+            let is_null = self.style.null.as_ref().is_some_and(|null| null == text);
+            column.append_option((!is_null && (is_text || !text.is_empty())).then_some(text));
+        }
+        Ok(())
+    }
+}
+
+/// Texts as values of a column.
+fn of_column(texts: &StringArray, leaf: &Leaf) -> Result<ArrayRef, CsvError> {
+    let data_type = leaf.data_type.clone().unwrap_or_default();
+    let column = || leaf.path.join(".");
+    match data_type.to_arrow() {
+        ArrowType::Utf8 => Ok(Arc::new(texts.clone())),
+        ArrowType::Binary => bytes(texts).context(ColumnSnafu { column: column() }),
+        wanted if texts.null_count() == texts.len() => Ok(new_null_array(&wanted, texts.len())),
+        wanted => of_texts(texts, &wanted).map_err(|error| match error {
+            TextError::NotAValue { text } => CsvError::Value { text, column: column(), data_type },
+            TextError::Kernel { source } => {
+                let source = ArrowError::CastError(source.to_string());
+                CsvError::Column { column: column(), source }
+            }
+        }),
+    }
+}
+
+/// Encodes batches, a line a row.
+pub struct CsvEncoder {
+    style: CsvStyle,
+}
+
+impl CsvEncoder {
+    pub fn new(style: CsvStyle) -> Self {
+        CsvEncoder { style }
+    }
+
+    /// Appends the rows as lines; `each` is told where a row ends. A row has several lines if there are line breaks in its texts.
+    pub fn encode(
+        &self,
+        records: &RecordBatch,
+        out: &mut String,
+        mut each: impl FnMut(usize),
+    ) -> Result<(), CsvError> {
+        let start = out.len();
+        let columns = records.columns().iter().map(JsonColumn::new).collect::<Result<Vec<_>, _>>()?;
+        let mut writer = WriterBuilder::new();
+        writer.delimiter(self.style.delimiter).flexible(true);
+        match self.style.quote {
+            Some(quote) => writer.quote(quote),
+            None => writer.quote_style(QuoteStyle::Never),
+        };
+        if let Some(escape) = self.style.escape {
+            writer.double_quote(false).escape(escape);
+        }
+        let mut writer = writer.from_writer(Vec::new());
+        let failed = |error: &dyn std::fmt::Display| CsvError::Write { message: error.to_string() };
+        let null = self.style.null.as_deref().unwrap_or_default();
+        let mut text = String::new();
+        for row in 0..records.num_rows() {
+            for (column, values) in columns.iter().zip(records.columns()) {
+                let field = match values.data_type() {
+                    _ if values.is_null(row) => null,
+                    ArrowType::Utf8 => values.as_string::<i32>().value(row),
+                    _ => {
+                        text.clear();
+                        column.write(row, JsonStyle::default(), &mut text);
+                        text.trim_matches('"')
+                    }
+                };
+                writer.write_field(field).map_err(|error| failed(&error))?;
+            }
+            writer.write_record(None::<&[u8]>).map_err(|error| failed(&error))?;
+            writer.flush().map_err(|error| failed(&error))?;
+            each(start + writer.get_ref().len());
+        }
+        let written = writer.into_inner().map_err(|error| failed(&error))?;
+        out.push_str(std::str::from_utf8(&written).map_err(|error| failed(&error))?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_sql::plan::{Table, TypeKind};
+
+    use super::*;
+
+    fn style(options: &[(&str, &str)]) -> Result<CsvStyle, String> {
+        let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let table = Table { name: "t".to_owned(), options, ..Table::default() };
+        CsvStyle::new(&mut TableOptions::new(&table)).map_err(|error| error.to_string())
+    }
+
+    fn leaf(name: &str, data_type: DataType) -> Leaf {
+        Leaf { path: vec![name.to_owned()], data_type: Some(data_type), nullable: true }
+    }
+
+    fn leaves() -> Vec<Leaf> {
+        vec![
+            leaf("n", DataType::simple(TypeKind::BigInt)),
+            leaf("s", DataType::simple(TypeKind::String)),
+            leaf("d", DataType::decimal(10, 2)),
+            leaf("t", DataType::with_precision(TypeKind::Timestamp, 3)),
+            leaf("b", DataType::simple(TypeKind::Boolean)),
+            leaf("raw", DataType::simple(TypeKind::Bytes)),
+        ]
+    }
+
+    fn round_trip(options: &[(&str, &str)], lines: &str) -> Result<String, CsvError> {
+        let style = style(options).unwrap();
+        let columns: Vec<String> = leaves().iter().map(|leaf| leaf.path[0].clone()).collect();
+        let rows = CsvDecoder::new(&leaves(), &columns, style.clone()).decode(lines.as_bytes())?;
+        let mut out = String::new();
+        let mut ends = Vec::new();
+        CsvEncoder::new(style).encode(&rows, &mut out, |end| ends.push(end))?;
+        assert_eq!((ends.len(), ends.last()), (rows.num_rows(), Some(&out.len())));
+        Ok(out)
+    }
+
+    #[test]
+    fn rows_are_read_and_written_by_position() {
+        let lines = "1,plain,1.005,2024-02-29 00:00:00.500,true,AAE=\r\n\
+                     -2,\"with, comma and \"\"quotes\"\"\",3,2024-02-29T01:02:03,0,\n\
+                     ,,,,,\n";
+
+        assert_eq!(
+            round_trip(&[], lines).unwrap(),
+            "1,plain,1.01,2024-02-29 00:00:00.5,true,AAE=\n\
+             -2,\"with, comma and \"\"quotes\"\"\",3.00,2024-02-29 01:02:03,false,\n\
+             ,,,,,\n"
+        );
+    }
+
+    #[test]
+    fn the_options_say_how_rows_look() {
+        let tabs =
+            [("csv.field-delimiter", "\\t"), ("csv.null-literal", "\\N"), ("csv.quote-character", "'")];
+        let lines = "1\t\\N\t\\N\t\\N\t\\N\t\\N\n2\t'a\tb'\t0.50\t\\N\t\\N\t\\N\n";
+        assert_eq!(round_trip(&tabs, lines).unwrap(), lines);
+
+        let comments = [("csv.allow-comments", "true"), ("csv.disable-quote-character", "true")];
+        let lines = "# n,s,d,t,b,raw\n1,\"a,,,,\n";
+        assert_eq!(round_trip(&comments, lines).unwrap(), "1,\"a,,,,\n");
+
+        let escape = [("csv.escape-character", "\\")];
+        let lines = "1,\"a \\\"word\\\", b\",,,,\n";
+        assert_eq!(round_trip(&escape, lines).unwrap(), lines);
+
+        for (options, part) in [
+            (vec![("csv.field-delimiter", ";;")], "'csv.field-delimiter' = ';;' is not one ASCII character"),
+            (
+                vec![("csv.quote-character", "'"), ("csv.disable-quote-character", "true")],
+                "cannot be together with",
+            ),
+        ] {
+            assert!(style(&options).unwrap_err().contains(part), "{options:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_row_is_told() {
+        for (line, part) in [
+            ("1,a\n", "it has 2 fields, and the table 6 columns"),
+            ("1,a,,,,,\n", "it has 7 fields"),
+            ("x,a,,,,\n", "'x' is not a value of the column 'n', which is BIGINT"),
+            ("1,a,,soon,,\n", "'soon' is not a value of the column 't', which is TIMESTAMP(3)"),
+            ("1,a,,,maybe,\n", "'maybe' is not a value of the column 'b', which is BOOLEAN"),
+            ("1,a,,,,?\n", "'?' is not base64"),
+            ("1,a,,,,\"AA", "not closed by a quote"),
+            ("1,\"a\nb\",,,,\n", "has a line break in it"),
+        ] {
+            let refused = round_trip(&[], line).unwrap_err().to_string();
+            assert!(refused.contains(part), "{line}: {refused}");
+        }
+    }
+
+    #[test]
+    fn lines_count_even_if_no_column_is_read() {
+        let columns = ["a".to_owned(), "b".to_owned()];
+        let mut decoder = CsvDecoder::new(&[], &columns, style(&[]).unwrap());
+
+        assert_eq!(decoder.decode(b"1,2\n3,4\n").unwrap().num_rows(), 2);
+    }
+}

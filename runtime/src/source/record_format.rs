@@ -1,0 +1,82 @@
+//! How records become rows, and what becomes of records that are none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::RecordBatch;
+use millrace_sql::plan::{Leaf, Source as SourcePlan};
+use tracing::warn;
+
+use super::SourceError;
+use crate::format::{Decoder, InputFormat};
+use crate::options::{OptionError, TableOptions};
+
+/// The format of a source's records.
+#[derive(Debug, Clone)]
+pub struct RecordFormat {
+    format: InputFormat,
+    leaves: Vec<Leaf>,
+    /// Records that are no rows are left out instead of failing the job.
+    skips: bool,
+    skipped: Arc<AtomicU64>,
+}
+
+impl RecordFormat {
+    /// Reads the options that say what a record is.
+    pub fn new(plan: &SourcePlan, options: &mut TableOptions<'_>) -> Result<Self, OptionError> {
+        let format = InputFormat::new(&plan.table.clone().unwrap_or_default(), options)?;
+        let skips = options.flag(&format!("{}.ignore-parse-errors", format.name()))?;
+        if skips && matches!(format, InputFormat::Json { needs_fields: true }) {
+            let message =
+                "cannot be together with 'json.ignore-parse-errors' = 'true': leave one of them out";
+            return Err(options.wrong("json.fail-on-missing-field", message));
+        }
+        Ok(RecordFormat { format, leaves: plan.leaves.clone(), skips, skipped: Arc::default() })
+    }
+
+    /// A decoder of the leaves that are read.
+    pub fn decoder(&self) -> Result<Decoder, SourceError> {
+        let decoder = self.format.decoder(&self.leaves);
+        decoder.map_err(|error| SourceError::Data { message: error.to_string() })
+    }
+
+    /// What to do about a record that is no row, for messages.
+    pub fn cure(&self) -> &'static str {
+        match self.format {
+            InputFormat::Json { needs_fields: true } => {
+                "correct it, or let missing fields be NULL: remove 'json.fail-on-missing-field'"
+            }
+            InputFormat::Json { .. } => {
+                "correct it, or leave such records out with 'json.ignore-parse-errors' = 'true'"
+            }
+            InputFormat::Csv { .. } => {
+                "correct it, or leave such records out with 'csv.ignore-parse-errors' = 'true'"
+            }
+        }
+    }
+
+    /// What one record holds, for messages about one that holds more or less than a row.
+    pub fn noun(&self) -> &'static str {
+        match self.format {
+            InputFormat::Json { .. } => "JSON objects",
+            InputFormat::Csv { .. } => "lines of CSV",
+        }
+    }
+
+    /// How many were left out.
+    pub fn skipped(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
+    }
+
+    /// Lines of which one is no row: the good ones, or `None` if they fail the job. The first bad one is logged.
+    pub fn decode_good(&self, decoder: &mut Decoder, lines: &[&[u8]], place: &str) -> Option<RecordBatch> {
+        if !self.skips {
+            return None;
+        }
+        let (rows, skipped) = decoder.decode_good(lines).ok()?;
+        if self.skipped.fetch_add(skipped, Ordering::Relaxed) == 0 {
+            warn!(place, "records that are no rows are left out and counted; this is logged once");
+        }
+        Some(rows)
+    }
+}

@@ -10,8 +10,8 @@ use millrace_sql::plan::Plan;
 use prost::Message;
 use snafu::{OptionExt, Snafu, ensure};
 
-/// Version of these forms. Version 3 has removed keys in segments, and more operators in plans.
-pub const FORMAT_VERSION: u32 = 3;
+/// Version of these forms. Version 3 has removed keys in segments, and more operators in plans; version 4 metadata columns.
+pub const FORMAT_VERSION: u32 = 4;
 
 const MAGIC: &[u8; 8] = b"MRREC\0\0\x02";
 const HEADER_BYTES: usize = MAGIC.len() + 4 + 4;

@@ -250,7 +250,7 @@ mod tests {
     }
 
     fn leaf(name: &str, data_type: DataType) -> Leaf {
-        Leaf { path: vec![name.to_owned()], data_type: Some(data_type), nullable: true }
+        Leaf { path: vec![name.to_owned()], data_type: Some(data_type), nullable: true, ..Leaf::default() }
     }
 
     fn leaves() -> Vec<Leaf> {

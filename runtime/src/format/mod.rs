@@ -102,22 +102,22 @@ impl Decoder {
         })
     }
 
-    /// Decodes lines, each of which must be one row, and leaves out those that are not; returns how many.
+    /// Decodes lines, each of which must be one row, and leaves out those that are not; says which are rows.
     ///
     /// # Errors
     /// If rows cannot be put together, which no line causes.
-    pub fn decode_good(&mut self, lines: &[&[u8]]) -> Result<(RecordBatch, u64), FormatError> {
-        let mut rows = Vec::new();
-        for line in lines {
+    pub fn decode_good(&mut self, lines: &[&[u8]]) -> Result<(RecordBatch, Vec<u32>), FormatError> {
+        let (mut rows, mut kept) = (Vec::new(), Vec::new());
+        for (index, line) in (0..).zip(lines) {
             if let Ok(row) = self.decode(line)
                 && row.num_rows() == 1
             {
                 rows.push(row);
+                kept.push(index);
             }
         }
-        let skipped = (lines.len() - rows.len()) as u64;
         let rows = concat_batches(self.schema(), &rows);
-        Ok((rows.map_err(|source| FormatError::Together { source })?, skipped))
+        Ok((rows.map_err(|source| FormatError::Together { source })?, kept))
     }
 
     fn schema(&self) -> &SchemaRef {

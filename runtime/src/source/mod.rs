@@ -5,6 +5,7 @@
 
 pub mod files;
 pub mod kafka;
+mod layout;
 pub mod nexmark;
 mod record_format;
 pub mod watermark;

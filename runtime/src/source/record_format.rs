@@ -8,6 +8,7 @@ use millrace_sql::plan::{Leaf, Source as SourcePlan};
 use tracing::warn;
 
 use super::SourceError;
+use super::layout::Layout;
 use crate::format::{Decoder, InputFormat};
 use crate::options::{OptionError, TableOptions};
 
@@ -15,7 +16,9 @@ use crate::options::{OptionError, TableOptions};
 #[derive(Debug, Clone)]
 pub struct RecordFormat {
     format: InputFormat,
+    /// Those that come out of records.
     leaves: Vec<Leaf>,
+    layout: Layout,
     /// Records that are no rows are left out instead of failing the job.
     skips: bool,
     skipped: Arc<AtomicU64>,
@@ -31,7 +34,14 @@ impl RecordFormat {
                 "cannot be together with 'json.ignore-parse-errors' = 'true': leave one of them out";
             return Err(options.wrong("json.fail-on-missing-field", message));
         }
-        Ok(RecordFormat { format, leaves: plan.leaves.clone(), skips, skipped: Arc::default() })
+        let leaves = plan.leaves.iter().filter(|leaf| leaf.metadata.is_empty()).cloned().collect();
+        let layout = Layout::new(&plan.leaves);
+        Ok(RecordFormat { format, leaves, layout, skips, skipped: Arc::default() })
+    }
+
+    /// Which metadata are read, and where they stand among the columns.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// A decoder of the leaves that are read.
@@ -68,15 +78,22 @@ impl RecordFormat {
         self.skipped.load(Ordering::Relaxed)
     }
 
-    /// Lines of which one is no row: the good ones, or `None` if they fail the job. The first bad one is logged.
-    pub fn decode_good(&self, decoder: &mut Decoder, lines: &[&[u8]], place: &str) -> Option<RecordBatch> {
+    /// Lines of which one is no row: the rows of the good ones, and which those are; `None` if the others fail the job. The first
+    /// bad one is logged.
+    pub fn decode_good(
+        &self,
+        decoder: &mut Decoder,
+        lines: &[&[u8]],
+        place: &str,
+    ) -> Option<(RecordBatch, Vec<u32>)> {
         if !self.skips {
             return None;
         }
-        let (rows, skipped) = decoder.decode_good(lines).ok()?;
+        let (rows, kept) = decoder.decode_good(lines).ok()?;
+        let skipped = (lines.len() - kept.len()) as u64;
         if self.skipped.fetch_add(skipped, Ordering::Relaxed) == 0 {
             warn!(place, "records that are no rows are left out and counted; this is logged once");
         }
-        Some(rows)
+        Some((rows, kept))
     }
 }

@@ -142,3 +142,16 @@ fn rows_arrays_and_maps_are_read_and_shown() {
         ]
     );
 }
+
+#[test]
+fn what_is_known_of_a_file_is_a_column() {
+    let columns =
+        "v INT, path STRING METADATA FROM 'file.path', size BIGINT METADATA FROM 'file.size' VIRTUAL";
+    let table = format!(
+        "CREATE TABLE m ({columns}) WITH ('connector' = 'filesystem', 'path' = 's', 'format' = 'json')"
+    );
+    let output = sql(&["-e", &table, "-e", "SELECT size, path FROM m WHERE v = 2", "-o", "csv"], "");
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(text(&output), format!("size,path\n{},s/rows.json\n", ROWS.len()));
+}

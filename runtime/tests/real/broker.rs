@@ -151,7 +151,7 @@ impl Broker {
         });
     }
 
-    /// Appends rows to a partition, without a transaction; tries again while the broker is away.
+    /// Appends rows to a partition, each a second after the one before, without a transaction; tries again while the broker is away.
     pub fn append(&self, topic: &str, partition: i32, rows: &[String]) {
         let record = |(index, row): (usize, &String)| Record {
             transactional: false,
@@ -163,7 +163,7 @@ impl Broker {
             timestamp_type: TimestampType::Creation,
             offset: index as i64,
             sequence: -1 + index as i32,
-            timestamp: 0,
+            timestamp: 1000 * index as i64,
             key: None,
             value: Some(Bytes::from(row.clone())),
             headers: IndexMap::new(),

@@ -415,3 +415,41 @@ INSERT INTO out SELECT id + 1, name, d FROM lines;",
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(broker.committed("out", 2), ["2,plain,1.50", "3,\"a, b\","]);
 }
+
+#[test]
+fn what_kafka_knows_of_a_record_is_a_column() {
+    let broker = Broker::start(2);
+    broker.create_topic("events", 2);
+    broker.append("events", 0, &["{\"id\": 1}".to_owned(), "no row".to_owned(), "{\"id\": 2}".to_owned()]);
+    broker.append("events", 1, &["{\"id\": 3}".to_owned()]);
+    let place = Place::new(
+        1,
+        &format!(
+            "CREATE TABLE events (
+  topic STRING METADATA,
+  id BIGINT,
+  p BIGINT METADATA FROM 'partition' VIRTUAL,
+  `offset` BIGINT METADATA VIRTUAL,
+  ts TIMESTAMP(3) METADATA FROM 'timestamp',
+  kind STRING METADATA FROM 'timestamp-type' VIRTUAL,
+  headers MAP<STRING, BYTES> METADATA VIRTUAL,
+  WATERMARK FOR ts AS ts
+) WITH ('connector' = 'kafka', 'bootstrap.servers' = '{}', 'topic' = 'events', 'format' = 'json',
+  'json.ignore-parse-errors' = 'true', 'scan.bounded.mode' = 'latest-offset');
+CREATE TABLE out (topic STRING, id BIGINT, p BIGINT, `offset` BIGINT, kind STRING, headers INT, ts TIMESTAMP(3))
+  WITH ('connector' = 'filesystem', 'path' = 'out', 'format' = 'json');
+INSERT INTO out SELECT topic, id, p, `offset`, kind, CARDINALITY(headers), ts FROM events;",
+            broker.address()
+        ),
+    );
+
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    let row = |id, partition, offset| {
+        format!(
+            "{{\"topic\":\"events\",\"id\":{id},\"p\":{partition},\"offset\":{offset},\"kind\":\"CreateTime\",\"headers\":0,\"ts\":\"1970-01-01 00:00:{offset:02}\"}}"
+        )
+    };
+    assert_eq!(place.rows("out"), [row(1, 0, 0), row(2, 0, 2), row(3, 1, 0)]);
+}

@@ -36,6 +36,8 @@ pub struct ColumnDeclaration {
 pub enum ColumnKind {
     /// Read from or written to the outside.
     Physical { data_type: DataType, nullable: bool },
+    /// What the connector knows of each record, by this key.
+    Metadata { data_type: DataType, key: String, is_virtual: bool },
     /// An expression over the other columns.
     Computed { expression: Vec<TokenWithSpan> },
 }
@@ -155,11 +157,15 @@ fn check_key(table: &CreateTable) -> Parsed<()> {
                 )
                 .hint(format!("its columns are: {}", names.join(", "))));
             }
-            Some(column) if matches!(column.kind, ColumnKind::Computed { .. }) => {
-                let message = format!("'{}' is computed, and cannot be in the PRIMARY KEY", name.text);
+            Some(column) => {
+                let what = match column.kind {
+                    ColumnKind::Computed { .. } => "computed",
+                    ColumnKind::Metadata { .. } => "METADATA",
+                    ColumnKind::Physical { .. } => continue,
+                };
+                let message = format!("'{}' is {what}, and cannot be in the PRIMARY KEY", name.text);
                 return Err(at_span(name.span, message).hint("use columns that are written"));
             }
-            Some(_) => {}
         }
     }
     Ok(())
@@ -179,10 +185,14 @@ fn column(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Parsed<()> {
         ColumnKind::Computed { expression: cursor.until_end_of_item().to_vec() }
     } else {
         let (data_type, nullable) = data_type(cursor)?;
-        if cursor.at_word("METADATA") {
-            return Err(
-                mistake(&cursor.peek(), "METADATA columns are not supported yet").hint("remove the column")
-            );
+        if cursor.take_word("METADATA") {
+            let key = match cursor.take_word("FROM") {
+                true => cursor.string("the metadata's key in single quotes")?.0,
+                false => name.text.clone(),
+            };
+            let is_virtual = cursor.take_word("VIRTUAL");
+            let kind = ColumnKind::Metadata { data_type, key, is_virtual };
+            return finish_column(cursor, table, name, kind);
         }
         if cursor.at_word("PRIMARY") {
             let place = cursor.peek();
@@ -192,6 +202,15 @@ fn column(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Parsed<()> {
         }
         ColumnKind::Physical { data_type, nullable }
     };
+    finish_column(cursor, table, name, kind)
+}
+
+fn finish_column(
+    cursor: &mut Cursor<'_>,
+    table: &mut CreateTable,
+    name: Name,
+    kind: ColumnKind,
+) -> Parsed<()> {
     if cursor.take_word("COMMENT") {
         cursor.string("a comment in quotes")?;
     }

@@ -76,6 +76,9 @@ pub struct Leaf {
     pub data_type: Option<DataType>,
     #[prost(bool, tag = "3")]
     pub nullable: bool,
+    /// If it is no column of the record: what the connector knows of it, by its key in [`crate::metadata`].
+    #[prost(string, tag = "4")]
+    pub metadata: String,
 }
 
 /// A table of the user's, as CREATE TABLE declared it.
@@ -92,9 +95,28 @@ pub struct Table {
     /// Columns that tell its rows apart, if it has such.
     #[prost(string, repeated, tag = "4")]
     pub primary_key: Vec<String>,
+    /// Columns that a source fills with what it knows of each record.
+    #[prost(message, repeated, tag = "5")]
+    pub metadata: Vec<MetadataColumn>,
+}
+
+/// A METADATA column, in the type that the connector gives it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MetadataColumn {
+    #[prost(message, optional, tag = "1")]
+    pub field: Option<Field>,
+    /// Its name in [`crate::metadata`].
+    #[prost(string, tag = "2")]
+    pub key: String,
 }
 
 impl Table {
+    /// All columns that a source gives, in order: the physical ones, then the metadata.
+    pub fn given_fields(&self) -> Vec<Field> {
+        let physical = self.schema.iter().flat_map(|schema| schema.fields.iter().cloned());
+        physical.chain(self.metadata.iter().filter_map(|column| column.field.clone())).collect()
+    }
+
     /// Positions of the primary key's columns.
     pub fn key_columns(&self) -> Vec<usize> {
         let fields = self.schema.as_ref().map_or(&[][..], |schema| schema.fields.as_slice());

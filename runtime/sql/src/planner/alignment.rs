@@ -18,6 +18,10 @@ use crate::similar::closest;
 /// # Errors
 /// Columns that the sink does not have, too many or too few, and types that do not fit.
 pub fn to_sink(insert: &Insert, sink: &DeclaredTable, query: LogicalPlan) -> Compiled<LogicalPlan> {
+    if let Some(name) = &sink.written_metadata {
+        let message = format!("the METADATA column '{name}' of '{}' is not written yet", sink.table.name);
+        return Err(vec![at(insert.table.span, message).hint("declare it VIRTUAL, which is only read")]);
+    }
     let targets = sink_columns(insert, sink)?;
     let given = query.schema().fields().len();
     if given != targets.len() {

@@ -29,6 +29,8 @@ pub struct Catalog {
 pub struct DeclaredTable {
     pub table: plan::Table,
     pub event_time: Option<EventTime>,
+    /// A METADATA column that a sink would have to write: it is not VIRTUAL.
+    pub written_metadata: Option<String>,
 }
 
 /// The event time of a table, as expressions over its physical columns.
@@ -91,9 +93,9 @@ impl Catalog {
         LogicalPlanBuilder::scan(TableReference::bare(name), source, None)?.build()
     }
 
-    /// The scan of a table's physical columns.
-    pub fn physical_scan(table: &plan::Table) -> Result<LogicalPlan> {
-        let schema = table.schema.clone().unwrap_or_default().to_arrow();
+    /// The scan of the columns that a table's source gives.
+    pub fn scan(table: &plan::Table) -> Result<LogicalPlan> {
+        let schema = plan::Schema { fields: table.given_fields() }.to_arrow();
         let source = Arc::new(Relation { schema, plan: None });
         LogicalPlanBuilder::scan(TableReference::bare(table.name.as_str()), source, None)?.build()
     }

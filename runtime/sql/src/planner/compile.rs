@@ -23,6 +23,7 @@ use super::window_node::{WINDOW_COLUMNS, WindowNode};
 use crate::connectors::{self};
 use crate::diagnostic::Diagnostic;
 use crate::dialect::{self, ColumnKind, CreateTable, CreateView, Insert, Name, Query, Statement, WindowCall};
+use crate::metadata;
 use crate::plan::{self, DataType, Plan, Schema, Table, TypeKind};
 use crate::planner::expressions;
 use crate::similar::closest;
@@ -204,9 +205,9 @@ impl Compiler {
             name: RESULT.to_owned(),
             schema: Some(Schema { fields }),
             options: [("connector".to_owned(), connectors::SHOWN.to_owned())].into(),
-            primary_key: Vec::new(),
+            ..Table::default()
         };
-        let sink = DeclaredTable { table, event_time: None };
+        let sink = DeclaredTable { table, event_time: None, written_metadata: None };
         let into = Insert {
             table: Name { text: RESULT.to_owned(), span: first_span(query) },
             columns: None,
@@ -229,29 +230,46 @@ impl Compiler {
                 nullable: *nullable,
                 ..plan::Field::new(&column.name.text, data_type.clone())
             }),
-            ColumnKind::Computed { .. } => None,
+            ColumnKind::Computed { .. } | ColumnKind::Metadata { .. } => None,
+        });
+        let connector = declaration.options.get("connector").map_or("", String::as_str);
+        let metadata = declaration.columns.iter().filter_map(|column| {
+            let ColumnKind::Metadata { key, data_type, .. } = &column.kind else { return None };
+            let name = &column.name.text;
+            // What is wrong with it is told with the other mistakes of the declaration.
+            let field = metadata::column(connector, name, key, data_type)
+                .unwrap_or_else(|_| plan::Field::new(name, data_type.clone()));
+            Some(plan::MetadataColumn { field: Some(field), key: key.clone() })
         });
         let table = Table {
             name: declaration.name.text.clone(),
             schema: Some(Schema { fields: physical.collect() }),
             options: declaration.options.clone(),
             primary_key: declaration.primary_key.iter().map(|name| name.text.clone()).collect(),
+            metadata: metadata.collect(),
         };
         let plan = self.table_plan(declaration, &table)?;
         let event_time = self.event_time(declaration, &table, &plan)?;
-        self.catalog.add_table(DeclaredTable { table, event_time }, plan);
+        let written_metadata = declaration.columns.iter().find_map(|column| match &column.kind {
+            ColumnKind::Metadata { is_virtual: false, .. } => Some(column.name.text.clone()),
+            _ => None,
+        });
+        self.catalog.add_table(DeclaredTable { table, event_time, written_metadata }, plan);
         Ok(())
     }
 
-    /// Physical columns, with computed ones in the places where they were declared.
+    /// All columns, in the places where they were declared.
     fn table_plan(&self, declaration: &CreateTable, table: &Table) -> Compiled<LogicalPlan> {
-        let scan =
-            Catalog::physical_scan(table).map_err(|error| vec![placed(&error, declaration.name.span)])?;
+        let scan = Catalog::scan(table).map_err(|error| vec![placed(&error, declaration.name.span)])?;
         let mut columns = Vec::new();
         for column in &declaration.columns {
             let name = &column.name.text;
             columns.push(match &column.kind {
                 ColumnKind::Physical { .. } => Expr::Column(datafusion_common::Column::new_unqualified(name)),
+                ColumnKind::Metadata { data_type, .. } => {
+                    let column = Expr::Column(datafusion_common::Column::new_unqualified(name));
+                    datafusion_expr::cast(column, data_type.to_arrow()).alias(name)
+                }
                 ColumnKind::Computed { expression } => {
                     self.expression(expression, scan.schema())?.alias(name)
                 }
@@ -515,7 +533,7 @@ fn renamed(query: LogicalPlan, view: &CreateView, names: &[Name]) -> Compiled<Lo
 fn all_tokens(declaration: &CreateTable) -> Vec<TokenWithSpan> {
     let computed = declaration.columns.iter().filter_map(|column| match &column.kind {
         ColumnKind::Computed { expression } => Some(expression),
-        ColumnKind::Physical { .. } => None,
+        ColumnKind::Physical { .. } | ColumnKind::Metadata { .. } => None,
     });
     computed.flatten().cloned().collect()
 }

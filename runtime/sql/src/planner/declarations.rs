@@ -6,7 +6,8 @@ use sqlparser::tokenizer::{Token, TokenWithSpan};
 use super::mistakes::at;
 use crate::connectors::{self, Mistake, Role};
 use crate::diagnostic::Diagnostic;
-use crate::dialect::{ColumnKind, CreateTable, Query, Statement};
+use crate::dialect::{ColumnDeclaration, ColumnKind, CreateTable, Query, Statement};
+use crate::metadata;
 use crate::nexmark;
 use crate::plan::{DataType, TypeKind};
 
@@ -37,20 +38,29 @@ pub fn check(statements: &[Statement]) -> Vec<Diagnostic> {
 fn wrong_columns(declaration: &CreateTable) -> Vec<Diagnostic> {
     let option = |key: &str| declaration.options.get(key).map_or("", String::as_str);
     let mistakes = declaration.columns.iter().flat_map(|column| {
-        let ColumnKind::Physical { data_type, .. } = &column.kind else { return Vec::new() };
+        let name = &column.name.text;
+        let data_type = match &column.kind {
+            ColumnKind::Physical { data_type, .. } => data_type,
+            ColumnKind::Metadata { data_type, key, .. } => {
+                let found = metadata::column(option("connector"), name, key, data_type).err();
+                return found.map(|found| placed(declaration, column, found)).into_iter().collect();
+            }
+            ColumnKind::Computed { .. } => return Vec::new(),
+        };
         let found = match (option("connector"), option("format")) {
-            ("nexmark", _) => nexmark::check_column(&column.name.text, data_type),
-            (_, "csv") => no_field(&column.name.text, data_type).into_iter().collect(),
+            ("nexmark", _) => nexmark::check_column(name, data_type),
+            (_, "csv") => no_field(name, data_type).into_iter().collect(),
             _ => Vec::new(),
         };
-        let found = found.into_iter();
-        let placed = found.map(|mistake| Diagnostic {
-            hint: mistake.hint,
-            ..at(column.name.span, format!("table '{}': {}", declaration.name.text, mistake.message))
-        });
-        placed.collect()
+        found.into_iter().map(|found| placed(declaration, column, found)).collect()
     });
     mistakes.collect()
+}
+
+/// A mistake where a column is declared.
+fn placed(declaration: &CreateTable, column: &ColumnDeclaration, mistake: Mistake) -> Diagnostic {
+    let message = format!("table '{}': {}", declaration.name.text, mistake.message);
+    Diagnostic { hint: mistake.hint, ..at(column.name.span, message) }
 }
 
 /// The mistake of a column that no field of a line can be.

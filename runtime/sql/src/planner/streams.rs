@@ -68,10 +68,7 @@ pub(super) struct PendingWindow {
 /// Composes a plan of projections over one table into expressions over its physical columns.
 pub fn over_physical_columns(plan: &LogicalPlan, table: &Table) -> Result<Vec<plan::Expr>> {
     match plan {
-        LogicalPlan::TableScan(_) => {
-            let count = table.schema.as_ref().map_or(0, |schema| schema.fields.len());
-            Ok((0..count).map(plan::Expr::column).collect())
-        }
+        LogicalPlan::TableScan(_) => Ok((0..table.given_fields().len()).map(plan::Expr::column).collect()),
         LogicalPlan::Projection(projection) => {
             let below = over_physical_columns(&projection.input, table)?;
             projection.expr.iter().map(|e| convert(e, projection.input.schema(), &below)).collect()
@@ -420,10 +417,12 @@ impl Leaves<'_> {
     }
 
     fn leaf(&mut self, column: usize, inner: Vec<String>) -> Result<usize> {
-        let fields = self.table.schema.as_ref().map_or(&[][..], |schema| &schema.fields);
-        let Some(mut field) = fields.get(column).cloned() else {
+        let Some(mut field) = self.table.given_fields().get(column).cloned() else {
             return plan_err!("the table '{}' has no column {column}", self.table.name);
         };
+        let physical = self.table.schema.as_ref().map_or(0, |schema| schema.fields.len());
+        let metadata = column.checked_sub(physical).and_then(|index| self.table.metadata.get(index));
+        let metadata = metadata.map(|column| column.key.clone()).unwrap_or_default();
         let mut path = vec![field.name.clone()];
         let mut nullable = field.nullable;
         for name in inner {
@@ -439,7 +438,7 @@ impl Leaves<'_> {
             return Ok(*known);
         }
         self.paths.insert(path.clone(), self.leaves.len());
-        self.leaves.push(Leaf { path, data_type: field.data_type, nullable });
+        self.leaves.push(Leaf { path, data_type: field.data_type, nullable, metadata });
         Ok(self.leaves.len() - 1)
     }
 }

@@ -283,18 +283,53 @@ fn mistakes_are_shown_where_they_are() {
 
 #[test]
 fn what_a_table_cannot_say_yet_is_refused_by_name() {
+    let sql = "CREATE TABLE a (x BIGINT) PARTITIONED BY (x) WITH ('connector' = 'print');";
+
+    let mistakes = compile(sql).unwrap_err();
+
+    assert_eq!(mistakes[0].to_string(), "line 1, column 27: PARTITIONED BY is not supported yet");
+    assert!(mistakes[0].hint.is_some());
+}
+
+#[test]
+fn metadata_that_a_connector_does_not_have_are_named() {
+    let kafka = "'connector' = 'kafka', 'topic' = 't', 'bootstrap.servers' = 'b:9092', 'format' = 'json'";
     let cases = [
-        ("x BIGINT", " PARTITIONED BY (x)", "line 1, column 27: PARTITIONED BY is not supported yet"),
-        ("x BIGINT METADATA", "", "line 1, column 26: METADATA columns are not supported yet"),
+        ("x BIGINT METADATA", "'connector' = 'print'", "'print' has no metadata 'x'", "remove the column"),
+        (
+            "p INT METADATA FROM 'partitoin' VIRTUAL",
+            kafka,
+            "'kafka' has no metadata 'partitoin'",
+            "did you mean 'partition'?",
+        ),
+        (
+            "key STRING METADATA",
+            kafka,
+            "'kafka' has no metadata 'key'",
+            "it has topic, partition, headers, leader-epoch, offset, timestamp, timestamp-type",
+        ),
+        (
+            "ts BIGINT METADATA FROM 'timestamp'",
+            kafka,
+            "the column 'ts' is BIGINT, and the metadata 'timestamp' of 'kafka' is TIMESTAMP_LTZ(3)",
+            "declare it TIMESTAMP_LTZ(3)",
+        ),
     ];
-    for (columns, after, expected) in cases {
-        let sql = format!("CREATE TABLE a ({columns}){after} WITH ('connector' = 'print');");
+    for (column, options, message, hint) in cases {
+        let found = compile(&format!("CREATE TABLE a (n INT, {column}) WITH ({options});")).unwrap_err();
 
-        let mistakes = compile(&sql).unwrap_err();
-
-        assert_eq!(mistakes[0].to_string(), expected);
-        assert!(mistakes[0].hint.is_some(), "{expected}");
+        let [_, found] = found.as_slice() else {
+            panic!("{column}: one mistake beside the missing INSERT: {found:?}")
+        };
+        assert_eq!(found.to_string(), format!("line 1, column 24: table 'a': {message}"));
+        assert_eq!(found.hint.as_deref(), Some(hint), "{column}");
     }
+    let written = format!(
+        "CREATE TABLE a (n INT, ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp') WITH ({kafka});\nINSERT INTO a SELECT n FROM a;"
+    );
+    let found = compile(&written).unwrap_err();
+    assert_eq!(found[0].to_string(), "line 2, column 13: the METADATA column 'ts' of 'a' is not written yet");
+    plan(&written.replace("'timestamp')", "'timestamp' VIRTUAL)"));
 }
 
 #[test]

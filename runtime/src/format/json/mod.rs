@@ -68,6 +68,7 @@ mod tests {
             path: path.iter().map(|part| (*part).to_owned()).collect(),
             data_type: Some(data_type),
             nullable: true,
+            ..Leaf::default()
         }
     }
 

@@ -1,7 +1,9 @@
 //! Lines of a split: those that begin in its range, whole ones at a time.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use prost::Message;
 
 use super::super::{Read, RecordFormat, SourceError, SplitReader, excerpt};
@@ -13,6 +15,8 @@ const LINE_BYTES_MAX: usize = 64 << 20;
 
 /// Reads one split.
 pub struct LineReader {
+    /// The file as a user names it.
+    url: String,
     input: Box<dyn Input>,
     decoder: Decoder,
     format: RecordFormat,
@@ -28,6 +32,7 @@ pub struct LineReader {
 impl LineReader {
     /// Reads what `input` gives from byte `from` on: see [`LineReader::first_byte`].
     pub fn new(
+        url: String,
         input: Box<dyn Input>,
         position: Position,
         decoder: Decoder,
@@ -35,6 +40,7 @@ impl LineReader {
         read_bytes: usize,
     ) -> Self {
         LineReader {
+            url,
             input,
             decoder,
             format,
@@ -56,7 +62,7 @@ impl LineReader {
         if self.buffer.len() > LINE_BYTES_MAX {
             let message = format!(
                 "'{}' has a line of more than {LINE_BYTES_MAX} bytes at byte {}",
-                self.position.path, self.next
+                self.url, self.next
             );
             return Poll::Ready(Err(SourceError::Data { message }));
         }
@@ -127,7 +133,7 @@ impl LineReader {
             if let Err(error) = self.decoder.decode(line) {
                 let message = format!(
                     "'{}' has a line at byte {offset} that is not a row of the table: {error}; the line: {}; {}",
-                    self.position.path,
+                    self.url,
                     excerpt(line),
                     self.format.cure()
                 );
@@ -135,20 +141,38 @@ impl LineReader {
             }
             offset += line.len() as u64;
         }
-        SourceError::Data { message: format!("'{}' cannot be decoded at byte {start}", self.position.path) }
+        SourceError::Data { message: format!("'{}' cannot be decoded at byte {start}", self.url) }
     }
 
     fn rows(&mut self, lines: &[u8]) -> Result<Read, SourceError> {
         let start = self.next - lines.len() as u64;
         if let Ok(records) = self.decoder.decode(lines) {
-            return Ok(Read::Rows(records));
+            return self.with_metadata(records);
         }
-        let place = format!("'{}' from byte {start}", self.position.path);
+        let place = format!("'{}' from byte {start}", self.url);
         let each: Vec<&[u8]> = lines.split_inclusive(|byte| *byte == b'\n').collect();
         match self.format.decode_good(&mut self.decoder, &each, &place) {
-            Some(rows) => Ok(Read::Rows(rows)),
+            Some((rows, _)) => self.with_metadata(rows),
             None => Err(self.poison(lines, start)),
         }
+    }
+
+    /// Adds what is known of the file.
+    fn with_metadata(&self, records: RecordBatch) -> Result<Read, SourceError> {
+        let rows = records.num_rows();
+        let layout = self.format.layout();
+        let column = |key: &String| -> Result<ArrayRef, SourceError> {
+            let path = self.url.as_str();
+            let text = |text: &str| Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows)));
+            Ok(match key.as_str() {
+                "file.path" => text(path),
+                "file.name" => text(path.rsplit('/').next().unwrap_or(path)),
+                "file.size" => Arc::new(Int64Array::from_value(self.position.length as i64, rows)),
+                _ => return Err(SourceError::Data { message: format!("files have no metadata '{key}'") }),
+            })
+        };
+        let columns = layout.metadata().iter().map(column).collect::<Result<Vec<_>, _>>()?;
+        Ok(Read::Rows(layout.join(records, &columns)?))
     }
 }
 

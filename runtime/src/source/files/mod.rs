@@ -34,7 +34,7 @@ const READ_BYTES_SLOW: usize = 8 << 10;
 /// Where the files are.
 enum Place {
     Folder(PathBuf),
-    Bucket { bucket: Bucket, folder: String },
+    Bucket { name: String, bucket: Bucket, folder: String },
 }
 
 /// A file that is there.
@@ -90,8 +90,9 @@ fn place(path: &str, options: &TableOptions<'_>, outside: &Outside) -> Result<Pl
         if bucket.is_empty() {
             return Err(options.wrong("path", "needs a bucket, s3://bucket/folder").into());
         }
+        let name = bucket.to_owned();
         let bucket = Bucket::open(bucket, &outside.buckets)?;
-        return Ok(Place::Bucket { bucket, folder: folder.trim_matches('/').to_owned() });
+        return Ok(Place::Bucket { name, bucket, folder: folder.trim_matches('/').to_owned() });
     }
     match local_path(path) {
         Some(path) => Ok(Place::Folder(path)),
@@ -119,7 +120,7 @@ impl Files {
     async fn find(&self) -> Result<Vec<Found>, SourceError> {
         match &self.place {
             Place::Folder(path) => local::list(path),
-            Place::Bucket { bucket, folder } => bucket.list(folder).await,
+            Place::Bucket { bucket, folder, .. } => bucket.list(folder).await,
         }
     }
 }
@@ -162,15 +163,19 @@ impl SourceConnector for Files {
             message: format!("the position of split '{}' is malformed", split.id),
         })?;
         let from = LineReader::first_byte(&position);
-        let input: Box<dyn Input> = match &self.place {
-            Place::Folder(_) => Box::new(LocalFile::open(&position.path, from, position.length)?),
-            Place::Bucket { bucket, .. } => {
-                let (path, length, tag) = (position.path.clone(), position.length, position.tag.clone());
-                Box::new(bucket.read(Found { path, length, tag }, from))
+        let path = position.path.clone();
+        let (url, input): (String, Box<dyn Input>) = match &self.place {
+            Place::Folder(_) => {
+                let file = LocalFile::open(&path, from, position.length)?;
+                (path, Box::new(file))
+            }
+            Place::Bucket { name, bucket, .. } => {
+                let (length, tag) = (position.length, position.tag.clone());
+                (format!("s3://{name}/{path}"), Box::new(bucket.read(Found { path, length, tag }, from)))
             }
         };
         let (decoder, format) = (self.format.decoder()?, self.format.clone());
-        Ok(Box::new(LineReader::new(input, position, decoder, format, self.read_bytes)))
+        Ok(Box::new(LineReader::new(url, input, position, decoder, format, self.read_bytes)))
     }
 
     fn skipped(&self) -> u64 {
@@ -194,6 +199,7 @@ mod tests {
             path: vec!["n".to_owned()],
             data_type: Some(DataType::simple(TypeKind::BigInt)),
             nullable: true,
+            ..Leaf::default()
         };
         let options = [("format".to_owned(), "json".to_owned())].into();
         let table = Table { options, ..Table::default() };

@@ -3,6 +3,7 @@
 //! Reading is `read_committed`, unless the table says otherwise: rows of aborted transactions do not exist.
 
 mod fetcher;
+mod metadata;
 mod records;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::kafka::{Client, KafkaError, LEADER_NOT_AVAILABLE, checked, name, serv
 use crate::options::TableOptions;
 use crate::outside::Outside;
 use fetcher::{Fetched, Fetcher, KnownEnd};
+use metadata::Metadata;
 use records::Records;
 
 /// Rows decoded at a time.
@@ -260,11 +262,16 @@ impl PartitionReader {
     fn decode(&mut self) -> Result<Option<arrow::array::RecordBatch>, SourceError> {
         let Some(records) = &mut self.current else { return Ok(None) };
         let (mut lines, mut ends) = (Vec::new(), Vec::new());
+        let keys = self.format.layout().metadata();
+        let mut metadata = Metadata::new(keys);
         let end = self.position.end.unwrap_or(i64::MAX);
-        let next = records.read(self.position.next..end, BATCH_RECORDS, |offset, value| {
+        let next = records.read(self.position.next..end, BATCH_RECORDS, |record, value| {
             lines.extend_from_slice(value);
             lines.push(b'\n');
-            ends.push((offset, lines.len()));
+            ends.push((record.offset, lines.len()));
+            if !keys.is_empty() {
+                metadata.push(record);
+            }
         });
         let is_read = records.is_empty();
         let next = next.map_err(|message| self.wrong(self.position.next, &message))?;
@@ -275,19 +282,23 @@ impl PartitionReader {
         if ends.is_empty() {
             return Ok(None);
         }
-        match self.decoder.decode(&lines) {
-            Ok(rows) if rows.num_rows() == ends.len() => Ok(Some(rows)),
+        let (rows, kept) = match self.decoder.decode(&lines) {
+            Ok(rows) if rows.num_rows() == ends.len() => (rows, None),
             _ => {
                 let starts = std::iter::once(0).chain(ends.iter().map(|(_, end)| *end));
                 let records: Vec<&[u8]> =
                     starts.zip(&ends).map(|(start, (_, end))| &lines[start..*end]).collect();
                 let place = format!("'{}', partition {}", self.topic, self.position.partition);
                 match self.format.decode_good(&mut self.decoder, &records, &place) {
-                    Some(rows) => Ok(Some(rows).filter(|rows| rows.num_rows() > 0)),
-                    None => Err(self.poison(&lines, &ends)),
+                    Some((rows, kept)) => (rows, Some(kept.into())),
+                    None => return Err(self.poison(&lines, &ends)),
                 }
             }
-        }
+        };
+        let layout = self.format.layout();
+        let columns =
+            metadata.columns(layout.metadata(), &self.topic, self.position.partition, kept.as_ref())?;
+        Ok(Some(layout.join(rows, &columns)?).filter(|rows| rows.num_rows() > 0))
     }
 
     /// Names the first record that is not one row.

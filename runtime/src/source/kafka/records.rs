@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use bytes::{Buf, Bytes};
-use kafka_protocol::records::{Record, RecordBatchDecoder};
+use kafka_protocol::records::{Record, RecordBatchDecoder, TimestampType};
 
 /// Bytes of a batch's head up to its length, and up to the number of its last record.
 const LENGTH_END: usize = 12;
 const LAST_DELTA: Range<usize> = 23..27;
+/// Its greatest time: when it was appended, if the topic keeps that time.
+const LAST_TIME: Range<usize> = 35..43;
 
 /// Key of the control record that ends an aborted transaction: version 0, type 0.
 const ABORT: [u8; 4] = [0, 0, 0, 0];
@@ -45,7 +47,7 @@ impl Records {
         &mut self,
         wanted: Range<i64>,
         most: usize,
-        mut give: impl FnMut(i64, &[u8]),
+        mut give: impl FnMut(&Record, &[u8]),
     ) -> Result<i64, String> {
         let (mut given, mut next) = (0, wanted.start);
         while given < most {
@@ -60,7 +62,7 @@ impl Records {
             };
             next = if self.left.is_empty() { self.after } else { record.offset + 1 };
             if let Some(value) = record.value.as_ref().filter(|_| wanted.contains(&record.offset)) {
-                give(record.offset, value);
+                give(&record, value);
                 given += 1;
             }
         }
@@ -75,6 +77,7 @@ impl Records {
         }
         let first = (&self.batches[..8]).get_i64();
         self.after = first + i64::from((&self.batches[LAST_DELTA]).get_i32()) + 1;
+        let last_time = self.batches.get(LAST_TIME).map_or(-1, |mut bytes| bytes.get_i64());
         let decoded = RecordBatchDecoder::decode(&mut self.batches).map_err(|error| error.to_string())?;
         let mut records = decoded.records;
         while let Some((producer, _)) = self.aborted.pop_if(|(_, aborted)| *aborted <= first) {
@@ -90,6 +93,9 @@ impl Records {
         }
         if head.transactional && self.aborting.contains(&producer) {
             return Ok(true);
+        }
+        if head.timestamp_type == TimestampType::LogAppend {
+            records.iter_mut().for_each(|record| record.timestamp = last_time);
         }
         records.reverse();
         self.left = records;
@@ -108,7 +114,7 @@ mod tests {
     use super::*;
     use bytes::BytesMut;
     use indexmap::IndexMap;
-    use kafka_protocol::records::{Compression, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
+    use kafka_protocol::records::{Compression, RecordBatchEncoder, RecordEncodeOptions};
 
     fn batch(first: i64, values: &[&str], producer: i64, is_control: bool) -> Bytes {
         let record = |(index, value): (usize, &&str)| Record {
@@ -137,8 +143,8 @@ mod tests {
         let (mut given, mut next) = (Vec::new(), wanted.start);
         while !records.is_empty() {
             next = records
-                .read(next..wanted.end, most, |offset, value| {
-                    given.push((offset, String::from_utf8(value.to_vec()).unwrap()));
+                .read(next..wanted.end, most, |record, value| {
+                    given.push((record.offset, String::from_utf8(value.to_vec()).unwrap()));
                 })
                 .unwrap();
         }
@@ -168,5 +174,21 @@ mod tests {
             assert_eq!(given, [(12, "c"), (15, "kept"), (18, "z")], "at most {most}");
             assert_eq!(next, 19, "the batch that was cut off is asked for again");
         }
+    }
+
+    #[test]
+    fn records_of_a_topic_that_keeps_when_they_were_appended_have_that_time() {
+        let mut bytes = batch(10, &["a", "b"], -1, false).to_vec();
+        // The broker sets the type and the greatest time, and leaves the records as they are.
+        bytes[22] |= 1 << 3;
+        bytes[LAST_TIME].copy_from_slice(&5000_i64.to_be_bytes());
+        let crc = crc32c::crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+        let mut times = Vec::new();
+
+        let mut records = Records::new(bytes.into(), Vec::new());
+        records.read(0..i64::MAX, 10, |record, _| times.push(record.timestamp)).unwrap();
+
+        assert_eq!(times, [5000, 5000]);
     }
 }

@@ -340,7 +340,12 @@ impl Column {
         let kind = Kind::of_row(&path.join("."))?;
         let field = |field: &Field| {
             let path = path.iter().map(|part| (*part).to_owned()).chain([field.name.clone()]).collect();
-            Column::of(&Leaf { path, data_type: field.data_type.clone(), nullable: field.nullable })
+            Column::of(&Leaf {
+                path,
+                data_type: field.data_type.clone(),
+                nullable: field.nullable,
+                ..Leaf::default()
+            })
         };
         let columns = data_type.fields.iter().map(field).collect::<Result<_, _>>()?;
         let fields = data_type.fields.iter().map(Field::to_arrow).collect();
@@ -416,7 +421,7 @@ mod tests {
         let batch = Events::new((0..ROUND).collect());
         for (path, kind) in COLUMNS {
             let path: Vec<String> = path.split('.').map(str::to_owned).collect();
-            let leaf = Leaf { path, data_type: Some(declared(*kind)), nullable: true };
+            let leaf = Leaf { path, data_type: Some(declared(*kind)), nullable: true, ..Leaf::default() };
 
             let column = Column::of(&leaf).unwrap().generate(&batch, &settings);
 
@@ -441,7 +446,7 @@ mod tests {
             DataType { fields: vec![field("price"), field("bidder")], ..DataType::simple(TypeKind::Row) };
         let column = |path: &[&str], data_type| {
             let path = path.iter().map(|part| (*part).to_owned()).collect();
-            let leaf = Leaf { path, data_type: Some(data_type), nullable: true };
+            let leaf = Leaf { path, data_type: Some(data_type), nullable: true, ..Leaf::default() };
             Column::of(&leaf).unwrap().generate(&batch, &settings)
         };
 

@@ -89,6 +89,10 @@ const SQL_CHARS_MAX: usize = 262_144;
 /// Longest name of an object of Kubernetes.
 const NAME_CHARS_MAX: usize = 253;
 
+/// Longest name that SQL has for a secret, and most of them.
+const SECRET_CHARS_MAX: usize = 63;
+const SECRETS_MAX: usize = 64;
+
 /// The schema's ranges, which the API server checks without CEL.
 fn ranges(job: &StreamJob) -> Vec<String> {
     let spec = &job.spec;
@@ -108,6 +112,22 @@ fn ranges(job: &StreamJob) -> Vec<String> {
         mistakes.push(format!(
             "spec.storage.credentials.secretRef.name: has not 1 to {NAME_CHARS_MAX} characters"
         ));
+    }
+    for (index, secret) in spec.pipeline.secrets.iter().enumerate() {
+        let reference = &secret.secret_key_ref;
+        for (field, text, most) in [
+            ("name", &secret.name, SECRET_CHARS_MAX),
+            ("secretKeyRef.name", &reference.name, NAME_CHARS_MAX),
+            ("secretKeyRef.key", &reference.key, NAME_CHARS_MAX),
+        ] {
+            if !(1..=most).contains(&text.chars().count()) {
+                mistakes
+                    .push(format!("spec.pipeline.secrets[{index}].{field}: has not 1 to {most} characters"));
+            }
+        }
+    }
+    if spec.pipeline.secrets.len() > SECRETS_MAX {
+        mistakes.push(format!("spec.pipeline.secrets: more than {SECRETS_MAX} of them"));
     }
     if spec.pipeline.sql.chars().count() > SQL_CHARS_MAX {
         mistakes.push(format!("spec.pipeline.sql: is longer than {SQL_CHARS_MAX} characters; divide the pipeline into several jobs"));

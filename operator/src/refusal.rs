@@ -2,6 +2,7 @@
 //! good spec run on.
 
 use millrace_crds::StreamJob;
+use millrace_crds::v1alpha1::PipelineSpec;
 use millrace_sql::plan::{Plan, succeed};
 
 use crate::model::Refusal;
@@ -17,7 +18,7 @@ pub struct Running<'a> {
 pub fn refusal(job: &StreamJob, running: Option<Running<'_>>) -> Option<Refusal> {
     location(job)
         .or_else(|| moved(job, running?))
-        .or_else(|| sql(&job.spec.pipeline.sql, running.map(|running| running.sql)))
+        .or_else(|| sql(&job.spec.pipeline, running.map(|running| running.sql)))
 }
 
 /// At another place the job would begin from nothing, and write everything again.
@@ -53,12 +54,17 @@ fn location(job: &StreamJob) -> Option<Refusal> {
     Some(Refusal { reason, message })
 }
 
-fn sql(wanted: &str, running: Option<&str>) -> Option<Refusal> {
-    let plan = match compile(wanted) {
+fn sql(pipeline: &PipelineSpec, running: Option<&str>) -> Option<Refusal> {
+    let plan = match compile(&pipeline.sql) {
         Ok(plan) => plan,
         Err(message) => return Some(Refusal { reason: "InvalidSql", message }),
     };
-    let running = running.filter(|running| *running != wanted)?;
+    let named = plan.secrets();
+    let named = named.iter().map(|named| (named.table.as_str(), named.option.as_str(), named.name.as_str()));
+    if let Some(message) = pipeline.undeclared(named) {
+        return Some(Refusal { reason: "SecretUndeclared", message });
+    }
+    let running = running.filter(|running| *running != pipeline.sql)?;
     // What runs was compiled once; if this release cannot compile it any more, the texts are all that can be compared.
     let differences = match compile(running) {
         Ok(running) => succeed(&running, &plan).err()?,
@@ -103,7 +109,18 @@ mod tests {
         let commented = format!("-- the same\n{SQL}");
         let changed = SQL.replace("x > 1", "x > 2");
         let running = Some(Running { sql: SQL, location: "s3://b/j" });
+        let with_secret = SQL.replace("'path' = '/a'", "'path' = '/${secret:place}'");
+        let mut declared = job("s3://bucket/jobs", &with_secret);
+        let place = serde_json::json!([{"name": "place", "secretKeyRef": {"name": "s", "key": "k"}}]);
+        declared.spec.pipeline.secrets = serde_json::from_value(place).unwrap();
         let cases = [
+            ("a declared secret", declared, None, None),
+            (
+                "an undeclared secret",
+                job("s3://bucket/jobs", &with_secret),
+                None,
+                Some(("SecretUndeclared", "the option 'path' of the table 'a' names the secret 'place'")),
+            ),
             ("a bucket and good SQL", job("s3://bucket/jobs", SQL), None, None),
             ("no location", nowhere, None, Some(("LocationMissing", "spec.checkpoint.location"))),
             ("a folder", job("file:///state", SQL), None, Some(("LocationNotShared", "file:///state"))),

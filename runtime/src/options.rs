@@ -1,12 +1,14 @@
 //! The WITH options of a table: read by name, each mistake named, none ignored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::time::Duration;
 
 use millrace_sql::connectors::parse_duration;
 use millrace_sql::plan::Table;
 use snafu::Snafu;
+
+use crate::secrets::{SecretError, Secrets};
 
 /// An option of a table is missing or wrong.
 #[derive(Debug, Snafu, PartialEq, Eq)]
@@ -19,18 +21,36 @@ pub struct OptionError {
 /// Options of one table while a connector reads them.
 pub struct TableOptions<'a> {
     table: &'a Table,
+    /// Values with the secrets that they name; messages show those without.
+    filled: BTreeMap<String, String>,
     used: BTreeSet<String>,
 }
 
 impl<'a> TableOptions<'a> {
+    /// The options as they are written.
     pub fn new(table: &'a Table) -> Self {
-        TableOptions { table, used: BTreeSet::new() }
+        TableOptions { table, filled: BTreeMap::new(), used: BTreeSet::new() }
+    }
+
+    /// The options with the values of the secrets that they name.
+    ///
+    /// # Errors
+    /// If a secret cannot be read.
+    pub fn with_secrets(table: &'a Table, secrets: &Secrets) -> Result<Self, SecretError> {
+        let mut options = TableOptions::new(table);
+        for (key, value) in &table.options {
+            let filled = secrets.fill(value)?;
+            if filled != *value {
+                options.filled.insert(key.clone(), filled);
+            }
+        }
+        Ok(options)
     }
 
     /// An option as text.
     pub fn optional(&mut self, key: &str) -> Option<String> {
         self.used.insert(key.to_owned());
-        self.table.options.get(key).cloned()
+        self.filled.get(key).or_else(|| self.table.options.get(key)).cloned()
     }
 
     /// An option that must be there.
@@ -80,8 +100,6 @@ impl<'a> TableOptions<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use millrace_sql::connectors::{self, Role, Setting};
     use millrace_sql::plan::Source as SourcePlan;
 
@@ -152,6 +170,26 @@ mod tests {
                         options.insert(setting.key, value.clone());
                         if setting.key.starts_with("csv.") {
                             options.insert("format", "csv".to_owned());
+                        }
+                        if setting.key.starts_with("properties.sasl.") || value.starts_with("SASL_") {
+                            options.entry("properties.security.protocol").or_insert("SASL_SSL".to_owned());
+                            let jaas = "x required username=\"user\" password=\"p\";".to_owned();
+                            options.entry("properties.sasl.jaas.config").or_insert(jaas);
+                        }
+                        if setting.key.starts_with("properties.ssl.") {
+                            options.insert("properties.security.protocol", "SSL".to_owned());
+                        }
+                        if setting.key.starts_with("properties.ssl.keystore.c")
+                            || setting.key.ends_with("keystore.key")
+                        {
+                            for key in ["certificate.chain", "key"] {
+                                let key = if key == "key" {
+                                    "properties.ssl.keystore.key"
+                                } else {
+                                    "properties.ssl.keystore.certificate.chain"
+                                };
+                                options.insert(key, value.clone());
+                            }
                         }
                         if setting.key.starts_with("scan.startup") && !value.ends_with("offset") {
                             options.insert("scan.startup.mode", "timestamp".to_owned());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::BucketSettings;
 use crate::clock::Clock;
+use crate::secrets::Secrets;
 use crate::transport::{Tcp, Transport};
 
 /// Time, network and buckets, as connectors see them.
@@ -14,17 +15,20 @@ pub struct Outside {
     pub transport: Arc<dyn Transport>,
     /// How the buckets of tables are reached.
     pub buckets: BucketSettings,
+    /// Passwords and keys that tables' options name.
+    pub secrets: Secrets,
 }
 
 impl Outside {
     /// The machine's network.
     pub fn new(clock: Clock, buckets: BucketSettings) -> Self {
-        Outside { clock, transport: Arc::new(Tcp), buckets }
+        Outside { clock, transport: Arc::new(Tcp), buckets, secrets: Secrets::of_process() }
     }
 
     /// For looking at a table's options: nothing is reached.
     pub fn unreached() -> Self {
-        Outside::new(Clock::starting_at(0), BucketSettings::default())
+        let outside = Outside::new(Clock::starting_at(0), BucketSettings::default());
+        Outside { secrets: Secrets::Unread, ..outside }
     }
 }
 

@@ -11,7 +11,7 @@ mod workers;
 
 pub use checkpoint::CheckpointSpec;
 pub use duration::Duration;
-pub use pipeline::PipelineSpec;
+pub use pipeline::{PipelineSecret, PipelineSpec, SecretKeyReference};
 pub use restart::{RestartSpec, RestartStrategy};
 pub use spec::{StreamJob, StreamJobSpec};
 pub use status::{CheckpointStatus, FailureStatus, Phase, StreamJobStatus};

@@ -26,6 +26,7 @@ prerequisites_missing() {
 prerequisites_missing_servers() {
     ((EUID == 0)) || echo "root: a full disk is a small file system that is mounted"
     prerequisites_java
+    command -v openssl >/dev/null || echo "openssl: makes the certificates of a broker with TLS"
     [[ -z $(binaries_missing | grep -xE 'kafka|versitygw') ]] || prerequisites_builders
 }
 

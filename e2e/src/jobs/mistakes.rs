@@ -200,7 +200,26 @@ impl Jobs<'_> {
         self.apply(&self.job_with_secret())?;
         let missing = ["the Secret 'late' does not exist or has no key AWS_ACCESS_KEY_ID", "add it"];
         self.condition("secrets", "Degraded", "True", "StoreUnavailable", &missing)?;
-        self.secret("late", Some("wrong"))
+        self.secret("late", Some("wrong"))?;
+
+        // A value that the SQL names, at a job that waits for more than that.
+        self.apply(&self.job_with_topic())?;
+        let missing = ["the secret 'topic' cannot be read", "make the Secret"];
+        self.condition("topic", "Degraded", "True", "SecretMissing", &missing)?;
+        let secret = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "topic", "namespace": self.namespace},
+            "stringData": {"name": format!("{}-late", self.namespace)},
+        });
+        apply(self.folder, "secret-topic.json", &secret.to_string())
+    }
+
+    fn job_with_topic(&self) -> Job {
+        let sink = "'connector' = 'kafka', 'properties.bootstrap.servers' = 'kafka.infra.svc:9092', 'topic' = '${secret:topic}', 'format' = 'json'";
+        let mut job = self.job("topic", &self.sql("topic", FAST).replace(&self.files("topic"), sink));
+        job.location = String::new();
+        job
     }
 
     pub(super) fn wrong_secret(&self) -> Outcome<()> {
@@ -217,12 +236,6 @@ impl Jobs<'_> {
 
     pub(super) fn missing_topic(&self) -> Outcome<()> {
         let topic = format!("{}-late", self.namespace);
-        let sink = format!(
-            "'connector' = 'kafka', 'properties.bootstrap.servers' = 'kafka.infra.svc:9092', 'topic' = '{topic}', 'format' = 'json'"
-        );
-        let mut job = self.job("topic", &self.sql("topic", FAST).replace(&self.files("topic"), &sink));
-        job.location = String::new();
-        self.apply(&job)?;
         self.condition("topic", "Degraded", "True", "SinkUnavailable", &[&topic, "create it"])?;
         self.kafka.run("create", &topic, &["3"])?;
         self.phase("topic", "Succeeded")?;

@@ -144,6 +144,11 @@ impl Jobs<'_> {
         if !job.location.is_empty() {
             manifest["spec"]["checkpoint"]["location"] = job.location.as_str().into();
         }
+        if job.sql.contains("${secret:topic}") {
+            let reference = serde_json::json!({"name": "topic", "key": "name"});
+            manifest["spec"]["pipeline"]["secrets"] =
+                serde_json::json!([{"name": "topic", "secretKeyRef": reference}]);
+        }
         manifest
     }
 

@@ -195,7 +195,7 @@ mod tests {
     fn rendered(parallelism: u32) -> Desired {
         let mut job = manifest::read(&format!(
             "{{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {{name: totals, namespace: shop, uid: u-1}}, \
-             spec: {{pipeline: {{sql: x}}, parallelism: {parallelism}, \
+             spec: {{pipeline: {{sql: x, secrets: [{{name: pw, secretKeyRef: {{name: kafka, key: password}}}}]}}, parallelism: {parallelism}, \
              storage: {{credentials: {{secretRef: {{name: s3}}}}}}}}}}"
         ))
         .unwrap();
@@ -246,6 +246,15 @@ mod tests {
             let volumes = pod.volumes.as_ref().unwrap();
             let secret = volumes.iter().find_map(|volume| volume.secret.as_ref()).unwrap();
             assert_eq!((secret.secret_name.as_deref(), secret.optional), (Some("s3"), Some(true)));
+            let mount =
+                container.volume_mounts.as_ref().unwrap().iter().find(|mount| mount.name == "secrets");
+            let folder = container.env.iter().flatten().find(|env| env.name == "MILLRACE_SECRETS").unwrap();
+            assert_eq!(Some(&mount.unwrap().mount_path), folder.value.as_ref());
+            let projected = volumes.iter().find_map(|volume| volume.projected.as_ref()).unwrap();
+            let secret = projected.sources.as_ref().unwrap()[0].secret.as_ref().unwrap();
+            let item = &secret.items.as_ref().unwrap()[0];
+            assert_eq!((secret.name.as_str(), secret.optional), ("kafka", Some(true)));
+            assert_eq!((item.key.as_str(), item.path.as_str()), ("password", "pw"));
         }
     }
 

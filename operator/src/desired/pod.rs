@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-    ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-    SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, TopologySpreadConstraint, Volume,
-    VolumeMount,
+    KeyToPath, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretProjection, SecretVolumeSource,
+    SecurityContext, Toleration, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use millrace_crds::StreamJob;
+use millrace_crds::v1alpha1::PipelineSecret;
 
 use super::variable;
 use crate::labels::{self, Component};
@@ -30,6 +31,9 @@ const CONFIG_FOLDER: &str = "/etc/millrace";
 /// Where the Secret `spec.storage.credentials` is mounted: files, and not variables, so that running pods see it corrected or
 /// rotated.
 const CREDENTIALS_FOLDER: &str = "/etc/millrace-credentials";
+
+/// Where the values of `spec.pipeline.secrets` are mounted.
+const SECRETS_FOLDER: &str = "/etc/millrace-secrets";
 
 /// The pods of a component.
 pub fn template(
@@ -69,6 +73,7 @@ pub fn template(
         }),
         ..Default::default()
     });
+    let secrets_volume = (!job.spec.pipeline.secrets.is_empty()).then(|| secrets_volume(job));
     let config_volume = Volume {
         name: "config".to_owned(),
         config_map: Some(ConfigMapVolumeSource { name: config.to_owned(), ..Default::default() }),
@@ -90,9 +95,33 @@ pub fn template(
                 tolerate("node.kubernetes.io/unreachable"),
             ]),
             topology_spread_constraints: Some(vec![spread]),
-            volumes: Some([Some(config_volume), credentials_volume].into_iter().flatten().collect()),
+            volumes: Some(
+                [Some(config_volume), credentials_volume, secrets_volume].into_iter().flatten().collect(),
+            ),
             ..Default::default()
         }),
+    }
+}
+
+/// A file for each secret that SQL can name. Like the credentials they may come later, and be corrected while pods run.
+fn secrets_volume(job: &StreamJob) -> Volume {
+    let source = |secret: &PipelineSecret| VolumeProjection {
+        secret: Some(SecretProjection {
+            name: secret.secret_key_ref.name.clone(),
+            items: Some(vec![KeyToPath {
+                key: secret.secret_key_ref.key.clone(),
+                path: secret.name.clone(),
+                ..Default::default()
+            }]),
+            optional: Some(true),
+        }),
+        ..Default::default()
+    };
+    let sources = job.spec.pipeline.secrets.iter().map(source).collect();
+    Volume {
+        name: "secrets".to_owned(),
+        projected: Some(ProjectedVolumeSource { sources: Some(sources), ..Default::default() }),
+        ..Default::default()
     }
 }
 
@@ -119,6 +148,10 @@ fn container(
     if job.spec.storage.credentials.is_some() {
         env.push(variable("MILLRACE_CREDENTIALS", CREDENTIALS_FOLDER.to_owned()));
         mounts.push(mount("credentials", CREDENTIALS_FOLDER));
+    }
+    if !job.spec.pipeline.secrets.is_empty() {
+        env.push(variable("MILLRACE_SECRETS", SECRETS_FOLDER.to_owned()));
+        mounts.push(mount("secrets", SECRETS_FOLDER));
     }
     let port = |(name, port): &(&str, i32)| ContainerPort {
         name: Some((*name).to_owned()),

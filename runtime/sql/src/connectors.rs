@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::secrets;
 use crate::similar::closest;
 
 /// What is done with a table.
@@ -98,6 +99,24 @@ const TIMES: Setting = connection("json.timestamp-format.standard", OneOf(&["SQL
 const NULLS: Setting = connection("json.encode.ignore-null-fields", BOOLEAN);
 const SERVERS: Setting = connection("properties.bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
 const SERVERS_SHORT: Setting = connection("bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
+
+/// How Kafka's brokers are spoken to, as Kafka's clients call it.
+const SECURITY: &[Setting] = &[
+    connection("properties.security.protocol", OneOf(&["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"])),
+    connection("properties.sasl.mechanism", OneOf(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])),
+    connection(
+        "properties.sasl.jaas.config",
+        Text(
+            "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"user\" password=\"${secret:kafka-password}\";",
+        ),
+    ),
+    connection("properties.ssl.truststore.type", OneOf(&["PEM"])),
+    connection("properties.ssl.truststore.certificates", Text("${secret:kafka-ca}")),
+    connection("properties.ssl.truststore.location", Text("/etc/kafka/ca.pem")),
+    connection("properties.ssl.keystore.type", OneOf(&["PEM"])),
+    connection("properties.ssl.keystore.certificate.chain", Text("${secret:kafka-certificate}")),
+    connection("properties.ssl.keystore.key", Text("${secret:kafka-key}")),
+];
 
 /// Options of every source.
 const SOURCE: &[Setting] =
@@ -223,10 +242,11 @@ pub fn names(role: Option<Role>) -> Vec<String> {
 
 /// The options of a connector in a role; `None` if there is no such connector, or it cannot.
 pub fn settings(connector: &str, role: Role) -> Option<Vec<Setting>> {
-    let (_, source, sink) = CONNECTORS.iter().find(|(name, ..)| *name == connector)?;
+    let (name, source, sink) = CONNECTORS.iter().find(|(name, ..)| *name == connector)?;
+    let security = if name.ends_with("kafka") { SECURITY } else { &[] };
     match role {
-        Role::Source => Some([(*source)?, SOURCE].concat()),
-        Role::Sink => Some((*sink)?.to_vec()),
+        Role::Source => Some([(*source)?, SOURCE, security].concat()),
+        Role::Sink => Some([(*sink)?, security].concat()),
     }
 }
 
@@ -350,7 +370,11 @@ fn is_missing(key: &str, value: ValueKind) -> Mistake {
 fn check_value(key: &str, value: &str, kind: ValueKind) -> Option<Mistake> {
     // A value that is put in later cannot be judged now.
     if value.contains("${") {
-        return None;
+        return secrets::mistake(value).map(|message| Mistake {
+            key: Some(key.to_owned()),
+            message: format!("the option '{key}' has a secret that cannot be one: {message}"),
+            hint: Some("write '${secret:name}', and declare the name in spec.pipeline.secrets".to_owned()),
+        });
     }
     let wrong = |why: String, hint: String| {
         let message = format!("the option '{key}' = '{value}' {why}");
@@ -406,7 +430,7 @@ fn listed(names: &[String]) -> String {
 /// One ASCII character; `\t` is a tab, as in Flink.
 pub fn parse_character(text: &str) -> Option<u8> {
     match text.as_bytes() {
-        [byte] if byte.is_ascii() => Some(*byte),
+        [byte] if byte.is_ascii() && ![b'\n', b'\r'].contains(byte) => Some(*byte),
         b"\\t" => Some(b'\t'),
         _ => None,
     }

@@ -15,6 +15,7 @@ pub mod metadata;
 pub mod nexmark;
 pub mod plan;
 pub mod planner;
+pub mod secrets;
 mod similar;
 
 pub use diagnostic::Diagnostic;

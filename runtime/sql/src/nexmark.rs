@@ -45,10 +45,14 @@ pub fn declared(kind: TypeKind) -> DataType {
 }
 
 /// Mistakes in a declared column: names and types that are not generated.
-pub fn check_column(name: &str, data_type: &DataType) -> Vec<Mistake> {
+pub fn check_column(name: &str, data_type: &DataType, nullable: bool) -> Vec<Mistake> {
     let is_row = |row: &str| {
         COLUMNS.iter().any(|(path, _)| path.strip_prefix(row).is_some_and(|rest| rest.starts_with('.')))
     };
+    if !nullable && is_row(name) {
+        let message = format!("the column '{name}' is NOT NULL, and NULL in the rows of other events");
+        return vec![Mistake { key: None, message, hint: Some("remove NOT NULL".to_owned()) }];
+    }
     if data_type.kind() == TypeKind::Row && is_row(name) {
         let of_field = |field: &Field| check_path(&format!("{name}.{}", field.name), &field.data_type());
         return data_type.fields.iter().filter_map(of_field).collect();
@@ -101,7 +105,7 @@ mod tests {
             ("event_type", DataType::simple(BigInt), Some(("the generator gives INT", "declare it INT"))),
         ];
         for (name, data_type, expected) in cases {
-            let found = check_column(name, &data_type);
+            let found = check_column(name, &data_type, true);
 
             assert_eq!(found.len(), usize::from(expected.is_some()), "{name}: {found:?}");
             for (mistake, (message, hint)) in found.iter().zip(expected) {
@@ -112,5 +116,7 @@ mod tests {
                 );
             }
         }
+        let found = check_column("bid", &bid("price", BigInt), false);
+        assert_eq!(found[0].message, "the column 'bid' is NOT NULL, and NULL in the rows of other events");
     }
 }

@@ -18,6 +18,7 @@ use crate::fault::{CRASH_AFTER_ROWS, CrashAfterRows};
 use crate::folders::local_path;
 use crate::model::{Attempt, JobUid, MaxParallelism};
 use crate::outside::Outside;
+use crate::secrets;
 
 /// Checkpoints are taken no more often than this.
 const CHECKPOINT_INTERVAL_MIN: std::time::Duration = std::time::Duration::from_millis(10);
@@ -46,6 +47,11 @@ pub fn read(file: &Path) -> Result<Job, UserError> {
         let rendered: Vec<String> = mistakes.iter().map(|mistake| mistake.render(sql)).collect();
         UserError(format!("{}: spec.pipeline.sql:\n{}", file.display(), rendered.join("\n")))
     })?;
+    let named = plan.secrets();
+    let named = named.iter().map(|named| (named.table.as_str(), named.option.as_str(), named.name.as_str()));
+    if let Some(message) = manifest.spec.pipeline.undeclared(named) {
+        return Err(UserError(format!("{}: {message}", file.display())));
+    }
     check_options(&plan)
         .map_err(|message| UserError(format!("{}: spec.pipeline.sql: {message}", file.display())))?;
     Ok(Job { manifest, plan })
@@ -79,6 +85,18 @@ pub fn check_embedded(manifest: &StreamJob) -> Result<(), UserError> {
              AWS_SECRET_ACCESS_KEY in the environment",
             credentials.secret_ref.name
         )));
+    }
+    if std::env::var_os(secrets::FOLDER_VARIABLE).is_none() {
+        for secret in &manifest.spec.pipeline.secrets {
+            let variable = secrets::variable(&secret.name);
+            if std::env::var_os(&variable).is_none() {
+                return Err(UserError(format!(
+                    "spec.pipeline.secrets: '{}' is a key of the Secret '{}', which can only be read on a cluster; here set {variable} \
+                     in the environment",
+                    secret.name, secret.secret_key_ref.name
+                )));
+            }
+        }
     }
     Ok(())
 }

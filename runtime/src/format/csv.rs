@@ -10,7 +10,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType as ArrowType, SchemaRef};
 use arrow::error::ArrowError;
-use csv::{ByteRecord, QuoteStyle, ReaderBuilder, WriterBuilder};
+use csv::{ByteRecord, ReaderBuilder, Terminator};
 use millrace_sql::connectors::parse_character;
 use millrace_sql::functions::{TextError, of_texts};
 use millrace_sql::plan::{DataType, Leaf};
@@ -41,8 +41,10 @@ pub enum CsvError {
     Batch { source: ArrowError },
     #[snafu(transparent)]
     Text { source: JsonError },
-    #[snafu(display("failed to write a row: {message}"))]
-    Write { message: String },
+    #[snafu(display(
+        "'{text}' can only be written in quotes, which 'csv.disable-quote-character' does not allow"
+    ))]
+    NeedsQuotes { text: String },
 }
 
 /// How rows look.
@@ -69,13 +71,28 @@ impl CsvStyle {
                 "cannot be together with 'csv.disable-quote-character' = 'true'",
             ));
         }
-        Ok(CsvStyle {
+        let style = CsvStyle {
             delimiter: character(options, "csv.field-delimiter")?.unwrap_or(b','),
             quote: has_quotes.then_some(quote.unwrap_or(b'"')),
             escape: character(options, "csv.escape-character")?,
             has_comments: options.flag("csv.allow-comments")?,
             null: options.optional("csv.null-literal"),
-        })
+        };
+        let special = [Some(style.delimiter), style.quote, style.escape];
+        let is_twice = |(index, one): (usize, &Option<u8>)| one.is_some() && special[..index].contains(one);
+        match special.iter().enumerate().any(is_twice) {
+            true => Err(options.mistake(
+                "'csv.field-delimiter', 'csv.quote-character' and 'csv.escape-character' must be different characters".to_owned(),
+            )),
+            false => Ok(style),
+        }
+    }
+}
+
+impl CsvStyle {
+    /// True if lines that begin with `#` are none.
+    pub fn has_comments(&self) -> bool {
+        self.has_comments
     }
 }
 
@@ -123,6 +140,8 @@ impl CsvDecoder {
     pub fn decode(&mut self, lines: &[u8]) -> Result<RecordBatch, CsvError> {
         let mut reader = ReaderBuilder::new();
         reader.has_headers(false).flexible(true).delimiter(self.style.delimiter).escape(self.style.escape);
+        // A carriage return alone ends no line: files are cut at line feeds.
+        reader.terminator(Terminator::Any(b'\n'));
         match self.style.quote {
             Some(quote) => reader.quote(quote),
             None => reader.quoting(false),
@@ -152,9 +171,11 @@ impl CsvDecoder {
         }
         let (given, wanted) = (record.len(), self.columns.len());
         ensure!(given == wanted, WidthSnafu { given, wanted });
+        let last = given.saturating_sub(1);
         for ((column, leaf), position) in columns.iter_mut().zip(&self.leaves).zip(&self.positions) {
             let name = || leaf.path.join(".");
             let field = record.get(*position).context(WidthSnafu { given, wanted })?;
+            let field = if *position == last { field.strip_suffix(b"\r").unwrap_or(field) } else { field };
             let text = std::str::from_utf8(field).ok().context(EncodingSnafu { column: name() })?;
             let is_text = leaf.data_type.as_ref().is_some_and(|kind| kind.to_arrow() == ArrowType::Utf8);
             let is_null = self.style.null.as_ref().is_some_and(|null| null == text);
@@ -171,6 +192,11 @@ fn of_column(texts: &StringArray, leaf: &Leaf) -> Result<ArrayRef, CsvError> {
     match data_type.to_arrow() {
         ArrowType::Utf8 => Ok(Arc::new(texts.clone())),
         ArrowType::Binary => bytes(texts).context(ColumnSnafu { column: column() }),
+        // CAST cuts fractions; a record with one is not of the table.
+        wanted if wanted.is_integer() && texts.iter().flatten().any(|text| text.contains('.')) => {
+            let text = texts.iter().flatten().find(|text| text.contains('.')).unwrap_or_default().to_owned();
+            ValueSnafu { text, column: column(), data_type }.fail()
+        }
         wanted if texts.null_count() == texts.len() => Ok(new_null_array(&wanted, texts.len())),
         wanted => of_texts(texts, &wanted).map_err(|error| match error {
             TextError::NotAValue { text } => CsvError::Value { text, column: column(), data_type },
@@ -199,23 +225,14 @@ impl CsvEncoder {
         out: &mut String,
         mut each: impl FnMut(usize),
     ) -> Result<(), CsvError> {
-        let start = out.len();
         let columns = records.columns().iter().map(JsonColumn::new).collect::<Result<Vec<_>, _>>()?;
-        let mut writer = WriterBuilder::new();
-        writer.delimiter(self.style.delimiter).flexible(true);
-        match self.style.quote {
-            Some(quote) => writer.quote(quote),
-            None => writer.quote_style(QuoteStyle::Never),
-        };
-        if let Some(escape) = self.style.escape {
-            writer.double_quote(false).escape(escape);
-        }
-        let mut writer = writer.from_writer(Vec::new());
-        let failed = |error: &dyn std::fmt::Display| CsvError::Write { message: error.to_string() };
         let null = self.style.null.as_deref().unwrap_or_default();
         let mut text = String::new();
         for row in 0..records.num_rows() {
-            for (column, values) in columns.iter().zip(records.columns()) {
+            for (index, (column, values)) in columns.iter().zip(records.columns()).enumerate() {
+                if index > 0 {
+                    out.push(char::from(self.style.delimiter));
+                }
                 let field = match values.data_type() {
                     _ if values.is_null(row) => null,
                     ArrowType::Utf8 => values.as_string::<i32>().value(row),
@@ -225,17 +242,42 @@ impl CsvEncoder {
                         text.trim_matches('"')
                     }
                 };
-                writer.write_field(field).map_err(|error| failed(&error))?;
+                // A line without anything is no row.
+                let is_alone = columns.len() == 1 && field.is_empty();
+                let is_comment = self.style.has_comments && index == 0 && field.starts_with('#');
+                self.write_field(field, is_alone || is_comment, out)?;
             }
-            writer.write_record(None::<&[u8]>).map_err(|error| failed(&error))?;
-            writer.flush().map_err(|error| failed(&error))?;
-            each(start + writer.get_ref().len());
+            out.push('\n');
+            each(out.len());
         }
-        let written = writer.into_inner().map_err(|error| failed(&error))?;
-        out.push_str(std::str::from_utf8(&written).map_err(|error| failed(&error))?);
+        Ok(())
+    }
+
+    /// Appends a field, in quotes if it has to be.
+    fn write_field(&self, field: &str, must_be_quoted: bool, out: &mut String) -> Result<(), CsvError> {
+        let CsvStyle { delimiter, quote, escape, .. } = self.style;
+        let special = [Some(delimiter), quote, escape, Some(b'\n'), Some(b'\r')];
+        if !must_be_quoted && !field.bytes().any(|byte| special.contains(&Some(byte))) {
+            out.push_str(field);
+            return Ok(());
+        }
+        let quote =
+            quote.context(NeedsQuotesSnafu { text: field.chars().take(SHOWN_MAX).collect::<String>() })?;
+        let (quote, escape) = (char::from(quote), escape.map(char::from));
+        out.push(quote);
+        for letter in field.chars() {
+            if letter == quote || Some(letter) == escape {
+                out.push(escape.unwrap_or(quote));
+            }
+            out.push(letter);
+        }
+        out.push(quote);
         Ok(())
     }
 }
+
+/// Longest part of a text in messages.
+const SHOWN_MAX: usize = 80;
 
 #[cfg(test)]
 mod tests {
@@ -301,10 +343,12 @@ mod tests {
         assert_eq!(round_trip(&comments, lines).unwrap(), "1,\"a,,,,\n");
 
         let escape = [("csv.escape-character", "\\")];
-        let lines = "1,\"a \\\"word\\\", b\",,,,\n";
+        let lines = "1,\"a \\\"word\\\", b\",,,,\n2,\"C:\\\\temp\\\\\",,,,\n";
         assert_eq!(round_trip(&escape, lines).unwrap(), lines);
 
         for (options, part) in [
+            (vec![("csv.field-delimiter", "\"")], "must be different characters"),
+            (vec![("csv.quote-character", "\n")], "is not one ASCII character"),
             (vec![("csv.field-delimiter", ";;")], "'csv.field-delimiter' = ';;' is not one ASCII character"),
             (
                 vec![("csv.quote-character", "'"), ("csv.disable-quote-character", "true")],
@@ -316,10 +360,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_read_as_it_was() {
+        let leaves = [leaf("s", DataType::simple(TypeKind::String))];
+        let values = ["", "#1", "a;b", "a\"b", "C:\\temp\\", "\\", "é", " x ", "'", "#"];
+        let column: ArrayRef = Arc::new(StringArray::from(values.to_vec()));
+        let rows = RecordBatch::try_new(leaf_schema(&leaves), vec![column]).unwrap();
+        for options in [
+            vec![],
+            vec![("csv.escape-character", "\\")],
+            vec![("csv.allow-comments", "true"), ("csv.field-delimiter", ";")],
+            vec![
+                ("csv.quote-character", "'"),
+                ("csv.escape-character", "\\"),
+                ("csv.allow-comments", "true"),
+            ],
+        ] {
+            let style = style(&options).unwrap();
+            let mut text = String::new();
+            CsvEncoder::new(style.clone()).encode(&rows, &mut text, |_| {}).unwrap();
+
+            let read = CsvDecoder::new(&leaves, &["s".to_owned()], style).decode(text.as_bytes()).unwrap();
+
+            assert_eq!(read, rows, "{options:?}: {text}");
+        }
+        let bare = style(&[("csv.disable-quote-character", "true")]).unwrap();
+        let refused =
+            CsvEncoder::new(bare).encode(&rows, &mut String::new(), |_| {}).unwrap_err().to_string();
+        assert!(refused.contains("'' can only be written in quotes"), "{refused}");
+    }
+
+    #[test]
     fn what_is_no_row_is_told() {
         for (line, part) in [
             ("1,a\n", "it has 2 fields, and the table 6 columns"),
             ("1,a,,,,,\n", "it has 7 fields"),
+            ("1.9,a,,,,\n", "'1.9' is not a value of the column 'n', which is BIGINT"),
+            ("1,a,,,,\r2,b,,,,\n", "it has 11 fields"),
             ("x,a,,,,\n", "'x' is not a value of the column 'n', which is BIGINT"),
             ("1,a,,soon,,\n", "'soon' is not a value of the column 't', which is TIMESTAMP(3)"),
             ("1,a,,,maybe,\n", "'maybe' is not a value of the column 'b', which is BOOLEAN"),

@@ -68,6 +68,29 @@ impl InputFormat {
         }
     }
 
+    /// True if a record by itself may be another number of rows than one, although it is no mistake where lines are read.
+    pub fn may_not_be_one_row(&self, record: &[u8]) -> bool {
+        match self {
+            InputFormat::Json { .. } => {
+                let record = record.trim_ascii();
+                !record.starts_with(b"{") || !record.ends_with(b"}")
+            }
+            InputFormat::Csv { style, .. } => {
+                record.is_empty()
+                    || record.contains(&b'\n')
+                    || (style.has_comments() && record.starts_with(b"#"))
+            }
+        }
+    }
+
+    /// True if lines of a file have given as many rows as they should, each its own: a line of JSON is one object.
+    pub fn is_a_row_a_line(&self, lines: &[u8], rows: usize) -> bool {
+        let InputFormat::Json { .. } = self else { return true };
+        let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+        let mut count = 0;
+        lines.inspect(|_| count += 1).all(|line| !self.may_not_be_one_row(line)) && count == rows
+    }
+
     /// A decoder of just these leaves of the table.
     ///
     /// # Errors
@@ -102,7 +125,19 @@ impl Decoder {
         })
     }
 
-    /// Decodes lines, each of which must be one row, and leaves out those that are not; says which are rows.
+    /// Decodes lines of a file one by one, and leaves out those that are wrong; returns how many. One without a row, such as a
+    /// comment, is not wrong.
+    ///
+    /// # Errors
+    /// If rows cannot be put together, which no line causes.
+    pub fn decode_right(&mut self, lines: &[&[u8]]) -> Result<(RecordBatch, u64), FormatError> {
+        let decoded = lines.iter().filter_map(|line| self.decode(line).ok());
+        let rows: Vec<RecordBatch> = decoded.filter(|rows| rows.num_rows() <= 1).collect();
+        let wrong = (lines.len() - rows.len()) as u64;
+        Ok((self.join(&rows)?, wrong))
+    }
+
+    /// Decodes records, each of which must be one row, and leaves out those that are not; says which are rows.
     ///
     /// # Errors
     /// If rows cannot be put together, which no line causes.
@@ -116,8 +151,11 @@ impl Decoder {
                 kept.push(index);
             }
         }
-        let rows = concat_batches(self.schema(), &rows);
-        Ok((rows.map_err(|source| FormatError::Together { source })?, kept))
+        Ok((self.join(&rows)?, kept))
+    }
+
+    fn join(&self, rows: &[RecordBatch]) -> Result<RecordBatch, FormatError> {
+        concat_batches(self.schema(), rows).map_err(|source| FormatError::Together { source })
     }
 
     fn schema(&self) -> &SchemaRef {

@@ -7,7 +7,7 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{FindCoordinatorRequest, MetadataRequest, MetadataResponse, TopicName};
 use kafka_protocol::protocol::{Request, StrBytes};
 
-use super::{Connection, KafkaError, NoTopicSnafu, UNKNOWN_TOPIC_OR_PARTITION, checked};
+use super::{Connection, KafkaError, NoTopicSnafu, Security, UNKNOWN_TOPIC_OR_PARTITION, checked};
 use crate::clock::Clock;
 use crate::transport::Transport;
 
@@ -29,6 +29,7 @@ pub struct Partition {
 /// A client of one cluster.
 pub struct Client {
     bootstrap: Vec<String>,
+    security: Arc<Security>,
     brokers: BTreeMap<i32, String>,
     open: HashMap<String, Connection>,
     clock: Clock,
@@ -37,15 +38,20 @@ pub struct Client {
 
 impl Client {
     /// A client that finds the cluster through these brokers; nothing is connected yet.
-    pub fn new(bootstrap: Vec<String>, clock: Clock, transport: Arc<dyn Transport>) -> Self {
-        Client { bootstrap, brokers: BTreeMap::new(), open: HashMap::new(), clock, transport }
+    pub fn new(
+        bootstrap: Vec<String>,
+        security: Arc<Security>,
+        clock: Clock,
+        transport: Arc<dyn Transport>,
+    ) -> Self {
+        Client { bootstrap, security, brokers: BTreeMap::new(), open: HashMap::new(), clock, transport }
     }
 
     /// Takes the connection to a broker out, opened if there is none. Give it back with [`Client::put`] unless it failed.
     pub async fn take(&mut self, address: &str) -> Result<Connection, KafkaError> {
         match self.open.remove(address) {
             Some(connection) => Ok(connection),
-            None => Connection::open(address, self.clock, self.transport.as_ref()).await,
+            None => Connection::open(address, &self.security, self.clock, self.transport.as_ref()).await,
         }
     }
 

@@ -4,12 +4,16 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{ApiVersionsRequest, RequestHeader, ResponseHeader};
+use kafka_protocol::messages::{
+    ApiVersionsRequest, RequestHeader, ResponseHeader, SaslAuthenticateRequest, SaslHandshakeRequest,
+};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use snafu::ResultExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{KafkaError, NetworkSnafu, UnsupportedSnafu, checked};
+use super::scram::{self, Scram};
+use super::security::{Login, Mechanism};
+use super::{KafkaError, NetworkSnafu, Security, UnsupportedSnafu, checked};
 use crate::clock::Clock;
 use crate::transport::{Stream, Transport};
 
@@ -34,9 +38,20 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects and asks for the broker's versions.
-    pub async fn open(address: &str, clock: Clock, transport: &dyn Transport) -> Result<Self, KafkaError> {
+    /// Connects, asks for the broker's versions, and logs in.
+    pub async fn open(
+        address: &str,
+        security: &Security,
+        clock: Clock,
+        transport: &dyn Transport,
+    ) -> Result<Self, KafkaError> {
         let stream = transport.connect(address).await.context(NetworkSnafu { action: "connect", address })?;
+        let protected = tokio::select! {
+            biased;
+            stream = security.protect(stream, address) => stream,
+            () = clock.sleep(ANSWER_MAX) => Err(std::io::ErrorKind::TimedOut.into()),
+        };
+        let stream = protected.context(NetworkSnafu { action: "agree on TLS", address })?;
         let versions = HashMap::from([(ApiVersionsRequest::KEY, 3)]);
         let mut connection = Connection {
             address: address.to_owned(),
@@ -54,7 +69,58 @@ impl Connection {
         connection.versions = answer.api_keys.iter().map(|api| (api.api_key, api.max_version)).collect();
         let level = answer.finalized_features.iter().find(|feature| &*feature.name == "transaction.version");
         connection.transaction_level = level.map_or(0, |feature| feature.max_version_level);
+        if let Some(login) = security.login() {
+            connection.log_in(login).await?;
+        }
         Ok(connection)
+    }
+
+    async fn log_in(&mut self, login: &Login) -> Result<(), KafkaError> {
+        let refused = |address: &str, message: String| KafkaError::Login {
+            address: address.to_owned(),
+            user: login.user.clone(),
+            message,
+        };
+        let name = login.mechanism.name();
+        let request = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(name));
+        let answer = self.call(&request, 1).await?;
+        if answer.error_code != 0 {
+            let known: Vec<&str> = answer.mechanisms.iter().map(|known| &**known).collect();
+            let message = format!("it does not know the mechanism '{name}', but {}", known.join(", "));
+            return Err(refused(&self.address, message));
+        }
+        match login.mechanism {
+            Mechanism::Plain => {
+                let message = format!("\0{}\0{}", login.user, login.password);
+                self.authenticate(login, message).await.map(drop)
+            }
+            Mechanism::Scram(hash) => {
+                let nonce = scram::nonce().map_err(|message| refused(&self.address, message))?;
+                let scram = Scram::new(hash, &login.user, nonce);
+                let first = self.authenticate(login, scram.first()).await?;
+                let proof = scram.proof(&login.password, &first);
+                let (proof, expected) = proof.map_err(|message| refused(&self.address, message))?;
+                match self.authenticate(login, proof).await? == expected {
+                    true => Ok(()),
+                    false => Err(refused(&self.address, "it does not know the password itself".to_owned())),
+                }
+            }
+        }
+    }
+
+    async fn authenticate(&mut self, login: &Login, message: String) -> Result<String, KafkaError> {
+        let request = SaslAuthenticateRequest::default().with_auth_bytes(message.into_bytes().into());
+        let answer = self.call(&request, 2).await?;
+        if answer.error_code != 0 {
+            let message =
+                answer.error_message.map_or_else(|| "it says no reason".to_owned(), |said| said.to_string());
+            return Err(KafkaError::Login {
+                address: self.address.clone(),
+                user: login.user.clone(),
+                message,
+            });
+        }
+        Ok(String::from_utf8_lossy(&answer.auth_bytes).into_owned())
     }
 
     /// Where it leads.

@@ -5,6 +5,8 @@
 
 mod client;
 mod connection;
+mod scram;
+mod security;
 
 use std::io;
 
@@ -17,6 +19,7 @@ use crate::options::{OptionError, TableOptions};
 
 pub use client::{Client, Partition};
 pub use connection::Connection;
+pub use security::Security;
 
 /// The topic or the partition is not known to the broker that was asked.
 pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
@@ -54,6 +57,11 @@ pub enum KafkaError {
     /// The topic is not there.
     #[snafu(display("the topic '{topic}' does not exist at {brokers}; create it"))]
     NoTopic { topic: String, brokers: String },
+    /// The broker does not let this user in.
+    #[snafu(display(
+        "{address} refused the login of '{user}': {message}; correct 'properties.sasl.jaas.config' or 'properties.sasl.mechanism'"
+    ))]
+    Login { address: String, user: String, message: String },
     /// The broker is too old or speaks something else.
     #[snafu(display("{address}: {message}"))]
     Unsupported { address: String, message: String },
@@ -80,6 +88,11 @@ impl KafkaError {
             }
             _ => false,
         }
+    }
+
+    /// True if somebody may cure it from outside while the job waits, or if it passes by itself.
+    pub fn may_be_cured(&self) -> bool {
+        self.is_passing() || matches!(self, KafkaError::NoTopic { .. } | KafkaError::Login { .. })
     }
 
     /// As the cause of a failure that is worth a restart of the job.

@@ -24,6 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::model::{Batch, Epoch, Generation, JobUid, Subtask};
 use crate::options::{OptionError, TableOptions};
 use crate::outside::Outside;
+use crate::secrets::SecretError;
 
 /// A sink cannot be opened, written or committed.
 #[derive(Debug, Snafu)]
@@ -31,6 +32,9 @@ pub enum SinkError {
     /// The user's table options are wrong.
     #[snafu(transparent)]
     Options { source: OptionError },
+    /// A password or key is not there; it may come.
+    #[snafu(display("failed to read the options of the table '{table}'"))]
+    Secret { table: String, source: SecretError },
     /// The rows cannot be written in the sink's format.
     #[snafu(display("{message}"))]
     Data { message: String },
@@ -45,13 +49,14 @@ pub enum SinkError {
 impl SinkError {
     /// True if trying again gives the same.
     pub fn is_permanent(&self) -> bool {
-        !matches!(self, SinkError::Io { .. })
+        !matches!(self, SinkError::Io { .. } | SinkError::Secret { .. })
     }
 
     /// The kind of failure, as conditions name it.
     pub fn kind(&self) -> &'static str {
         match self {
             SinkError::Options { .. } => "InvalidOptions",
+            SinkError::Secret { .. } => "SecretMissing",
             SinkError::Data { .. } => "SinkRejected",
             SinkError::Io { .. } => "SinkUnavailable",
             SinkError::Lost { kind, .. } => kind,
@@ -185,7 +190,8 @@ impl Sinks for StandardSinks {
 /// Opens the connector of a sink table.
 pub fn connector(plan: &SinkPlan, identity: SinkIdentity) -> Result<Box<dyn SinkConnector>, SinkError> {
     let table = plan.table.clone().unwrap_or_default();
-    let mut options = TableOptions::new(&table);
+    let options = TableOptions::with_secrets(&table, &identity.outside.secrets);
+    let mut options = options.map_err(|source| SinkError::Secret { table: table.name.clone(), source })?;
     let kind = options.required("connector")?;
     let connector: Box<dyn SinkConnector> = match kind.as_str() {
         "filesystem" => files::open(&mut options, identity)?,

@@ -20,6 +20,7 @@ use snafu::Snafu;
 
 use crate::options::OptionError;
 use crate::outside::Outside;
+use crate::secrets::SecretError;
 pub use record_format::RecordFormat;
 
 /// A source cannot be opened or read.
@@ -28,6 +29,9 @@ pub enum SourceError {
     /// The user's table options are wrong.
     #[snafu(transparent)]
     Options { source: OptionError },
+    /// A password or key is not there; it may come.
+    #[snafu(display("failed to read the options of the table '{table}'"))]
+    Secret { table: String, source: SecretError },
     /// The data are wrong; reading them again gives the same.
     #[snafu(display("{message}"))]
     Data { message: String },
@@ -39,13 +43,14 @@ pub enum SourceError {
 impl SourceError {
     /// True if trying again gives the same.
     pub fn is_permanent(&self) -> bool {
-        !matches!(self, SourceError::Io { .. })
+        !matches!(self, SourceError::Io { .. } | SourceError::Secret { .. })
     }
 
     /// The kind of failure, as conditions name it.
     pub fn kind(&self) -> &'static str {
         match self {
             SourceError::Options { .. } => "InvalidOptions",
+            SourceError::Secret { .. } => "SecretMissing",
             SourceError::Data { .. } => "InvalidData",
             SourceError::Io { .. } => "SourceUnavailable",
         }
@@ -125,7 +130,8 @@ const UNREADABLE: &str = "a position of another release";
 /// Opens the connector of a source table.
 pub fn connector(plan: &SourcePlan, outside: &Outside) -> Result<Box<dyn SourceConnector>, SourceError> {
     let table = plan.table.clone().unwrap_or_default();
-    let mut options = crate::options::TableOptions::new(&table);
+    let options = crate::options::TableOptions::with_secrets(&table, &outside.secrets);
+    let mut options = options.map_err(|source| SourceError::Secret { table: table.name.clone(), source })?;
     let kind = options.required("connector")?;
     let connector: Box<dyn SourceConnector> = match kind.as_str() {
         "nexmark" => Box::new(nexmark::Nexmark::new(plan, &mut options, outside.clock)?),

@@ -78,22 +78,46 @@ impl RecordFormat {
         self.skipped.load(Ordering::Relaxed)
     }
 
-    /// Lines of which one is no row: the rows of the good ones, and which those are; `None` if the others fail the job. The first
-    /// bad one is logged.
-    pub fn decode_good(
-        &self,
-        decoder: &mut Decoder,
-        lines: &[&[u8]],
-        place: &str,
-    ) -> Option<(RecordBatch, Vec<u32>)> {
+    /// Lines of which one is wrong: the rows of the right ones; `None` if the others fail the job.
+    pub fn decode_lines(&self, decoder: &mut Decoder, lines: &[&[u8]], place: &str) -> Option<RecordBatch> {
         if !self.skips {
             return None;
         }
-        let (rows, kept) = decoder.decode_good(lines).ok()?;
-        let skipped = (lines.len() - kept.len()) as u64;
-        if self.skipped.fetch_add(skipped, Ordering::Relaxed) == 0 {
+        let (rows, wrong) = decoder.decode_right(lines).ok()?;
+        self.skip(wrong, place);
+        Some(rows)
+    }
+
+    /// Records of which one may not be one row: the rows of those that are, and which they are; `None` if the others fail the job.
+    pub fn decode_records(
+        &self,
+        decoder: &mut Decoder,
+        records: &[&[u8]],
+        place: &str,
+    ) -> Option<(RecordBatch, Vec<u32>)> {
+        let (rows, kept) = decoder.decode_good(records).ok()?;
+        let wrong = (records.len() - kept.len()) as u64;
+        if wrong > 0 && !self.skips {
+            return None;
+        }
+        self.skip(wrong, place);
+        Some((rows, kept))
+    }
+
+    /// True if lines have given the rows that they should.
+    pub fn is_a_row_a_line(&self, lines: &[u8], rows: &RecordBatch) -> bool {
+        self.format.is_a_row_a_line(lines, rows.num_rows())
+    }
+
+    /// True if a record must be decoded by itself, to see whether it is one row.
+    pub fn may_not_be_one_row(&self, record: &[u8]) -> bool {
+        self.format.may_not_be_one_row(record)
+    }
+
+    /// Counts what was left out; the first time it is logged.
+    fn skip(&self, records: u64, place: &str) {
+        if records > 0 && self.skipped.fetch_add(records, Ordering::Relaxed) == 0 {
             warn!(place, "records that are no rows are left out and counted; this is logged once");
         }
-        Some((rows, kept))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,8 +31,22 @@ pub struct Broker {
     folder: tempfile::TempDir,
     process: Child,
     address: String,
+    secured: Option<Secured>,
     runtime: tokio::runtime::Runtime,
 }
+
+/// A listener with TLS that lets in only who has a certificate and logs in.
+pub struct Secured {
+    pub address: String,
+    /// The certificate that the broker's own comes from, and a client's certificate and key, all PEM.
+    pub authority: String,
+    pub certificate: String,
+    pub key: String,
+}
+
+/// Users of the secured listener, by mechanism, with their passwords.
+pub const PLAIN_USER: (&str, &str) = ("ann", "plain-password");
+pub const SCRAM_USER: (&str, &str) = ("bob", "scram-password");
 
 fn java(class: &str) -> Command {
     let jars = std::env::var("MILLRACE_TEST_KAFKA")
@@ -64,16 +79,73 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// Makes certificates, and what the broker's settings say of the listener.
+fn secured_listener(folder: &Path) -> (Secured, String) {
+    let openssl = |arguments: &str| {
+        let arguments = arguments.split_whitespace();
+        let made = Command::new("openssl").current_dir(folder).args(arguments).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    let curve = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    openssl(&format!("req -x509 {curve} -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"));
+    fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    for name in ["broker", "client"] {
+        openssl(&format!("req {curve} -subj /CN={name} -keyout {name}.key -out {name}.csr"));
+        openssl(&format!(
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out {name}.pem"
+        ));
+    }
+    let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap();
+    fs::write(folder.join("store.pem"), read("broker.key") + &read("broker.pem")).unwrap();
+    let (place, prefix) = (folder.display(), "listener.name.safe");
+    let ((user, password), modules) = (PLAIN_USER, "org.apache.kafka.common.security");
+    let settings = format!(
+        "{prefix}.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512\n\
+         {prefix}.plain.sasl.jaas.config={modules}.plain.PlainLoginModule required user_{user}=\"{password}\";\n\
+         {prefix}.scram-sha-512.sasl.jaas.config={modules}.scram.ScramLoginModule required;\n\
+         {prefix}.ssl.keystore.type=PEM\n{prefix}.ssl.keystore.location={place}/store.pem\n\
+         {prefix}.ssl.truststore.type=PEM\n{prefix}.ssl.truststore.location={place}/ca.pem\n\
+         {prefix}.ssl.client.auth=required\n"
+    );
+    let address = format!("127.0.0.1:{}", free_port());
+    let secured = Secured {
+        address,
+        authority: read("ca.pem"),
+        certificate: read("client.pem"),
+        key: read("client.key"),
+    };
+    (secured, settings)
+}
+
 impl Broker {
     /// Starts a broker whose transactions are of this level.
     pub fn start(transaction_level: u32) -> Self {
+        Self::start_with(transaction_level, false)
+    }
+
+    /// Starts a broker that has a secured listener, too.
+    pub fn start_secured() -> Self {
+        Self::start_with(2, true)
+    }
+
+    /// How the secured listener is reached.
+    pub fn secured(&self) -> &Secured {
+        self.secured.as_ref().expect("the broker was started with a secured listener")
+    }
+
+    fn start_with(transaction_level: u32, is_secured: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, controller) = (free_port(), free_port());
+        let secured = is_secured.then(|| secured_listener(folder.path()));
+        let (listener, settings) = match &secured {
+            Some((secured, settings)) => (format!(",SAFE://{}", secured.address), settings.as_str()),
+            None => (String::new(), ""),
+        };
         let config = format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-             controller.listener.names=CONTROLLER\nlisteners=PLAIN://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAIN://127.0.0.1:{port}\ninter.broker.listener.name=PLAIN\n\
-             listener.security.protocol.map=PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}/data\n\
+             controller.listener.names=CONTROLLER\nlisteners=PLAIN://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listener}\n\
+             advertised.listeners=PLAIN://127.0.0.1:{port}{listener}\n{settings}inter.broker.listener.name=PLAIN\n\
+             listener.security.protocol.map=PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT,SAFE:SASL_SSL\nlog.dirs={}/data\n\
              broker.heartbeat.interval.ms=500\nbroker.session.timeout.ms=4000\n\
              auto.create.topics.enable=false\ngroup.initial.rebalance.delay.ms=0\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=2\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
@@ -87,12 +159,22 @@ impl Broker {
             .args(["format", "--cluster-id", "MillraceTestClusterAAA", "--config"])
             .arg(&file)
             .args(["--feature", &format!("transaction.version={transaction_level}")])
+            .args([
+                "--add-scram",
+                &format!("SCRAM-SHA-512=[name={},password={}]", SCRAM_USER.0, SCRAM_USER.1),
+            ])
             .output()
             .unwrap();
         assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
         let process = Self::spawn(&folder);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let broker = Broker { folder, process, address: format!("127.0.0.1:{port}"), runtime };
+        let broker = Broker {
+            folder,
+            process,
+            address: format!("127.0.0.1:{port}"),
+            secured: secured.map(|(secured, _)| secured),
+            runtime,
+        };
         broker.wait();
         broker
     }
@@ -116,7 +198,7 @@ impl Broker {
     }
 
     fn client(&self) -> Client {
-        Client::new(vec![self.address.clone()], Clock::system(), Arc::new(Tcp))
+        Client::new(vec![self.address.clone()], Arc::default(), Clock::system(), Arc::new(Tcp))
     }
 
     pub fn address(&self) -> &str {

@@ -1,6 +1,6 @@
 //! Rows through Kafka, exactly once, through kills of everything.
 
-use crate::broker::Broker;
+use crate::broker::{Broker, PLAIN_USER, SCRAM_USER};
 use crate::harness::{Job, Place, signal, text};
 use std::collections::BTreeMap;
 
@@ -452,4 +452,74 @@ INSERT INTO out SELECT topic, id, p, `offset`, kind, CARDINALITY(headers), ts FR
         )
     };
     assert_eq!(place.rows("out"), [row(1, 0, 0), row(2, 0, 2), row(3, 1, 0)]);
+}
+
+/// Options of a table at a secured listener; the values of secrets are files of a folder.
+fn secured(broker: &Broker, mechanism: &str, module: &str) -> String {
+    format!(
+        "'connector' = 'kafka', 'format' = 'json', 'bootstrap.servers' = '{}',
+  'properties.security.protocol' = 'SASL_SSL', 'properties.sasl.mechanism' = '{mechanism}',
+  'properties.sasl.jaas.config' = 'org.apache.kafka.common.security.{module}LoginModule required username=\"${{secret:user}}\" password=\"${{secret:kafka-password}}\";',
+  'properties.ssl.truststore.type' = 'PEM', 'properties.ssl.truststore.certificates' = '${{secret:ca}}',
+  'properties.ssl.keystore.certificate.chain' = '${{secret:certificate}}', 'properties.ssl.keystore.key' = '${{secret:key}}'",
+        broker.secured().address
+    )
+}
+
+#[test]
+fn brokers_that_let_in_only_known_users_are_read_and_written() {
+    let broker = Broker::start_secured();
+    broker.create_topic("events", 2);
+    broker.create_topic("picked", 1);
+    let secrets = tempfile::tempdir().unwrap();
+    let set = |name: &str, value: &str| std::fs::write(secrets.path().join(name), value).unwrap();
+    set("ca", &broker.secured().authority);
+    set("certificate", &broker.secured().certificate);
+    let mut declared = String::from("  pipeline:\n    secrets:\n");
+    for name in ["user", "kafka-password", "ca", "certificate", "key"] {
+        declared.push_str(&format!("    - {{name: {name}, secretKeyRef: {{name: s, key: {name}}}}}\n"));
+    }
+    for (mechanism, module, (user, password)) in
+        [("SCRAM-SHA-512", "scram.Scram", SCRAM_USER), ("PLAIN", "plain.Plain", PLAIN_USER)]
+    {
+        let options = secured(&broker, mechanism, module);
+        let sql = format!(
+            "CREATE TABLE events (id BIGINT) WITH ({options}, 'topic' = 'events', 'scan.bounded.mode' = 'latest-offset');
+CREATE TABLE picked (id BIGINT, mechanism STRING) WITH ({options}, 'topic' = 'picked');
+INSERT INTO picked SELECT id, '{mechanism}' FROM events;"
+        );
+        let folder = secrets.path().display().to_string();
+        let place = Place::new(2, &sql).with_env(&[("MILLRACE_SECRETS", &folder)]);
+        broker.append("events", 0, &["{\"id\": 1}".to_owned()]);
+        let undeclared = place.run(&[]);
+        assert_eq!(undeclared.status.code(), Some(1), "{}", text(&undeclared));
+        assert!(
+            text(&undeclared).contains("names the secret 'user', which is not declared"),
+            "{}",
+            text(&undeclared)
+        );
+        place.edit_job("  pipeline:\n", &declared);
+        let _ = std::fs::remove_file(secrets.path().join("key"));
+        set("user", user);
+        set("kafka-password", "wrong-password");
+
+        // What is missing or wrong is named, and the job goes on by itself once it is right.
+        let mut job = place.start(&[]);
+        place.wait_until("the missing secret is named", || {
+            place.log().contains("the secret 'key' cannot be read; make the Secret")
+        });
+        set("key", &broker.secured().key);
+        let refused = format!("refused the login of '{user}'");
+        place.wait_until("the wrong password is named", || place.log().contains(&refused));
+        set("kafka-password", password);
+
+        assert!(job.wait().unwrap().success(), "{}", place.log());
+        let log = place.log();
+        for secret in [password, "wrong-password", "PRIVATE KEY"] {
+            assert!(!log.contains(secret), "the log has '{secret}': {log}");
+        }
+    }
+    let rows = broker.committed("picked", 3);
+    let row = |mechanism: &str| format!("{{\"id\":1,\"mechanism\":\"{mechanism}\"}}");
+    assert_eq!(rows, [row("PLAIN"), row("PLAIN"), row("SCRAM-SHA-512")]);
 }

@@ -4,11 +4,13 @@
 //! ever grow: tags are never reused, and no type of a library appears in them.
 
 mod expr;
+mod secrets;
 mod succession;
 pub mod text;
 mod types;
 
 pub use expr::{Branch, Call, Case, Cast, Expr, FieldAccess, Literal, Node, Value, function};
+pub use secrets::NamedSecret;
 pub use succession::succeed;
 pub use types::{DataType, Field, Schema, TypeKind, map_type};
 

@@ -10,7 +10,7 @@ use datafusion_expr::utils::merge_schema;
 use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, ScalarUDF};
 use datafusion_optimizer::AnalyzerRule;
 
-use super::mistakes::HINT;
+use super::mistakes::{CANNOT_CAST, HINT};
 use crate::functions::CastTo;
 use crate::plan;
 
@@ -64,7 +64,7 @@ fn in_node(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 fn refused(value: &Expr, from: &DataType, to: &DataType, cure: &str) -> DataFusionError {
     let name =
         |data_type| plan::DataType::from_arrow(data_type).map(|name| name.to_string()).unwrap_or_default();
-    let message = format!("a value of the type {} cannot be CAST to {}", name(from), name(to));
+    let message = format!("a value of the type {} {CANNOT_CAST} {}", name(from), name(to));
     let place = value.column_refs().into_iter().filter_map(|column| column.spans.first()).min();
     let error = DataFusionError::Plan(format!("{message}{HINT}{cure}"));
     error.with_diagnostic(Diagnostic::new_error(message, place))

@@ -76,8 +76,8 @@ fn deep(levels: usize) -> String {
     format!("the expression is nested {levels} levels deep, and at most {DEPTH_MAX} are possible")
 }
 
-/// Expressions that are too deep for workers.
-fn too_deep(plan: &Plan) -> Option<Diagnostic> {
+/// Expressions that are too deep for workers, at the INSERT that they are put together for.
+fn too_deep(plan: &Plan, statements: &[Statement]) -> Option<Diagnostic> {
     let deepest = plan.operators.iter().filter_map(|operator| {
         let depth = match operator.kind.as_ref()? {
             plan::OperatorKind::Calc(calc) => {
@@ -89,7 +89,14 @@ fn too_deep(plan: &Plan) -> Option<Diagnostic> {
         (depth > DEPTH_MAX).then_some((depth, operator))
     });
     let (depth, operator) = deepest.max_by_key(|(depth, _)| *depth)?;
-    Some(Diagnostic::nowhere(format!("'{}': {}", operator.id, deep(depth))).hint(DEEP_HINT))
+    let sink = operator.id.split('/').next().unwrap_or_default();
+    let place = statements.iter().find_map(|statement| match statement {
+        Statement::Insert(insert) if insert.table.text == sink => Some(insert.table.span),
+        Statement::Select(query) => Some(first_span(query)),
+        _ => None,
+    });
+    let message = format!("'{}': {}", operator.id, deep(depth));
+    Some(at(place.unwrap_or_else(Span::empty), message).hint(DEEP_HINT))
 }
 
 fn compile_here(sql: &str) -> Compiled<Plan> {
@@ -108,7 +115,7 @@ fn compile_here(sql: &str) -> Compiled<Plan> {
         );
     }
     let plan = compiler.plan.finish();
-    mistakes.extend(too_deep(&plan));
+    mistakes.extend(too_deep(&plan, &statements));
     mistakes.extend(declarations::check(&statements));
     mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     if mistakes.is_empty() { Ok(plan) } else { Err(mistakes) }
@@ -142,7 +149,7 @@ fn compile_query_here(sql: &str) -> Compiled<ShownQuery> {
     }
     let shown = compiler.shown(last).map_err(|found| mistakes.extend(found));
     let plan = compiler.plan.finish();
-    mistakes.extend(too_deep(&plan));
+    mistakes.extend(too_deep(&plan, &statements));
     mistakes.extend(declarations::check(&statements));
     mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     match shown {

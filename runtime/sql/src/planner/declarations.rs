@@ -39,8 +39,8 @@ fn wrong_columns(declaration: &CreateTable) -> Vec<Diagnostic> {
     let option = |key: &str| declaration.options.get(key).map_or("", String::as_str);
     let mistakes = declaration.columns.iter().flat_map(|column| {
         let name = &column.name.text;
-        let data_type = match &column.kind {
-            ColumnKind::Physical { data_type, .. } => data_type,
+        let (data_type, nullable) = match &column.kind {
+            ColumnKind::Physical { data_type, nullable } => (data_type, *nullable),
             ColumnKind::Metadata { data_type, key, .. } => {
                 let found = metadata::column(option("connector"), name, key, data_type).err();
                 return found.map(|found| placed(declaration, column, found)).into_iter().collect();
@@ -48,7 +48,7 @@ fn wrong_columns(declaration: &CreateTable) -> Vec<Diagnostic> {
             ColumnKind::Computed { .. } => return Vec::new(),
         };
         let found = match (option("connector"), option("format")) {
-            ("nexmark", _) => nexmark::check_column(name, data_type),
+            ("nexmark", _) => nexmark::check_column(name, data_type, nullable),
             (_, "csv") => no_field(name, data_type).into_iter().collect(),
             _ => Vec::new(),
         };

@@ -38,6 +38,9 @@ pub fn from_planner(error: &DataFusionError, tokens: &[TokenWithSpan]) -> Diagno
     if place.is_none() {
         place = quoted_name(&message).and_then(|name| find_name(tokens, name));
     }
+    if place.is_none() && message.contains(CANNOT_CAST) {
+        place = find_name(tokens, "CAST").or_else(|| find_name(tokens, "TRY_CAST"));
+    }
     let (line, column, length) = place.unwrap_or_else(|| start_of(tokens));
     let mistake = Diagnostic::at(line, column, length, message);
     match hint {
@@ -122,6 +125,9 @@ fn schema_words(error: &SchemaError) -> (String, Option<String>) {
         }
     }
 }
+
+/// In the message of a conversion that there is none of.
+pub const CANNOT_CAST: &str = "cannot be CAST to";
 
 /// What stands between an error of ours and what to write instead, in the planner's errors.
 pub const HINT: &str = "\nhint: ";

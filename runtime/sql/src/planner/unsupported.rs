@@ -1,14 +1,15 @@
 //! What the grammar allows and this release does not run, refused by name where it stands.
 
 use sqlparser::ast::{
-    self, Expr, GroupByExpr, Query, Select, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor,
-    visit_expressions,
+    self, Expr, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments, GroupByExpr, Query,
+    Select, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, visit_expressions,
 };
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
 use super::special_forms::extracted;
 use crate::diagnostic::Diagnostic;
 use crate::dialect::Query as Source;
+use crate::functions::aggregates;
 
 /// Finds every construct of a query that cannot run.
 pub fn check(query: &Query, source: &Source) -> Vec<Diagnostic> {
@@ -176,24 +177,29 @@ impl Found<'_> {
     }
 
     fn expressions(&mut self, select: &Select) {
-        let mut refused: Vec<(&str, &str, Span, &[&str])> = Vec::new();
+        let mut refused: Vec<Refusal> = Vec::new();
         let mut units = Vec::new();
         let _ = visit_expressions(select, |expression| {
             match expression {
                 Expr::Function(function) => function_parts(function, expression.span(), &mut refused),
                 Expr::Extract { field, .. } if extracted(field).is_none() => units.push(field.to_string()),
                 Expr::SimilarTo { .. } => refused.push((
-                    "SIMILAR TO",
+                    "SIMILAR TO".to_owned(),
                     "use REGEXP(value, 'pattern') with a Java regular expression",
                     Span::empty(),
                     &["SIMILAR"],
                 )),
                 Expr::ILike { .. } => {
-                    refused.push(("ILIKE", "use LOWER(value) LIKE 'pattern'", Span::empty(), &["ILIKE"]));
+                    refused.push((
+                        "ILIKE".to_owned(),
+                        "use LOWER(value) LIKE 'pattern'",
+                        Span::empty(),
+                        &["ILIKE"],
+                    ));
                 }
                 Expr::RLike { .. } => {
                     refused.push((
-                        "RLIKE",
+                        "RLIKE".to_owned(),
                         "use REGEXP(value, 'pattern')",
                         Span::empty(),
                         &["RLIKE", "REGEXP"],
@@ -201,7 +207,7 @@ impl Found<'_> {
                 }
                 Expr::Like { escape_char: Some(_), .. } => {
                     refused.push((
-                        "LIKE … ESCAPE",
+                        "LIKE … ESCAPE".to_owned(),
                         "use REGEXP(value, 'pattern')",
                         Span::empty(),
                         &["ESCAPE"],
@@ -209,7 +215,7 @@ impl Found<'_> {
                 }
                 Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => {
                     refused.push((
-                        "a subquery in an expression",
+                        "a subquery in an expression".to_owned(),
                         "use a view",
                         expression.span(),
                         &["SELECT"],
@@ -217,7 +223,7 @@ impl Found<'_> {
                 }
                 Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_) => {
                     refused.push((
-                        "GROUPING SETS",
+                        "GROUPING SETS".to_owned(),
                         "write one INSERT INTO for each set",
                         Span::empty(),
                         &["GROUPING", "CUBE", "ROLLUP"],
@@ -233,17 +239,63 @@ impl Found<'_> {
             self.refuse(&format!("EXTRACT of {unit}"), hint, Span::empty(), &[&unit]);
         }
         for (what, hint, span, keywords) in refused {
-            self.refuse(what, hint, span, keywords);
+            self.refuse(&what, hint, span, keywords);
         }
     }
 }
 
-fn function_parts<'a>(
-    function: &ast::Function,
-    span: Span,
-    refused: &mut Vec<(&'a str, &'a str, Span, &'a [&'a str])>,
-) {
+/// What is refused, what to do instead, and from where on which of the words is meant.
+type Refusal = (String, &'static str, Span, &'static [&'static str]);
+
+/// Parts of a call that the planner would leave out without a word.
+fn function_parts(function: &ast::Function, span: Span, refused: &mut Vec<Refusal>) {
+    let name = function.name.to_string().to_uppercase();
+    let is_aggregate = aggregates::NAMES.iter().any(|known| known.eq_ignore_ascii_case(&name));
+    let mut refuse = |what: String, hint: &'static str, keywords: &'static [&'static str]| {
+        refused.push((what, hint, span, keywords));
+    };
     if function.over.is_some() {
-        refused.push(("OVER", "use GROUP BY with a window table function", span, &["OVER"]));
+        refuse("OVER".to_owned(), "use GROUP BY with a window table function", &["OVER"]);
+    }
+    if function.filter.is_some() && !is_aggregate {
+        refuse(format!("FILTER of {name}"), "only aggregates have it; use CASE WHEN … THEN …", &["FILTER"]);
+    }
+    if !function.within_group.is_empty() {
+        refuse(format!("WITHIN GROUP of {name}"), "remove it", &["WITHIN"]);
+    }
+    let FunctionArguments::List(list) = &function.args else { return };
+    if list.duplicate_treatment.is_some() {
+        let is_of_all = list
+            .args
+            .iter()
+            .any(|argument| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Wildcard)));
+        if !is_aggregate {
+            refuse(format!("DISTINCT in {name}"), "only aggregates have it", &["DISTINCT", "ALL"]);
+        } else if is_of_all {
+            let hint = "name the columns: COUNT(DISTINCT CONCAT_WS(',', a, b))";
+            refuse(format!("{name}(DISTINCT *)"), hint, &["DISTINCT", "ALL"]);
+        }
+    }
+    if function.null_treatment.is_some() {
+        refuse(format!("IGNORE NULLS of {name}"), "filter with FILTER or WHERE", &["IGNORE", "RESPECT"]);
+    }
+    for clause in &list.clauses {
+        match clause {
+            FunctionArgumentClause::OrderBy(_) => {
+                refuse(format!("ORDER BY in {name}"), "its result does not depend on an order", &["ORDER"]);
+            }
+            FunctionArgumentClause::Limit(_) => refuse(format!("LIMIT in {name}"), "remove it", &["LIMIT"]),
+            FunctionArgumentClause::Having(_) => {
+                refuse(format!("HAVING in {name}"), "use FILTER", &["HAVING"])
+            }
+            FunctionArgumentClause::IgnoreOrRespectNulls(_) => {
+                refuse(
+                    format!("IGNORE NULLS in {name}"),
+                    "filter with FILTER or WHERE",
+                    &["IGNORE", "RESPECT"],
+                );
+            }
+            other => refuse(format!("{other} in {name}"), "remove it", &[]),
+        }
     }
 }

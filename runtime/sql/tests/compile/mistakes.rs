@@ -198,7 +198,23 @@ fn mistakes_are_shown_where_they_are() {
             "1:8+1 the column 'a' of 'out' is BIGINT, the query gives TIMESTAMP(3)",
             None,
         ),
-        ("SELECT COUNT(DISTINCT *) FROM bid", "1:1+6 COUNT(DISTINCT *) is not supported", None),
+        ("SELECT COUNT(DISTINCT *) FROM bid", "1:14+8 COUNT(DISTINCT *) is not supported yet", None),
+        (
+            "SELECT ABS(price) FILTER (WHERE price > 5) FROM bid",
+            "1:19+6 FILTER of ABS is not supported yet",
+            None,
+        ),
+        ("SELECT UPPER(DISTINCT channel) FROM bid", "1:14+8 DISTINCT in UPPER is not supported yet", None),
+        (
+            "SELECT COUNT(price ORDER BY bidder) FROM bid",
+            "1:20+5 ORDER BY in COUNT is not supported yet",
+            Some("its result does not depend on an order"),
+        ),
+        (
+            "SELECT CAST(5 AS TIMESTAMP(3)) FROM bid",
+            "1:8+4 a value of the type INT cannot be CAST to TIMESTAMP(3)",
+            None,
+        ),
         (
             "SELECT *, auction FROM bid",
             "1:11+7 the column 'auction' occurs twice",

@@ -52,7 +52,7 @@ struct State {
 impl Committer {
     pub fn new(settings: Arc<Settings>, outside: &Outside) -> Self {
         let clock = outside.clock;
-        let client = Client::new(settings.bootstrap.clone(), clock, Arc::clone(&outside.transport));
+        let client = settings.client(outside);
         let state = Mutex::new(State {
             client,
             generation: Generation(0),

@@ -30,9 +30,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter};
 use crate::format::json::JsonStyle;
 use crate::format::{Encoder, OutputFormat};
-use crate::kafka::{KafkaError, servers, topic};
+use crate::kafka::{Client, KafkaError, Security, servers, topic};
 use crate::model::{Batch, Epoch, Subtask};
 use crate::options::TableOptions;
+use crate::outside::Outside;
 use committer::Committer;
 use producer::{Command, Producer};
 
@@ -54,6 +55,7 @@ struct Settings {
     /// Of batches of records.
     compression: Compression,
     bootstrap: Vec<String>,
+    security: Arc<Security>,
     topic: String,
     partitioner: Partitioner,
     /// Columns whose values are the records' keys; none for records without keys.
@@ -61,6 +63,13 @@ struct Settings {
     transaction_timeout_ms: u32,
     /// What all transactional ids of this sink of this job begin with.
     prefix: String,
+}
+
+impl Settings {
+    fn client(&self, outside: &Outside) -> Client {
+        let (bootstrap, security) = (self.bootstrap.clone(), Arc::clone(&self.security));
+        Client::new(bootstrap, security, outside.clock, Arc::clone(&outside.transport))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +150,7 @@ impl Kafka {
             format,
             compression: compression(options)?,
             bootstrap: servers(options)?,
+            security: Arc::new(Security::new(options)?),
             topic: topic(options)?,
             partitioner,
             key,
@@ -324,8 +334,7 @@ impl Drop for Writer {
 
 /// An error of the protocol as one of the sink: those that pass are worth a restart of the job.
 fn failed(error: KafkaError, topic: &str) -> SinkError {
-    let is_passing = error.is_passing() || matches!(error, KafkaError::NoTopic { .. });
-    match is_passing {
+    match error.may_be_cured() {
         true => SinkError::Io { action: format!("write to the topic '{topic}'"), source: error.into_io() },
         false => SinkError::Data { message: format!("failed to write to the topic '{topic}': {error}") },
     }

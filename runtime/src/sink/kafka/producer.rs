@@ -98,11 +98,7 @@ impl Producer {
         shared: Arc<Shared>,
     ) -> Self {
         Producer {
-            client: Client::new(
-                settings.bootstrap.clone(),
-                identity.outside.clock,
-                Arc::clone(&identity.outside.transport),
-            ),
+            client: settings.client(&identity.outside),
             id_prefix: format!("{}/{}/{subtask}", settings.prefix, identity.generation),
             settings,
             clock: identity.outside.clock,

@@ -130,9 +130,16 @@ impl LineReader {
     fn poison(&mut self, lines: &[u8], start: u64) -> SourceError {
         let mut offset = start;
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
-            if let Err(error) = self.decoder.decode(line) {
+            let why = match self.decoder.decode(line) {
+                Ok(rows) if rows.num_rows() <= 1 => None,
+                Ok(rows) => {
+                    Some(format!("it holds {} {} instead of one", rows.num_rows(), self.format.noun()))
+                }
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(why) = why {
                 let message = format!(
-                    "'{}' has a line at byte {offset} that is not a row of the table: {error}; the line: {}; {}",
+                    "'{}' has a line at byte {offset} that is not a row of the table: {why}; the line: {}; {}",
                     self.url,
                     excerpt(line),
                     self.format.cure()
@@ -146,13 +153,15 @@ impl LineReader {
 
     fn rows(&mut self, lines: &[u8]) -> Result<Read, SourceError> {
         let start = self.next - lines.len() as u64;
-        if let Ok(records) = self.decoder.decode(lines) {
+        if let Ok(records) = self.decoder.decode(lines)
+            && self.format.is_a_row_a_line(lines, &records)
+        {
             return self.with_metadata(records);
         }
         let place = format!("'{}' from byte {start}", self.url);
         let each: Vec<&[u8]> = lines.split_inclusive(|byte| *byte == b'\n').collect();
-        match self.format.decode_good(&mut self.decoder, &each, &place) {
-            Some((rows, _)) => self.with_metadata(rows),
+        match self.format.decode_lines(&mut self.decoder, &each, &place) {
+            Some(rows) => self.with_metadata(rows),
             None => Err(self.poison(lines, start)),
         }
     }

@@ -255,17 +255,24 @@ mod tests {
     async fn a_poison_line_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("numbers.jsonl");
-        fs::write(&path, "{\"n\":1}\n{\"n\":oops}\n").unwrap();
-        let source = source(&path);
-        let split = source.splits(1).await.unwrap().remove(0);
-        let mut reader = source.open(&split).unwrap();
+        for (line, why) in [
+            ("{\"n\":oops}", "unexpected 'o'"),
+            ("{\"n\":2}{\"n\":3}", "it holds 2 JSON objects instead of one"),
+            ("{\"n\":\n2}{\"n\":3}", ""),
+        ] {
+            fs::write(&path, format!("{{\"n\":1}}\n{line}\n")).unwrap();
+            let source = source(&path);
+            let split = source.splits(1).await.unwrap().remove(0);
+            let mut reader = source.open(&split).unwrap();
 
-        let Poll::Ready(Err(error)) = reader.poll_read(&mut Context::from_waker(std::task::Waker::noop()))
-        else {
-            panic!("an error")
-        };
+            let Poll::Ready(Err(error)) =
+                reader.poll_read(&mut Context::from_waker(std::task::Waker::noop()))
+            else {
+                panic!("an error")
+            };
 
-        let text = error.to_string();
-        assert!(text.contains("at byte 8") && text.contains("{\"n\":oops}"), "{text}");
+            let (text, first) = (error.to_string(), line.lines().next().unwrap());
+            assert!(text.contains("at byte 8") && text.contains(first) && text.contains(why), "{text}");
+        }
     }
 }

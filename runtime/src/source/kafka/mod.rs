@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use super::{Read, RecordFormat, SourceConnector, SourceError, Split, SplitReader, UNREADABLE, excerpt};
 use crate::clock::Clock;
 use crate::format::Decoder;
-use crate::kafka::{Client, KafkaError, LEADER_NOT_AVAILABLE, checked, name, servers, topic};
+use crate::kafka::{Client, KafkaError, LEADER_NOT_AVAILABLE, Security, checked, name, servers, topic};
 use crate::options::TableOptions;
 use crate::outside::Outside;
 use fetcher::{Fetched, Fetcher, KnownEnd};
@@ -48,6 +48,7 @@ pub struct Kafka {
 #[derive(Debug, Clone)]
 struct Settings {
     bootstrap: Vec<String>,
+    security: Arc<Security>,
     topic: String,
     /// A time in milliseconds, [`LATEST`] or [`EARLIEST`].
     start: i64,
@@ -57,7 +58,12 @@ struct Settings {
 
 impl Settings {
     fn client(&self, outside: &Outside) -> Client {
-        Client::new(self.bootstrap.clone(), outside.clock, Arc::clone(&outside.transport))
+        Client::new(
+            self.bootstrap.clone(),
+            Arc::clone(&self.security),
+            outside.clock,
+            Arc::clone(&outside.transport),
+        )
     }
 }
 
@@ -82,6 +88,7 @@ impl Kafka {
     ) -> Result<Self, SourceError> {
         let settings = Settings {
             bootstrap: servers(options)?,
+            security: Arc::new(Security::new(options)?),
             topic: topic(options)?,
             start: start(options)?,
             is_bounded: match options.optional("scan.bounded.mode").as_deref() {
@@ -165,11 +172,10 @@ fn start(options: &mut TableOptions<'_>) -> Result<i64, SourceError> {
 
 fn failed(error: KafkaError, topic: &str) -> SourceError {
     match error {
-        // Both may be cured from outside while the job waits.
         KafkaError::NoTopic { .. } => {
             SourceError::Io { action: "read from Kafka".to_owned(), source: error.into_io() }
         }
-        error if error.is_passing() => {
+        error if error.may_be_cured() => {
             SourceError::Io { action: format!("read the topic '{topic}'"), source: error.into_io() }
         }
         error => SourceError::Data { message: format!("failed to read the topic '{topic}': {error}") },
@@ -261,11 +267,13 @@ impl PartitionReader {
     /// Decodes the next records at hand; `None` if they hold no rows.
     fn decode(&mut self) -> Result<Option<arrow::array::RecordBatch>, SourceError> {
         let Some(records) = &mut self.current else { return Ok(None) };
-        let (mut lines, mut ends) = (Vec::new(), Vec::new());
+        let (mut lines, mut ends, mut is_countable) = (Vec::new(), Vec::new(), true);
         let keys = self.format.layout().metadata();
         let mut metadata = Metadata::new(keys);
         let end = self.position.end.unwrap_or(i64::MAX);
         let next = records.read(self.position.next..end, BATCH_RECORDS, |record, value| {
+            // As many rows as records is no proof, if one may be none and another one two.
+            is_countable &= !self.format.may_not_be_one_row(value);
             lines.extend_from_slice(value);
             lines.push(b'\n');
             ends.push((record.offset, lines.len()));
@@ -283,13 +291,13 @@ impl PartitionReader {
             return Ok(None);
         }
         let (rows, kept) = match self.decoder.decode(&lines) {
-            Ok(rows) if rows.num_rows() == ends.len() => (rows, None),
+            Ok(rows) if is_countable && rows.num_rows() == ends.len() => (rows, None),
             _ => {
                 let starts = std::iter::once(0).chain(ends.iter().map(|(_, end)| *end));
                 let records: Vec<&[u8]> =
                     starts.zip(&ends).map(|(start, (_, end))| &lines[start..*end]).collect();
                 let place = format!("'{}', partition {}", self.topic, self.position.partition);
-                match self.format.decode_good(&mut self.decoder, &records, &place) {
+                match self.format.decode_records(&mut self.decoder, &records, &place) {
                     Some((rows, kept)) => (rows, Some(kept.into())),
                     None => return Err(self.poison(&lines, &ends)),
                 }

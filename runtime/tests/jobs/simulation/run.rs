@@ -14,6 +14,7 @@ use millrace::coordinator::{
 use millrace::fault::Safeguards;
 use millrace::model::{Attempt, JobUid, MaxParallelism};
 use millrace::outside::Outside;
+use millrace::secrets::Secrets;
 use millrace::transport::Transport;
 use millrace::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
 use parking_lot::Mutex;
@@ -317,7 +318,7 @@ impl Run {
 
     fn outside(&self, process: ProcessId) -> Outside {
         let (clock, transport) = (self.clock, Arc::new(self.network.of(process)));
-        Outside { clock, transport, buckets: BucketSettings::default() }
+        Outside { clock, transport, buckets: BucketSettings::default(), secrets: Secrets::Unread }
     }
 
     fn coordinator(

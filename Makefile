@@ -39,7 +39,7 @@ bench: ## build for speed, time benchmark queries and recovery, and fail beyond 
 	bench/run; run=$$?; bench/recovery && exit $$run
 
 generate: ## write the generated files anew
-	MILLRACE_REGENERATE=1 $(CARGO) test --workspace --quiet --test manifests --test compile
+	MILLRACE_REGENERATE=1 $(CARGO) test --workspace --quiet --lib --test manifests --test compile
 
 ci: ## run everything that must hold before a change lands
 	.ci/run

@@ -203,4 +203,40 @@ mod tests {
         );
         assert!(!text.contains("millrace_task_watermark_seconds{operator=\"b"), "{text}");
     }
+
+    /// A row of the reference for each metric of a text.
+    fn described(text: &str) -> String {
+        let helps = text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
+        let row = |(name, help): (&str, &str)| {
+            let head = format!("# TYPE {name} ");
+            let kind = text.lines().find_map(|line| line.strip_prefix(head.as_str())).unwrap();
+            format!("| `{name}` | {kind} | {help} |\n")
+        };
+        helps.map(row).collect()
+    }
+
+    #[test]
+    fn the_list_of_metrics_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics.md");
+        let mut report = JobReport::new("totals", "", Attempt(1));
+        report.public.last_checkpoint = Some(ReportedCheckpoint::default());
+        let task = TaskReport { watermark_ms: 1, ..Default::default() };
+        report.tasks = [(crate::model::WorkerId(1), vec![task.clone()])].into();
+        let figures = WorkerFigures { generation: 1, operators: ["a".to_owned()].into(), tasks: vec![task] };
+        let head = "| metric | kind | meaning |\n|---|---|---|\n";
+        let tables = format!(
+            "## Coordinator\n\nOf the job, with the label `streamjob`.\n\n{head}{}\n## Workers\n\nOf each chain of operators, named by its first one; labels `streamjob`, `operator`, `subtask`.\n\n{head}{}\n",
+            described(&job(&report, &[0], 0).unwrap()),
+            described(&worker("totals", &figures).unwrap()),
+        );
+        let written = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = written.split_once("## Coordinator").unwrap();
+        let (_, after) = rest.split_once("## Controller").unwrap();
+        let current = format!("{before}{tables}## Controller{after}");
+        if std::env::var_os("MILLRACE_REGENERATE").is_some() {
+            std::fs::write(path, &current).unwrap();
+        }
+
+        assert_eq!(std::fs::read_to_string(path).unwrap(), current, "run `make generate`");
+    }
 }

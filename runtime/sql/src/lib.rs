@@ -19,4 +19,6 @@ pub mod secrets;
 mod similar;
 
 pub use diagnostic::Diagnostic;
-pub use planner::{ShownQuery, compile, compile_query};
+pub use planner::{
+    ShownQuery, Statements, compile, compile_declarations, compile_query, is_complete, statements,
+};

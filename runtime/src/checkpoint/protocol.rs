@@ -35,6 +35,12 @@ pub enum CheckpointError {
          goes on. Without it the job cannot know what it has written already; to begin anew choose another checkpoint.location"
     ))]
     Malformed { key: String, location: String, damage: String },
+    /// Nothing names the object yet: an earlier checkpoint is the newest.
+    #[snafu(display(
+        "the store at '{location}' has confirmed the object '{key}', and gives something else than was written; the rows since the \
+         checkpoint before are read again. A store must keep what it confirms"
+    ))]
+    NotKept { key: String, location: String },
     #[snafu(display(
         "the object '{key}' in '{location}' is missing, and a checkpoint refers to it; put it back from a copy of the bucket, and the job \
          goes on. To begin anew choose another checkpoint.location"
@@ -296,17 +302,13 @@ impl Checkpoints {
         create_or_own(self.store.as_ref(), &paths::epoch(epoch), records::encode(&record)).await
     }
 
-    /// Creates an object under a key that nobody else uses.
+    /// Creates an object under a key that nobody else uses, and reads it back: a record that names it is for good.
     async fn create_once(&self, key: &str, bytes: Vec<u8>) -> Result<(), CheckpointError> {
-        if create_or_own(self.store.as_ref(), key, bytes).await? {
-            return Ok(());
+        create_or_own(self.store.as_ref(), key, bytes.clone()).await?;
+        match self.store.get(key).await? == Some(bytes) {
+            true => Ok(()),
+            false => NotKeptSnafu { key, location: self.store.location() }.fail(),
         }
-        MalformedSnafu {
-            key,
-            location: self.store.location(),
-            damage: "something else was there before it was written",
-        }
-        .fail()
     }
 
     /// A manifest of this generation, to be filled.
@@ -524,6 +526,53 @@ mod tests {
     async fn publish(taken: &TakenOver, epoch: Epoch) -> Result<(), CheckpointError> {
         let manifest = taken.checkpoints.manifest(epoch, 1, Plan::default(), String::new());
         taken.checkpoints.publish(&manifest).await
+    }
+
+    /// Confirms manifests of one epoch and keeps a part of them.
+    struct Forgetful {
+        inner: FolderStore,
+        epoch: Epoch,
+    }
+
+    #[async_trait::async_trait]
+    impl Store for Forgetful {
+        async fn create(&self, key: &str, mut bytes: Vec<u8>) -> Result<Created, StoreError> {
+            if key.starts_with(&format!("{}{:020}-", paths::MANIFESTS, self.epoch.0)) {
+                bytes.truncate(20);
+            }
+            self.inner.create(key, bytes).await
+        }
+
+        async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+            self.inner.get(key).await
+        }
+
+        async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+            self.inner.list(prefix).await
+        }
+
+        async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+            self.inner.delete(keys).await
+        }
+
+        fn location(&self) -> String {
+            self.inner.location()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_manifest_that_a_store_does_not_keep_is_no_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = FolderStore::new(folder.path());
+        let store: Arc<dyn Store> = Arc::new(Forgetful { inner, epoch: Epoch(3) });
+        let first = take_over(&store, 1).await;
+        publish(&first, Epoch(2)).await.unwrap();
+
+        let refused = publish(&first, Epoch(3)).await;
+
+        assert!(matches!(refused, Err(CheckpointError::NotKept { .. })), "{refused:?}");
+        let second = take_over(&store, 2).await;
+        assert_eq!((second.restored.unwrap().epoch, second.next_epoch), (2, Epoch(4)));
     }
 
     #[tokio::test]

@@ -120,7 +120,7 @@ struct ExplainArguments {
     dot: bool,
 }
 
-/// How a verb ended.
+/// How a verb ended; docs/reference/exit-codes.md says more. A wrong command line is 2.
 pub enum Exit {
     Done = 0,
     WrongInput = 1,

@@ -1,8 +1,9 @@
 //! `millrace sql`: statements, then a SELECT, without a manifest. Over bounded input the final rows are shown, else every change as
-//! it comes.
+//! it comes. On a terminal, and without statements, there is a prompt.
 //!
 //! The query runs as an ordinary job in this process, whose sink is what is shown. Its state is in a folder that goes with it.
 
+mod prompt;
 mod shown;
 
 use std::io::{IsTerminal, Read as _};
@@ -61,13 +62,22 @@ const CHECKPOINT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(
 /// Key groups of a query, whose state nobody will rescale.
 const MAX_PARALLELISM: u32 = 128;
 
-/// Shows the rows of a query.
+/// Shows the rows of a query, or of those that are asked for at a prompt.
 pub fn sql(arguments: SqlArguments) -> Result<Exit, UserError> {
+    let is_asked = arguments.files.is_empty() && arguments.execute.is_empty();
+    if is_asked && std::io::stdin().is_terminal() {
+        return prompt::prompt(&arguments);
+    }
     let text = statements(&arguments)?;
-    let ShownQuery { plan, changes } = millrace_sql::compile_query(&text).map_err(|mistakes| {
+    let query = millrace_sql::compile_query(&text).map_err(|mistakes| {
         let rendered: Vec<String> = mistakes.iter().map(|mistake| mistake.render(&text)).collect();
         UserError(rendered.join("\n"))
     })?;
+    show(query, &arguments)
+}
+
+fn show(query: ShownQuery, arguments: &SqlArguments) -> Result<Exit, UserError> {
+    let ShownQuery { plan, changes } = query;
     check_options(&sources(&plan)).map_err(UserError)?;
     let format = format(arguments.output, is_bounded(&plan)?, changes)?;
     let services = runtime("service", 2)?;
@@ -78,11 +88,6 @@ pub fn sql(arguments: SqlArguments) -> Result<Exit, UserError> {
 fn statements(arguments: &SqlArguments) -> Result<String, UserError> {
     let mut parts = Vec::new();
     let reads_input = arguments.files.is_empty() && arguments.execute.is_empty();
-    if reads_input && std::io::stdin().is_terminal() {
-        return Err(UserError(
-            "give statements with -e 'SELECT …', in files with -f FILE, or on standard input".to_owned(),
-        ));
-    }
     let input = [PathBuf::from("-")];
     for file in if reads_input { &input[..] } else { &arguments.files[..] } {
         parts.push(ended(read(file)?));

@@ -273,7 +273,7 @@ impl From<CheckpointError> for Stop {
             CheckpointError::Fenced { .. } | CheckpointError::Superseded { .. } => {
                 Stop::Error(JobError::Fenced { source })
             }
-            CheckpointError::Store { .. } => Stop::Failure(Failure {
+            CheckpointError::Store { .. } | CheckpointError::NotKept { .. } => Stop::Failure(Failure {
                 message: chain(&source),
                 kind: "StoreUnavailable".to_owned(),
                 is_permanent: false,

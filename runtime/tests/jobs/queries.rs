@@ -1,9 +1,13 @@
 //! `millrace sql`: what it shows, in every form, and what it says of mistakes.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::fd::FromRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 
-use super::harness::text;
+use super::harness::{text, wait_until};
 
 const TABLE: &str = "CREATE TABLE s (k STRING, v INT, t TIMESTAMP(3))
 WITH ('connector' = 'filesystem', 'path' = 's', 'format' = 'json')";
@@ -154,4 +158,96 @@ fn what_is_known_of_a_file_is_a_column() {
 
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(text(&output), format!("size,path\n{},s/rows.json\n", ROWS.len()));
+}
+
+/// A terminal with `millrace sql` in it.
+struct Prompt {
+    terminal: std::fs::File,
+    child: std::process::Child,
+    shown: Arc<Mutex<String>>,
+}
+
+impl Prompt {
+    fn start(place: &Path) -> Self {
+        let (mut near, mut far) = (0, 0);
+        let null = std::ptr::null_mut();
+        // SAFETY: both are written, and nothing else is asked for.
+        let opened = unsafe { libc::openpty(&mut near, &mut far, null, null.cast(), null.cast()) };
+        assert_eq!(opened, 0);
+        // SAFETY: they were opened just now, and nobody else has them.
+        let (terminal, far) = unsafe { (std::fs::File::from_raw_fd(near), std::fs::File::from_raw_fd(far)) };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
+        command
+            .arg("sql")
+            .current_dir(place)
+            .env("HOME", place)
+            .env_remove("XDG_STATE_HOME")
+            .env("TERM", "xterm")
+            .stdin(far.try_clone().unwrap())
+            .stdout(far.try_clone().unwrap())
+            .stderr(far);
+        // Ctrl-C is a signal for whom the terminal belongs to.
+        let own_terminal = || match unsafe { (libc::setsid(), libc::ioctl(0, libc::TIOCSCTTY, 0)) } {
+            (1.., 0) => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        };
+        // SAFETY: between fork and exec these two calls touch no memory.
+        let child = unsafe { command.pre_exec(own_terminal) }.spawn().unwrap();
+        let shown = Arc::<Mutex<String>>::default();
+        let (mut reader, seen) = (terminal.try_clone().unwrap(), Arc::clone(&shown));
+        // Ends when the other side of the terminal is closed.
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = reader.read(&mut bytes) {
+                seen.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+        });
+        Prompt { terminal, child, shown }
+    }
+
+    fn say(&mut self, text: &str) {
+        self.terminal.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Says a line when it is asked for, and waits for an answer.
+    fn ask(&mut self, line: &str, answer: &str) {
+        self.wait_for("sql> ");
+        self.say(&format!("{line}\r"));
+        self.wait_for(answer);
+    }
+
+    /// Waits for a text, and forgets what was shown up to it.
+    fn wait_for(&self, text: &str) {
+        wait_until(&format!("'{text}' is shown"), || {
+            let mut shown = self.shown.lock().unwrap();
+            let found = shown.find(text).map(|start| start + text.len());
+            found.map(|end| shown.drain(..end)).is_some()
+        });
+    }
+}
+
+#[test]
+fn a_prompt_takes_declarations_and_shows_queries() {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::create_dir(place.path().join("s")).unwrap();
+    std::fs::write(place.path().join("s/rows.json"), ROWS).unwrap();
+    let mut prompt = Prompt::start(place.path());
+    prompt.ask(&format!("{};", TABLE.replace('\n', " ")), "declared");
+    prompt.ask("SELECT SUM(v) AS total FROM s;", "|     8 |");
+    prompt.ask("SELECT w FROM s;", "line 1, column 8: there is no column 'w'");
+    let endless =
+        "CREATE TABLE e (event_type INT) WITH ('connector' = 'nexmark', 'rows-per-second' = '100');";
+    prompt.ask(endless, "declared");
+    prompt.ask("SELECT event_type", "...> ");
+    prompt.say("FROM e;\r");
+    prompt.wait_for("+I[2]");
+    // Ctrl-C ends the query and not the prompt, Ctrl-D the prompt.
+    prompt.say("\u{3}");
+    prompt.ask("SHOW TABLES;", "s\r\ne\r\n");
+    prompt.wait_for("sql> ");
+    prompt.say("\u{4}");
+
+    assert!(prompt.child.wait().unwrap().success());
+    let history = std::fs::read_to_string(place.path().join(".local/state/millrace/sql-history")).unwrap();
+    assert!(history.contains("SELECT SUM(v) AS total FROM s;"), "{history}");
 }

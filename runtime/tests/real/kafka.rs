@@ -131,19 +131,20 @@ fn rows_pass_exactly_once_through_kills_of_worker_job_and_broker() {
 }
 
 #[test]
-fn a_missing_topic_is_named_and_the_job_runs_once_it_is_there() {
+fn missing_topics_are_named_and_the_job_runs_once_they_are_there() {
     let broker = Broker::start(2);
-    broker.create_topic("picked", 1);
     broker.create_topic("totals", 1);
     let place = Place::new(1, &sql(broker.address()));
     let mut job = place.start(&[]);
-    place.wait_until("the missing topic is named", || {
-        place.log().contains("the topic 'events' does not exist at 127.0.0.1")
-            && place.log().contains("create it")
-    });
-
+    let is_named = |topic: &str| {
+        place.log().contains(&format!("the topic '{topic}' does not exist at 127.0.0.1; create it"))
+    };
+    place.wait_until("the missing topic of the source is named", || is_named("events"));
     broker.create_topic("events", 2);
     broker.append("events", 0, &[row(3), row(4)]);
+    place.wait_until("the missing topic of the sink is named", || is_named("picked"));
+
+    broker.create_topic("picked", 1);
     place.wait_until("the rows are read", || rows_read(&place.log()) == 2);
     place.wait_until("the row is written", || last(&place.log(), "rows_out=") == 1);
     stop(&place, &mut job);

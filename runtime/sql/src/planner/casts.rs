@@ -10,7 +10,7 @@ use datafusion_expr::utils::merge_schema;
 use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, ScalarUDF};
 use datafusion_optimizer::AnalyzerRule;
 
-use super::mistakes::{CANNOT_CAST, HINT};
+use super::words::{CANNOT_CAST, HINT};
 use crate::functions::CastTo;
 use crate::plan;
 

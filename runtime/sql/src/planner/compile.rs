@@ -8,7 +8,7 @@ use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use sqlparser::ast;
 use sqlparser::dialect::GenericDialect;
 use sqlparser::parser::Parser;
-use sqlparser::tokenizer::{Span, TokenWithSpan};
+use sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer};
 
 use super::alignment;
 use super::analysis::{analyse, plan_column};
@@ -51,6 +51,56 @@ pub struct ShownQuery {
 /// All mistakes of the text, in the order of their statements.
 pub fn compile_query(sql: &str) -> Compiled<ShownQuery> {
     on_large_stack(|| compile_query_here(sql))
+}
+
+/// What a text of statements is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Statements {
+    /// It ends with a SELECT.
+    Query,
+    /// It declares these tables and views, or does something else that is no query.
+    Declarations { names: Vec<String> },
+}
+
+/// Reads a text without compiling it.
+///
+/// # Errors
+/// Mistakes of the grammar.
+pub fn statements(sql: &str) -> Compiled<Statements> {
+    let statements = dialect::parse(sql)?;
+    if let Some(Statement::Select(_)) = statements.last() {
+        return Ok(Statements::Query);
+    }
+    let name = |statement: &Statement| match statement {
+        Statement::CreateTable(table) => Some(table.name.text.clone()),
+        Statement::CreateView(view) => Some(view.name.text.clone()),
+        _ => None,
+    };
+    Ok(Statements::Declarations { names: statements.iter().filter_map(name).collect() })
+}
+
+/// Compiles declarations, to be followed by queries.
+///
+/// # Errors
+/// All mistakes of the text, in the order of their statements.
+pub fn compile_declarations(sql: &str) -> Compiled<()> {
+    on_large_stack(|| {
+        let statements = dialect::parse(sql)?;
+        let mut compiler = Compiler::new();
+        let mut mistakes = compiler.declare(&statements);
+        mistakes.extend(declarations::check(&statements));
+        mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
+        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
+    })
+}
+
+/// True if a text ends with a whole statement.
+pub fn is_complete(sql: &str) -> bool {
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize();
+    let is_blank = |token: &&Token| matches!(token, Token::Whitespace(_));
+    tokens.is_ok_and(|tokens| {
+        tokens.iter().rev().find(|token| !is_blank(token)).is_some_and(|token| *token == Token::SemiColon)
+    })
 }
 
 /// Planning goes down into expressions, and SQL must not be able to end the process.
@@ -133,20 +183,7 @@ fn compile_query_here(sql: &str) -> Compiled<ShownQuery> {
             ]);
         }
     };
-    let mut mistakes = Vec::new();
-    for statement in declarations {
-        let found = match statement {
-            Statement::Select(query) => Err(vec![
-                at(first_span(query), "a SELECT before the last statement").hint("show one query at a time"),
-            ]),
-            Statement::Insert(insert) => Err(vec![
-                at(insert.table.span, "an INSERT INTO among the declarations of a query")
-                    .hint("it runs in a job: `millrace run JOB.yaml`"),
-            ]),
-            declaration => compiler.statement(declaration),
-        };
-        mistakes.extend(found.err().into_iter().flatten());
-    }
+    let mut mistakes = compiler.declare(declarations);
     let shown = compiler.shown(last).map_err(|found| mistakes.extend(found));
     let plan = compiler.plan.finish();
     mistakes.extend(too_deep(&plan, &statements));
@@ -180,6 +217,26 @@ impl Compiler {
 }
 
 impl Compiler {
+    /// Adds what comes before a query; returns the mistakes in it.
+    fn declare(&mut self, declarations: &[Statement]) -> Vec<Diagnostic> {
+        let mut mistakes = Vec::new();
+        for statement in declarations {
+            let found = match statement {
+                Statement::Select(query) => Err(vec![
+                    at(first_span(query), "a SELECT before the last statement")
+                        .hint("show one query at a time"),
+                ]),
+                Statement::Insert(insert) => Err(vec![
+                    at(insert.table.span, "an INSERT INTO among the declarations of a query")
+                        .hint("it runs in a job: `millrace run JOB.yaml`"),
+                ]),
+                declaration => self.statement(declaration),
+            };
+            mistakes.extend(found.err().into_iter().flatten());
+        }
+        mistakes
+    }
+
     fn statement(&mut self, statement: &Statement) -> Compiled<()> {
         match statement {
             Statement::CreateTable(table) if table.if_not_exists && self.catalog.has(&table.name.text) => {

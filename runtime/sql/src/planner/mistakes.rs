@@ -1,11 +1,11 @@
 //! DataFusion's and sqlparser's errors, in words and places that a user understands.
 
-use datafusion_common::{DataFusionError, SchemaError};
+use datafusion_common::DataFusionError;
 use sqlparser::parser::ParserError;
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
+use super::words::{self, Words};
 use crate::diagnostic::Diagnostic;
-use crate::similar::closest;
 
 /// What was compiled, or all mistakes in it.
 pub type Compiled<T> = Result<T, Vec<Diagnostic>>;
@@ -31,15 +31,19 @@ pub fn placed(error: &DataFusionError, span: Span) -> Diagnostic {
 pub fn from_planner(error: &DataFusionError, tokens: &[TokenWithSpan]) -> Diagnostic {
     let mut place = diagnostic_span(error);
     let root = root_of(error);
-    let (message, hint) = match root {
-        DataFusionError::SchemaError(schema, _) => schema_words(schema),
-        other => plain_words(&other.strip_backtrace()),
+    let Words { message, hint, keywords } = match root {
+        DataFusionError::SchemaError(schema, _) => words::of_schema(schema),
+        other => words::of_text(&other.strip_backtrace()),
     };
     if place.is_none() {
         place = quoted_name(&message).and_then(|name| find_name(tokens, name));
     }
-    if place.is_none() && message.contains(CANNOT_CAST) {
-        place = find_name(tokens, "CAST").or_else(|| find_name(tokens, "TRY_CAST"));
+    if place.is_none() {
+        let sign = |sign: &str| tokens.iter().find(|token| token.token.to_string() == sign);
+        let placed =
+            |token: &TokenWithSpan| (token.span.start.line, token.span.start.column, width(token.span));
+        let find = |keyword: &&str| find_name(tokens, keyword).or_else(|| sign(keyword).map(placed));
+        place = keywords.iter().find_map(find);
     }
     let (line, column, length) = place.unwrap_or_else(|| start_of(tokens));
     let mistake = Diagnostic::at(line, column, length, message);
@@ -94,101 +98,6 @@ fn diagnostic_span(error: &DataFusionError) -> Option<(u64, u64, u64)> {
     let length =
         if span.start.line == span.end.line { span.end.column.saturating_sub(span.start.column) } else { 1 };
     Some((span.start.line, span.start.column, length))
-}
-
-/// Functions without parentheses that ask the clock: the planner takes them for columns.
-const CLOCKS: [&str; 5] =
-    ["CURRENT_TIMESTAMP", "CURRENT_DATE", "CURRENT_TIME", "LOCALTIMESTAMP", "LOCALTIME"];
-
-fn schema_words(error: &SchemaError) -> (String, Option<String>) {
-    match error {
-        SchemaError::FieldNotFound { field, valid_fields } => {
-            let names: Vec<_> = valid_fields.iter().map(|field| field.name.clone()).collect();
-            let wanted = field.name();
-            if CLOCKS.iter().any(|clock| wanted.eq_ignore_ascii_case(clock)) {
-                let hint = "use the time of the rows: their event time, or a column of their table";
-                return (format!("{} is not supported yet", wanted.to_uppercase()), Some(hint.to_owned()));
-            }
-            let hint = match closest(wanted, &names) {
-                Some(name) => format!("did you mean `{name}`?"),
-                None => format!("the columns are: {}", names.join(", ")),
-            };
-            (format!("there is no column '{wanted}'"), Some(hint))
-        }
-        SchemaError::AmbiguousReference { field } => (
-            format!("the column '{}' is in more than one table", field.name()),
-            Some("put the table's name before it: table.column".to_owned()),
-        ),
-        SchemaError::DuplicateQualifiedField { name, .. }
-        | SchemaError::DuplicateUnqualifiedField { name } => {
-            (format!("the column '{name}' occurs twice"), Some("rename one of them with AS".to_owned()))
-        }
-    }
-}
-
-/// In the message of a conversion that there is none of.
-pub const CANNOT_CAST: &str = "cannot be CAST to";
-
-/// What stands between an error of ours and what to write instead, in the planner's errors.
-pub const HINT: &str = "\nhint: ";
-
-fn plain_words(text: &str) -> (String, Option<String>) {
-    if let Some(what) = text.strip_prefix("This feature is not implemented: ") {
-        let first = what.lines().next().unwrap_or(what);
-        let is_sentence = first.contains(" not ") || first.starts_with("Unsupported");
-        return (if is_sentence { first.to_owned() } else { format!("{first} is not supported") }, None);
-    }
-    let text = text.trim_start_matches("Error during planning: ").trim_start_matches("Execution error: ");
-    if let Some((message, hint)) = text.split_once(HINT) {
-        return (message.to_owned(), Some(hint.to_owned()));
-    }
-    let first = text.lines().next().unwrap_or(text);
-    if let Some(rest) = first.strip_prefix("Invalid function '") {
-        let name = rest.split('\'').next().unwrap_or(rest);
-        let known: Vec<String> =
-            crate::functions::names().chain(crate::functions::aggregates::NAMES).map(str::to_owned).collect();
-        let hint = match closest(&name.to_lowercase(), &known) {
-            Some(similar) => format!("did you mean {}?", similar.to_uppercase()),
-            None => "docs/reference/functions.md lists the functions".to_owned(),
-        };
-        return (format!("there is no function '{}'", name.to_uppercase()), Some(hint));
-    }
-    if let Some(rest) = first.strip_prefix("Internal error: Function '") {
-        let name = rest.split('\'').next().unwrap_or(rest).to_uppercase();
-        let hint = match name.as_str() {
-            "COUNT" => {
-                "COUNT takes one value; of several, write COUNT(DISTINCT CONCAT_WS(',', a, b))".to_owned()
-            }
-            _ => "docs/reference/functions.md says what it takes".to_owned(),
-        };
-        return (format!("the arguments of '{name}' do not fit"), Some(hint));
-    }
-    if let Some(rest) =
-        first.strip_prefix("Projections require unique expression names but the expression \"")
-        && let Some((column, _)) = rest.split_once('"')
-    {
-        let name = column.rsplit('.').next().unwrap_or(column);
-        let hint = "rename one of them with AS; `*` has all columns already";
-        return (format!("the column '{name}' occurs twice"), Some(hint.to_owned()));
-    }
-    // Of our own functions, within the planner's words.
-    if let Some((_, rest)) = first.split_once("the arguments of ")
-        && let Some((name, usage)) = rest.split_once(" do not fit; usage: ")
-    {
-        let usage = usage.split_once(". No function matches").map_or(usage, |(usage, _)| usage);
-        return (
-            format!("the arguments of '{}' do not fit", name.to_uppercase()),
-            Some(format!("write {usage}")),
-        );
-    }
-    if let Some((_, rest)) = first.split_once("While expanding wildcard, column \"")
-        && let Some((column, _)) = rest.split_once('"')
-    {
-        let name = column.rsplit('.').next().unwrap_or(column);
-        let message = format!("the column '{name}' is neither grouped nor aggregated");
-        return (message, Some(format!("add it to GROUP BY, or say which one is meant: MAX({name})")));
-    }
-    (first.to_owned(), None)
 }
 
 fn quoted_name(message: &str) -> Option<&str> {

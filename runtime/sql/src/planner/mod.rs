@@ -19,5 +19,8 @@ mod special_forms;
 mod streams;
 mod unsupported;
 mod window_node;
+mod words;
 
-pub use compile::{ShownQuery, compile, compile_query};
+pub use compile::{
+    ShownQuery, Statements, compile, compile_declarations, compile_query, is_complete, statements,
+};

@@ -211,6 +211,42 @@ fn mistakes_are_shown_where_they_are() {
             Some("its result does not depend on an order"),
         ),
         (
+            "SELECT auction FROM bid WHERE COUNT(*) > 1",
+            "1:25+5 an aggregate cannot be in WHERE: rows are chosen before they are counted",
+            Some("filter groups with HAVING, after GROUP BY"),
+        ),
+        (
+            "SELECT SUM(SUM(price)) FROM bid GROUP BY auction",
+            "1:16+5 an aggregate cannot be inside of another one",
+            Some("compute the inner one in a view, and the outer one over it"),
+        ),
+        (
+            "SELECT auction FROM bid HAVING auction > 1",
+            "1:25+6 HAVING is about groups, and this is of a column that is neither grouped nor aggregated",
+            Some("use WHERE for conditions on rows, or add the column to GROUP BY"),
+        ),
+        (
+            "SELECT auction FROM bid WHERE price",
+            "1:31+5 a condition is BOOLEAN, and 'price' is BIGINT",
+            Some("compare it with something, such as IS NOT NULL or <> 0"),
+        ),
+        ("SELECT auction + channel FROM bid", "1:8+17 there is no BIGINT + STRING", Some("CAST one of them")),
+        (
+            "SELECT `dateTime` + 1 FROM bid",
+            "1:8+10 there is no TIMESTAMP(3) + INT",
+            Some("times go with intervals: … + INTERVAL '1' SECOND"),
+        ),
+        (
+            "SELECT auction FROM bid WHERE `dateTime` > 5",
+            "1:42+1 there is no comparison TIMESTAMP(3) > INT",
+            Some("CAST one of them to the type of the other"),
+        ),
+        (
+            "SELECT auction AS a, price AS a FROM bid",
+            "1:19+1 the column 'a' occurs twice",
+            Some("rename one of them with AS; `*` has all columns already"),
+        ),
+        (
             "SELECT CAST(5 AS TIMESTAMP(3)) FROM bid",
             "1:8+4 a value of the type INT cannot be CAST to TIMESTAMP(3)",
             None,

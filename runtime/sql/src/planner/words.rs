@@ -1,0 +1,217 @@
+//! DataFusion's sentences in words that a user of SQL understands.
+
+use datafusion_common::SchemaError;
+
+use crate::functions::{self, aggregates};
+use crate::similar::closest;
+
+/// What is said of a mistake.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    pub message: String,
+    /// What to write instead.
+    pub hint: Option<String>,
+    /// If its place is not known: it is at the first of these words or signs.
+    pub keywords: &'static [&'static str],
+}
+
+impl Words {
+    fn new(message: impl Into<String>) -> Self {
+        Words { message: message.into(), ..Words::default() }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Words { hint: Some(hint.into()), ..self }
+    }
+
+    fn at(self, keywords: &'static [&'static str]) -> Self {
+        Words { keywords, ..self }
+    }
+}
+
+/// Functions without parentheses that ask the clock: the planner takes them for columns.
+const CLOCKS: [&str; 5] =
+    ["CURRENT_TIMESTAMP", "CURRENT_DATE", "CURRENT_TIME", "LOCALTIMESTAMP", "LOCALTIME"];
+
+/// In the message of a conversion that there is none of.
+pub const CANNOT_CAST: &str = "cannot be CAST to";
+
+/// What stands between an error of ours and what to write instead, in the planner's errors.
+pub const HINT: &str = "\nhint: ";
+
+/// Names that are not there, or not clear.
+pub fn of_schema(error: &SchemaError) -> Words {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let names: Vec<_> = valid_fields.iter().map(|field| field.name.clone()).collect();
+            let wanted = field.name();
+            if CLOCKS.iter().any(|clock| wanted.eq_ignore_ascii_case(clock)) {
+                return Words::new(format!("{} is not supported yet", wanted.to_uppercase()))
+                    .hint("use the time of the rows: their event time, or a column of their table");
+            }
+            Words::new(format!("there is no column '{wanted}'")).hint(match closest(wanted, &names) {
+                Some(name) => format!("did you mean `{name}`?"),
+                None => format!("the columns are: {}", names.join(", ")),
+            })
+        }
+        SchemaError::AmbiguousReference { field } => {
+            Words::new(format!("the column '{}' is in more than one table", field.name()))
+                .hint("put the table's name before it: table.column")
+        }
+        SchemaError::DuplicateQualifiedField { name, .. }
+        | SchemaError::DuplicateUnqualifiedField { name } => {
+            Words::new(format!("the column '{name}' occurs twice")).hint("rename one of them with AS")
+        }
+    }
+}
+
+/// Every other error.
+pub fn of_text(text: &str) -> Words {
+    if let Some(what) = text.strip_prefix("This feature is not implemented: ") {
+        let first = what.lines().next().unwrap_or(what);
+        let is_sentence = first.contains(" not ") || first.starts_with("Unsupported");
+        return Words::new(if is_sentence { first.to_owned() } else { format!("{first} is not supported") });
+    }
+    let text = text.trim_start_matches("Error during planning: ").trim_start_matches("Execution error: ");
+    if let Some((message, hint)) = text.split_once(HINT) {
+        let keywords: &[&str] = if message.contains(CANNOT_CAST) { &["CAST", "TRY_CAST"] } else { &[] };
+        return Words::new(message).hint(hint).at(keywords);
+    }
+    let first = text.lines().next().unwrap_or(text);
+    of_functions(first)
+        .or_else(|| of_groups(first))
+        .or_else(|| of_types(first))
+        .unwrap_or_else(|| Words::new(first))
+}
+
+fn of_functions(text: &str) -> Option<Words> {
+    if let Some(rest) = text.strip_prefix("Invalid function '") {
+        let name = rest.split('\'').next().unwrap_or(rest);
+        let known: Vec<String> = functions::names().chain(aggregates::NAMES).map(str::to_owned).collect();
+        let hint = match closest(&name.to_lowercase(), &known) {
+            Some(similar) => format!("did you mean {}?", similar.to_uppercase()),
+            None => "docs/reference/functions.md lists the functions".to_owned(),
+        };
+        return Some(Words::new(format!("there is no function '{}'", name.to_uppercase())).hint(hint));
+    }
+    if let Some(rest) = text.strip_prefix("Internal error: Function '") {
+        let name = rest.split('\'').next().unwrap_or(rest).to_uppercase();
+        let hint = match name.as_str() {
+            "COUNT" => "COUNT takes one value; of several, write COUNT(DISTINCT CONCAT_WS(',', a, b))",
+            _ => "docs/reference/functions.md says what it takes",
+        };
+        return Some(Words::new(format!("the arguments of '{name}' do not fit")).hint(hint));
+    }
+    // Of our own functions, within the planner's words.
+    let (name, usage) = text.split_once("the arguments of ")?.1.split_once(" do not fit; usage: ")?;
+    let usage = usage.split_once(". No function matches").map_or(usage, |(usage, _)| usage);
+    let message = format!("the arguments of '{}' do not fit", name.to_uppercase());
+    Some(Words::new(message).hint(format!("write {usage}")))
+}
+
+fn of_groups(text: &str) -> Option<Words> {
+    let last = |column: &str| column.rsplit('.').next().unwrap_or(column).to_owned();
+    let quoted = |rest: &str| rest.split_once('"').map(|(column, _)| column.to_owned());
+    if let Some(rest) = text.strip_prefix("Projections require unique expression names but the expression \"")
+    {
+        let column = quoted(rest)?;
+        let name = column.rsplit_once(" AS ").map_or_else(|| last(&column), |(_, name)| name.to_owned());
+        let hint = "rename one of them with AS; `*` has all columns already";
+        return Some(Words::new(format!("the column '{name}' occurs twice")).hint(hint));
+    }
+    if let Some((_, rest)) = text.split_once("While expanding wildcard, column \"") {
+        let name = last(&quoted(rest)?);
+        let hint = format!("add it to GROUP BY, or say which one is meant: MAX({name})");
+        return Some(Words::new(format!("the column '{name}' is neither grouped nor aggregated")).hint(hint));
+    }
+    if text.starts_with("Aggregate functions are not allowed in the WHERE clause") {
+        let words = Words::new("an aggregate cannot be in WHERE: rows are chosen before they are counted");
+        return Some(words.hint("filter groups with HAVING, after GROUP BY").at(&["WHERE"]));
+    }
+    if text.starts_with("Aggregate function calls cannot be nested") {
+        let words = Words::new("an aggregate cannot be inside of another one");
+        return Some(words.hint("compute the inner one in a view, and the outer one over it"));
+    }
+    if text.starts_with("HAVING clause references") {
+        let words = Words::new(
+            "HAVING is about groups, and this is of a column that is neither grouped nor aggregated",
+        );
+        return Some(
+            words.hint("use WHERE for conditions on rows, or add the column to GROUP BY").at(&["HAVING"]),
+        );
+    }
+    None
+}
+
+fn of_types(text: &str) -> Option<Words> {
+    if let Some(rest) = text.strip_prefix("Cannot create filter with non-boolean predicate '") {
+        let (condition, data_type) = rest.rsplit_once("' returning ")?;
+        let name = condition.rsplit('.').next().unwrap_or(condition);
+        let words = Words::new(format!("a condition is BOOLEAN, and '{name}' is {}", in_sql(data_type)));
+        return Some(
+            words.hint("compare it with something, such as IS NOT NULL or <> 0").at(&["WHERE", "HAVING"]),
+        );
+    }
+    if let Some(rest) = text.strip_prefix("Cannot coerce arithmetic expression ") {
+        let types = in_sql(rest.strip_suffix(" to valid types")?);
+        let hint = match types.contains("TIMESTAMP") || types.contains("DATE") {
+            true => "times go with intervals: … + INTERVAL '1' SECOND",
+            false => "CAST one of them",
+        };
+        return Some(Words::new(format!("there is no {types}")).hint(hint));
+    }
+    let types = text.strip_prefix("Cannot infer common argument type for comparison operation ")?;
+    let words = Words::new(format!("there is no comparison {}", in_sql(types)));
+    let operators: [&'static [&'static str]; 6] = [&["="], &["<>"], &["<="], &[">="], &["<"], &[">"]];
+    let operator = operators.into_iter().find(|operator| types.contains(&format!(" {} ", operator[0])));
+    Some(words.hint("CAST one of them to the type of the other").at(operator.unwrap_or_default()))
+}
+
+/// Types as they are held in memory, and what SQL calls them; longer names first.
+const TYPES: &[(&str, &str)] = &[
+    ("Timestamp(ms, \"UTC\")", "TIMESTAMP_LTZ(3)"),
+    ("Timestamp(µs, \"UTC\")", "TIMESTAMP_LTZ(6)"),
+    ("Timestamp(ns, \"UTC\")", "TIMESTAMP_LTZ(9)"),
+    ("Timestamp(ms)", "TIMESTAMP(3)"),
+    ("Timestamp(µs)", "TIMESTAMP(6)"),
+    ("Timestamp(ns)", "TIMESTAMP(9)"),
+    ("Interval(MonthDayNano)", "INTERVAL"),
+    ("Decimal128(", "DECIMAL("),
+    ("Time32(ms)", "TIME"),
+    ("Time64(ns)", "TIME"),
+    ("Float64", "DOUBLE"),
+    ("Float32", "FLOAT"),
+    ("UInt64", "BIGINT"),
+    ("Int64", "BIGINT"),
+    ("Int32", "INT"),
+    ("Int16", "SMALLINT"),
+    ("Int8", "TINYINT"),
+    ("LargeUtf8", "STRING"),
+    ("Utf8View", "STRING"),
+    ("Utf8", "STRING"),
+    ("Boolean", "BOOLEAN"),
+    ("Date32", "DATE"),
+    ("Binary", "BYTES"),
+];
+
+/// A text about types in memory, with SQL's names of them.
+fn in_sql(text: &str) -> String {
+    TYPES.iter().fold(text.to_owned(), |text, (held, sql)| text.replace(held, sql))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_have_their_names_of_sql() {
+        for (text, expected) in [
+            ("Int32 + Utf8", "INT + STRING"),
+            ("Timestamp(ms) > Int64", "TIMESTAMP(3) > BIGINT"),
+            ("Timestamp(ms, \"UTC\") = Decimal128(10, 2)", "TIMESTAMP_LTZ(3) = DECIMAL(10, 2)"),
+            ("Interval(MonthDayNano) * Float64", "INTERVAL * DOUBLE"),
+        ] {
+            assert_eq!(in_sql(text), expected);
+        }
+    }
+}

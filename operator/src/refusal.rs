@@ -109,7 +109,8 @@ mod tests {
         let commented = format!("-- the same\n{SQL}");
         let changed = SQL.replace("x > 1", "x > 2");
         let running = Some(Running { sql: SQL, location: "s3://b/j" });
-        let with_secret = SQL.replace("'path' = '/a'", "'path' = '/${secret:place}'");
+        let with_secret =
+            SQL.replace("'path' = '/a'", "'path' = '/a', 'scan.rows-per-second' = '${secret:place}'");
         let mut declared = job("s3://bucket/jobs", &with_secret);
         let place = serde_json::json!([{"name": "place", "secretKeyRef": {"name": "s", "key": "k"}}]);
         declared.spec.pipeline.secrets = serde_json::from_value(place).unwrap();
@@ -119,7 +120,10 @@ mod tests {
                 "an undeclared secret",
                 job("s3://bucket/jobs", &with_secret),
                 None,
-                Some(("SecretUndeclared", "the option 'path' of the table 'a' names the secret 'place'")),
+                Some((
+                    "SecretUndeclared",
+                    "the option 'scan.rows-per-second' of the table 'a' names the secret 'place'",
+                )),
             ),
             ("a bucket and good SQL", job("s3://bucket/jobs", SQL), None, None),
             ("no location", nowhere, None, Some(("LocationMissing", "spec.checkpoint.location"))),

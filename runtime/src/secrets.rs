@@ -23,12 +23,13 @@ pub enum Secrets {
 /// A value cannot be read.
 #[derive(Debug, Snafu)]
 pub enum SecretError {
-    #[snafu(display("the secret '{name}' is not set; set the variable {variable}"))]
+    #[snafu(display("the secret '{name}' is not set or empty; set the variable {variable}"))]
     NotSet { name: String, variable: String },
     #[snafu(display(
-        "the secret '{name}' cannot be read; make the Secret that spec.pipeline.secrets names for it, with its key"
+        "the secret '{name}' cannot be read from '{}'; make the Secret that spec.pipeline.secrets names for it, with its key",
+        file.display()
     ))]
-    NotMounted { name: String, source: io::Error },
+    NotMounted { name: String, file: PathBuf, source: io::Error },
 }
 
 /// The variable that has a secret's value outside of a cluster.
@@ -68,13 +69,14 @@ impl Secrets {
         match self {
             Secrets::Unread => Ok(None),
             Secrets::Folder(folder) => {
-                let value = std::fs::read_to_string(folder.join(name)).context(NotMountedSnafu { name })?;
+                let file = folder.join(name);
+                let value = std::fs::read_to_string(&file).context(NotMountedSnafu { name, file })?;
                 // Files that were written by hand end with a line break.
                 Ok(Some(value.strip_suffix('\n').unwrap_or(&value).to_owned()))
             }
             Secrets::Environment => {
                 let variable = variable(name);
-                let value = std::env::var(&variable).ok();
+                let value = std::env::var(&variable).ok().filter(|value| !value.is_empty());
                 value.context(NotSetSnafu { name, variable }).map(Some)
             }
         }
@@ -97,8 +99,11 @@ mod tests {
         assert_eq!(Secrets::Unread.fill(text).unwrap(), text);
         assert_eq!(mounted.fill("plain").unwrap(), "plain");
         let missing = mounted.fill("${secret:other}").unwrap_err().to_string();
-        assert!(missing.contains("the secret 'other' cannot be read; make the Secret"), "{missing}");
+        assert!(missing.contains("the secret 'other' cannot be read from '"), "{missing}");
         let missing = Secrets::Environment.fill("${secret:no-such}").unwrap_err().to_string();
-        assert_eq!(missing, "the secret 'no-such' is not set; set the variable MILLRACE_SECRET_NO_SUCH");
+        assert_eq!(
+            missing,
+            "the secret 'no-such' is not set or empty; set the variable MILLRACE_SECRET_NO_SUCH"
+        );
     }
 }

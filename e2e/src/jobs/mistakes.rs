@@ -204,20 +204,23 @@ impl Jobs<'_> {
 
         // A value that the SQL names, at a job that waits for more than that.
         self.apply(&self.job_with_topic())?;
-        let missing = ["the secret 'topic' cannot be read", "make the Secret"];
+        let missing = ["the secret 'brokers' cannot be read", "make the Secret"];
         self.condition("topic", "Degraded", "True", "SecretMissing", &missing)?;
         let secret = serde_json::json!({
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {"name": "topic", "namespace": self.namespace},
-            "stringData": {"name": format!("{}-late", self.namespace)},
+            "metadata": {"name": "kafka", "namespace": self.namespace},
+            "stringData": {"brokers": "kafka.infra.svc:9092"},
         });
-        apply(self.folder, "secret-topic.json", &secret.to_string())
+        apply(self.folder, "secret-brokers.json", &secret.to_string())
     }
 
     fn job_with_topic(&self) -> Job {
-        let sink = "'connector' = 'kafka', 'properties.bootstrap.servers' = 'kafka.infra.svc:9092', 'topic' = '${secret:topic}', 'format' = 'json'";
-        let mut job = self.job("topic", &self.sql("topic", FAST).replace(&self.files("topic"), sink));
+        let sink = format!(
+            "'connector' = 'kafka', 'properties.bootstrap.servers' = '${{secret:brokers}}', 'topic' = '{}-late', 'format' = 'json'",
+            self.namespace
+        );
+        let mut job = self.job("topic", &self.sql("topic", FAST).replace(&self.files("topic"), &sink));
         job.location = String::new();
         job
     }

@@ -144,10 +144,10 @@ impl Jobs<'_> {
         if !job.location.is_empty() {
             manifest["spec"]["checkpoint"]["location"] = job.location.as_str().into();
         }
-        if job.sql.contains("${secret:topic}") {
-            let reference = serde_json::json!({"name": "topic", "key": "name"});
+        if job.sql.contains("${secret:brokers}") {
+            let reference = serde_json::json!({"name": "kafka", "key": "brokers"});
             manifest["spec"]["pipeline"]["secrets"] =
-                serde_json::json!([{"name": "topic", "secretKeyRef": reference}]);
+                serde_json::json!([{"name": "brokers", "secretKeyRef": reference}]);
         }
         manifest
     }

@@ -92,11 +92,32 @@ const NO_QUOTES: Setting = connection("csv.disable-quote-character", BOOLEAN);
 const ESCAPE: Setting = connection("csv.escape-character", Character("\\"));
 const COMMENTS: Setting = connection("csv.allow-comments", BOOLEAN);
 const NULL_LITERAL: Setting = connection("csv.null-literal", Any("NULL"));
-const BAD_LINES: Setting = connection("csv.ignore-parse-errors", BOOLEAN);
-const BAD_RECORDS: Setting = connection("json.ignore-parse-errors", BOOLEAN);
-const MISSING_FIELDS: Setting = connection("json.fail-on-missing-field", BOOLEAN);
 const TIMES: Setting = connection("json.timestamp-format.standard", OneOf(&["SQL", "ISO-8601"]));
-const NULLS: Setting = connection("json.encode.ignore-null-fields", BOOLEAN);
+
+/// Options of the formats of connectors that have the option 'format'.
+const INPUT_FORMATS: &[Setting] = &[
+    connection("json.ignore-parse-errors", BOOLEAN),
+    connection("json.fail-on-missing-field", BOOLEAN),
+    TIMES,
+    DELIMITER,
+    QUOTE,
+    NO_QUOTES,
+    ESCAPE,
+    COMMENTS,
+    NULL_LITERAL,
+    connection("csv.ignore-parse-errors", BOOLEAN),
+];
+const OUTPUT_FORMATS: &[Setting] = &[
+    TIMES,
+    connection("json.encode.ignore-null-fields", BOOLEAN),
+    DELIMITER,
+    QUOTE,
+    NO_QUOTES,
+    ESCAPE,
+    COMMENTS,
+    NULL_LITERAL,
+];
+
 const SERVERS: Setting = connection("properties.bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
 const SERVERS_SHORT: Setting = connection("bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
 
@@ -131,16 +152,6 @@ const KAFKA_SOURCE: &[Setting] = &[
     meaning("scan.startup.timestamp-millis", Number(0)),
     meaning("scan.bounded.mode", OneOf(&["unbounded", "latest-offset"])),
     meaning("properties.isolation.level", OneOf(&["read_committed", "read_uncommitted"])),
-    BAD_RECORDS,
-    MISSING_FIELDS,
-    TIMES,
-    DELIMITER,
-    QUOTE,
-    NO_QUOTES,
-    ESCAPE,
-    COMMENTS,
-    NULL_LITERAL,
-    BAD_LINES,
 ];
 
 const COMPRESSION: Setting =
@@ -152,14 +163,6 @@ const KAFKA_SINK: &[Setting] = &[
     SERVERS,
     SERVERS_SHORT,
     FORMAT,
-    TIMES,
-    NULLS,
-    DELIMITER,
-    QUOTE,
-    NO_QUOTES,
-    ESCAPE,
-    COMMENTS,
-    NULL_LITERAL,
     connection("sink.partitioner", OneOf(&["default", "fixed", "round-robin"])),
     meaning("sink.delivery-guarantee", OneOf(&["exactly-once"])),
     connection("properties.transaction.timeout.ms", Number(1)),
@@ -177,33 +180,9 @@ const UPSERT_KAFKA_SINK: &[Setting] = &[
     connection("properties.transaction.timeout.ms", Number(1)),
 ];
 
-const FILES_SOURCE: &[Setting] = &[
-    required("path", Text("folder")),
-    FORMAT,
-    BAD_RECORDS,
-    MISSING_FIELDS,
-    TIMES,
-    DELIMITER,
-    QUOTE,
-    NO_QUOTES,
-    ESCAPE,
-    COMMENTS,
-    NULL_LITERAL,
-    BAD_LINES,
-];
+const FILES_SOURCE: &[Setting] = &[required("path", Text("folder")), FORMAT];
 
-const FILES_SINK: &[Setting] = &[
-    required("path", Text("s3://bucket/folder")),
-    FORMAT,
-    TIMES,
-    NULLS,
-    DELIMITER,
-    QUOTE,
-    NO_QUOTES,
-    ESCAPE,
-    COMMENTS,
-    NULL_LITERAL,
-];
+const FILES_SINK: &[Setting] = &[required("path", Text("s3://bucket/folder")), FORMAT];
 
 const NEXMARK: &[Setting] = &[
     meaning("events", Number(0)),
@@ -213,6 +192,32 @@ const NEXMARK: &[Setting] = &[
     meaning("seed", Number(0)),
     connection("rows-per-second", Number(1)),
 ];
+
+const DATAGEN: &[Setting] = &[
+    meaning("number-of-rows", Number(0)),
+    meaning("splits", UpTo(SPLITS_MAX)),
+    meaning("seed", Number(0)),
+    // Rows' times are made from it.
+    meaning("rows-per-second", Number(1)),
+];
+
+/// Options of each column of 'datagen': `fields.<column>.<option>`.
+const DATAGEN_FIELD: &[Setting] = &[
+    meaning("kind", OneOf(&["random", "sequence"])),
+    meaning("min", Text("0")),
+    meaning("max", Text("100")),
+    meaning("max-past", Duration),
+    meaning("length", Number(1)),
+    meaning("var-len", BOOLEAN),
+    meaning("null-rate", Text("0.1")),
+    meaning("start", Text("1")),
+    meaning("end", Text("1000")),
+];
+
+/// The column and the option of it that a key of 'datagen' is about.
+pub fn field_option<'a>(connector: &str, key: &'a str) -> Option<(&'a str, &'a str)> {
+    key.strip_prefix("fields.").filter(|_| connector == "datagen")?.rsplit_once('.')
+}
 
 const PRINT: &[Setting] = &[connection("print-identifier", Text("totals"))];
 
@@ -225,6 +230,7 @@ const CONNECTORS: &[(&str, Settings, Settings)] = &[
     ("upsert-kafka", None, Some(UPSERT_KAFKA_SINK)),
     ("filesystem", Some(FILES_SOURCE), Some(FILES_SINK)),
     ("nexmark", Some(NEXMARK), None),
+    ("datagen", Some(DATAGEN), None),
     ("print", None, Some(PRINT)),
     ("blackhole", None, Some(&[])),
 ];
@@ -244,10 +250,12 @@ pub fn names(role: Option<Role>) -> Vec<String> {
 pub fn settings(connector: &str, role: Role) -> Option<Vec<Setting>> {
     let (name, source, sink) = CONNECTORS.iter().find(|(name, ..)| *name == connector)?;
     let security = if name.ends_with("kafka") { SECURITY } else { &[] };
-    match role {
-        Role::Source => Some([(*source)?, SOURCE, security].concat()),
-        Role::Sink => Some([(*sink)?, security].concat()),
-    }
+    let (own, others, formats): (_, &[Setting], _) = match role {
+        Role::Source => ((*source)?, SOURCE, INPUT_FORMATS),
+        Role::Sink => ((*sink)?, &[], OUTPUT_FORMATS),
+    };
+    let formats = if own.iter().any(|setting| setting.key == FORMAT.key) { formats } else { &[] };
+    Some([own, formats, others, security].concat())
 }
 
 /// The connector of the rows of a query that is shown; no table can have it.
@@ -312,8 +320,21 @@ pub fn check(options: &BTreeMap<String, String>, role: Option<Role>) -> Vec<Mist
         if key == "connector" {
             continue;
         }
+        if let Some((_, option)) = field_option(connector, key)
+            && let Some(setting) = DATAGEN_FIELD.iter().find(|setting| setting.key == option)
+        {
+            mistakes.extend(check_value(key, value, setting.value));
+            continue;
+        }
         match settings.iter().find(|setting| setting.key == key) {
             Some(_) if other_format(options, key).is_some() => mistakes.extend(other_format(options, key)),
+            Some(setting) if !setting.is_connection && !secrets::names(value).is_empty() => {
+                mistakes.push(Mistake {
+                    key: Some(key.clone()),
+                    message: format!("the option '{key}' cannot be a secret: what is read or written must not change unseen"),
+                    hint: Some("write the value itself; secrets are for how the outside is reached".to_owned()),
+                });
+            }
             Some(setting) => mistakes.extend(check_value(key, value, setting.value)),
             None => mistakes.push(Mistake {
                 key: Some(key.clone()),
@@ -467,15 +488,11 @@ mod tests {
                 None,
                 &[(
                     "'connector' is missing",
-                    "'kafka', 'upsert-kafka', 'filesystem', 'nexmark', 'print' or 'blackhole'",
+                    "'kafka', 'upsert-kafka', 'filesystem', 'nexmark', 'datagen', 'print' or 'blackhole'",
                 )],
             ),
             ("connector=kafak", None, &[("'kafak' is not known", "use 'kafka'")]),
-            (
-                "connector=print",
-                Some(Role::Source),
-                &[("can only be written to", "'filesystem' or 'nexmark'")],
-            ),
+            ("connector=print", Some(Role::Source), &[("can only be written to", "'nexmark' or 'datagen'")]),
             ("connector=nexmark", Some(Role::Sink), &[("can only be read from", "'print' or 'blackhole'")]),
             (
                 "connector=filesystem format=xml pth=a",
@@ -514,7 +531,12 @@ mod tests {
                 Some(Role::Source),
                 &[("'soon' is not a duration", "'10 s' or '500 ms'")],
             ),
-            ("connector=nexmark events=${secret:n}", Some(Role::Source), &[]),
+            ("connector=nexmark rows-per-second=${secret:n}", Some(Role::Source), &[]),
+            (
+                "connector=nexmark events=${secret:n}",
+                Some(Role::Source),
+                &[("'events' cannot be a secret", "write the value itself")],
+            ),
             (
                 "connector=blackhole colour=dark",
                 Some(Role::Sink),

@@ -499,6 +499,9 @@ fn decode<T: Message + Default>(store: &dyn Store, key: &str, bytes: &[u8]) -> R
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
+
     use super::*;
     use crate::checkpoint::FolderStore;
 
@@ -528,19 +531,22 @@ mod tests {
         taken.checkpoints.publish(&manifest).await
     }
 
-    /// Confirms manifests of one epoch and keeps a part of them.
-    struct Forgetful {
-        inner: FolderStore,
-        epoch: Epoch,
+    type Create = Box<
+        dyn Fn(Arc<dyn Store>, String, Vec<u8>) -> BoxFuture<'static, Result<Created, StoreError>>
+            + Send
+            + Sync,
+    >;
+
+    /// A store whose creates do what a test says.
+    struct Careless {
+        inner: Arc<dyn Store>,
+        create: Create,
     }
 
     #[async_trait::async_trait]
-    impl Store for Forgetful {
-        async fn create(&self, key: &str, mut bytes: Vec<u8>) -> Result<Created, StoreError> {
-            if key.starts_with(&format!("{}{:020}-", paths::MANIFESTS, self.epoch.0)) {
-                bytes.truncate(20);
-            }
-            self.inner.create(key, bytes).await
+    impl Store for Careless {
+        async fn create(&self, key: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
+            (self.create)(Arc::clone(&self.inner), key.to_owned(), bytes).await
         }
 
         async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
@@ -556,15 +562,21 @@ mod tests {
         }
 
         fn location(&self) -> String {
-            self.inner.location()
+            "s3://careless".to_owned()
         }
     }
 
     #[tokio::test]
     async fn a_manifest_that_a_store_does_not_keep_is_no_checkpoint() {
-        let folder = tempfile::tempdir().unwrap();
-        let inner = FolderStore::new(folder.path());
-        let store: Arc<dyn Store> = Arc::new(Forgetful { inner, epoch: Epoch(3) });
+        let (_folder, inner) = store();
+        // It confirms the manifests of the third epoch, and keeps a part of them.
+        let create: Create = Box::new(|inner, key, mut bytes| {
+            if key.starts_with(&format!("{}{:020}-", paths::MANIFESTS, 3)) {
+                bytes.truncate(20);
+            }
+            async move { inner.create(&key, bytes).await }.boxed()
+        });
+        let store: Arc<dyn Store> = Arc::new(Careless { inner, create });
         let first = take_over(&store, 1).await;
         publish(&first, Epoch(2)).await.unwrap();
 
@@ -701,49 +713,24 @@ mod tests {
         assert!(text.contains(&expected) && text.contains("use a newer release"), "{text}");
     }
 
-    /// A store whose creates do what a test says, whatever is there.
-    struct Careless {
-        inner: Arc<dyn Store>,
-        overwrites: bool,
-        answer: Created,
-    }
-
-    #[async_trait::async_trait]
-    impl Store for Careless {
-        async fn create(&self, key: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
-            if self.answer == Created::Unsupported {
-                return Ok(Created::Unsupported);
-            }
-            if self.overwrites {
-                self.inner.delete(&[key.to_owned()]).await?;
-            }
-            self.inner.create(key, bytes).await?;
-            Ok(self.answer)
-        }
-
-        async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-            self.inner.get(key).await
-        }
-
-        async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-            self.inner.list(prefix).await
-        }
-
-        async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
-            self.inner.delete(keys).await
-        }
-
-        fn location(&self) -> String {
-            "s3://careless".to_owned()
-        }
-    }
-
     #[tokio::test]
     async fn a_store_that_cannot_create_only_if_absent_is_refused_with_the_cure() {
         let cases = [(true, Created::Yes), (true, Created::Exists), (false, Created::Unsupported)];
         for (overwrites, answer) in cases {
             let (_folder, inner) = store();
-            let store: Arc<dyn Store> = Arc::new(Careless { inner, overwrites, answer });
+            let create: Create = Box::new(move |inner, key, bytes| {
+                async move {
+                    if answer == Created::Unsupported {
+                        return Ok(answer);
+                    }
+                    if overwrites {
+                        inner.delete(std::slice::from_ref(&key)).await?;
+                    }
+                    inner.create(&key, bytes).await.map(|_| answer)
+                }
+                .boxed()
+            });
+            let store: Arc<dyn Store> = Arc::new(Careless { inner, create });
 
             let refused =
                 Checkpoints::take_over(store, identity("a", 1), None, 1, Safeguards::default()).await;

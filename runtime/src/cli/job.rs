@@ -89,7 +89,7 @@ pub fn check_embedded(manifest: &StreamJob) -> Result<(), UserError> {
     if std::env::var_os(secrets::FOLDER_VARIABLE).is_none() {
         for secret in &manifest.spec.pipeline.secrets {
             let variable = secrets::variable(&secret.name);
-            if std::env::var_os(&variable).is_none() {
+            if std::env::var_os(&variable).is_none_or(|value| value.is_empty()) {
                 return Err(UserError(format!(
                     "spec.pipeline.secrets: '{}' is a key of the Secret '{}', which can only be read on a cluster; here set {variable} \
                      in the environment",

@@ -10,10 +10,9 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType as ArrowType, SchemaRef};
 use arrow::error::ArrowError;
-use csv::{ByteRecord, ReaderBuilder, Terminator};
 use millrace_sql::connectors::parse_character;
 use millrace_sql::functions::{TextError, of_texts};
-use millrace_sql::plan::{DataType, Leaf};
+use millrace_sql::plan::{DataType, Leaf, TypeKind};
 use snafu::{OptionExt, ResultExt, Snafu, ensure};
 
 use super::json::{JsonColumn, JsonError, JsonStyle, bytes};
@@ -23,12 +22,10 @@ use crate::options::{OptionError, TableOptions};
 /// A batch could not be decoded or encoded; which line is at fault is not known yet.
 #[derive(Debug, Snafu)]
 pub enum CsvError {
-    #[snafu(display("{source}"))]
-    Read { source: csv::Error },
     #[snafu(display("it has {given} fields, and the table {wanted} columns"))]
     Width { given: usize, wanted: usize },
     #[snafu(display(
-        "its field for the column '{column}' is not closed by a quote, or has a line break in it"
+        "its field for the column '{column}' has a quote that nothing closes on this line, or something behind the closing one"
     ))]
     Quote { column: String },
     #[snafu(display("its field for the column '{column}' is not UTF-8"))]
@@ -45,6 +42,12 @@ pub enum CsvError {
         "'{text}' can only be written in quotes, which 'csv.disable-quote-character' does not allow"
     ))]
     NeedsQuotes { text: String },
+    #[snafu(display("a row of nothing but NULL is an empty line, which is no row; set 'csv.null-literal'"))]
+    Alone,
+    #[snafu(display(
+        "'{text}' has a line break in it, which cannot be written as CSV yet; REPLACE it, or use 'format' = 'json'"
+    ))]
+    LineBreak { text: String },
 }
 
 /// How rows look.
@@ -80,6 +83,11 @@ impl CsvStyle {
         };
         let special = [Some(style.delimiter), style.quote, style.escape];
         let is_twice = |(index, one): (usize, &Option<u8>)| one.is_some() && special[..index].contains(one);
+        if style.has_comments && special.contains(&Some(b'#')) {
+            return Err(
+                options.mistake("with 'csv.allow-comments' no special character can be '#'".to_owned())
+            );
+        }
         match special.iter().enumerate().any(is_twice) {
             true => Err(options.mistake(
                 "'csv.field-delimiter', 'csv.quote-character' and 'csv.escape-character' must be different characters".to_owned(),
@@ -138,23 +146,19 @@ impl CsvDecoder {
     /// # Errors
     /// If any line is not a row of the table.
     pub fn decode(&mut self, lines: &[u8]) -> Result<RecordBatch, CsvError> {
-        let mut reader = ReaderBuilder::new();
-        reader.has_headers(false).flexible(true).delimiter(self.style.delimiter).escape(self.style.escape);
-        // A carriage return alone ends no line: files are cut at line feeds.
-        reader.terminator(Terminator::Any(b'\n'));
-        match self.style.quote {
-            Some(quote) => reader.quote(quote),
-            None => reader.quoting(false),
-        };
-        if self.style.has_comments {
-            reader.comment(Some(b'#'));
-        }
-        // With the line break that the last line may lack, a quote that nothing closes is always one with a line break in it.
-        let mut reader = reader.from_reader(std::io::Read::chain(lines, &b"\n"[..]));
         let mut columns: Vec<StringBuilder> = self.leaves.iter().map(|_| StringBuilder::new()).collect();
-        let (mut record, mut rows) = (ByteRecord::new(), 0);
-        while reader.read_byte_record(&mut record).context(ReadSnafu)? {
-            self.append(&record, &mut columns)?;
+        let (mut fields, mut rows) = (Fields::default(), 0);
+        for line in lines.split(|byte| *byte == b'\n') {
+            // A carriage return alone ends no line: files are cut at line feeds.
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.is_empty() || (self.style.has_comments && line.starts_with(b"#")) {
+                continue;
+            }
+            if fields.split(line, &self.style).is_err() {
+                let column = self.columns.get(fields.ends.len()).map_or("", String::as_str);
+                return QuoteSnafu { column }.fail();
+            }
+            self.append(&fields, &mut columns)?;
             rows += 1;
         }
         let columns = columns.iter_mut().zip(&self.leaves);
@@ -164,24 +168,90 @@ impl CsvDecoder {
         RecordBatch::try_new_with_options(Arc::clone(&self.output), columns, &options).context(BatchSnafu)
     }
 
-    fn append(&self, record: &ByteRecord, columns: &mut [StringBuilder]) -> Result<(), CsvError> {
-        // An open quote takes what follows it: also in a field that is not read, a line must not be a row for some queries only.
-        if let Some(open) = record.iter().position(|field| field.contains(&b'\n')) {
-            return QuoteSnafu { column: self.columns.get(open).map_or("", String::as_str) }.fail();
-        }
-        let (given, wanted) = (record.len(), self.columns.len());
+    fn append(&self, fields: &Fields, columns: &mut [StringBuilder]) -> Result<(), CsvError> {
+        let (given, wanted) = (fields.ends.len(), self.columns.len());
         ensure!(given == wanted, WidthSnafu { given, wanted });
-        let last = given.saturating_sub(1);
         for ((column, leaf), position) in columns.iter_mut().zip(&self.leaves).zip(&self.positions) {
             let name = || leaf.path.join(".");
-            let field = record.get(*position).context(WidthSnafu { given, wanted })?;
-            let field = if *position == last { field.strip_suffix(b"\r").unwrap_or(field) } else { field };
+            let (field, is_quoted) = fields.get(*position).context(WidthSnafu { given, wanted })?;
             let text = std::str::from_utf8(field).ok().context(EncodingSnafu { column: name() })?;
-            let is_text = leaf.data_type.as_ref().is_some_and(|kind| kind.to_arrow() == ArrowType::Utf8);
-            let is_null = self.style.null.as_ref().is_some_and(|null| null == text);
-            column.append_option((!is_null && (is_text || !text.is_empty())).then_some(text));
+            let is_text = leaf.data_type.as_ref().is_some_and(|kind| kind.kind() == TypeKind::String);
+            // What stands in quotes is never what stands for NULL.
+            let is_null = !is_quoted
+                && (self.style.null.as_ref().is_some_and(|null| null == text)
+                    || (text.is_empty() && !is_text));
+            column.append_option((!is_null).then_some(text));
         }
         Ok(())
+    }
+}
+
+/// The fields of one line.
+#[derive(Default)]
+struct Fields {
+    text: Vec<u8>,
+    /// Where each ends in the text, and whether it stood in quotes.
+    ends: Vec<(usize, bool)>,
+}
+
+/// A quote that nothing closes, or something between a closing one and the delimiter.
+struct Broken;
+
+impl Fields {
+    fn get(&self, index: usize) -> Option<(&[u8], bool)> {
+        let (end, is_quoted) = *self.ends.get(index)?;
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before].0);
+        Some((&self.text[start..end], is_quoted))
+    }
+
+    /// Takes the fields of a line, which has no line break.
+    fn split(&mut self, line: &[u8], style: &CsvStyle) -> Result<(), Broken> {
+        self.text.clear();
+        self.ends.clear();
+        let mut rest = line;
+        loop {
+            let is_quoted = style.quote.is_some() && rest.first().copied() == style.quote;
+            rest = if is_quoted { self.quoted(&rest[1..], style)? } else { self.bare(rest, style)? };
+            self.ends.push((self.text.len(), is_quoted));
+            match rest.split_first() {
+                None => return Ok(()),
+                Some((delimiter, after)) if *delimiter == style.delimiter => rest = after,
+                Some(_) => {
+                    self.ends.pop();
+                    return Err(Broken);
+                }
+            }
+        }
+    }
+
+    /// Takes what stands in quotes; returns what follows the closing one.
+    fn quoted<'l>(&mut self, mut rest: &'l [u8], style: &CsvStyle) -> Result<&'l [u8], Broken> {
+        loop {
+            let (byte, after) = rest.split_first().ok_or(Broken)?;
+            if Some(*byte) == style.escape || (Some(*byte) == style.quote && after.first() == Some(byte)) {
+                let (escaped, after) = after.split_first().ok_or(Broken)?;
+                self.text.push(*escaped);
+                rest = after;
+            } else if Some(*byte) == style.quote {
+                return Ok(after);
+            } else {
+                self.text.push(*byte);
+                rest = after;
+            }
+        }
+    }
+
+    /// Takes a field without quotes; returns the delimiter behind it, and what follows.
+    fn bare<'l>(&mut self, mut rest: &'l [u8], style: &CsvStyle) -> Result<&'l [u8], Broken> {
+        while let Some((byte, after)) = rest.split_first().filter(|(byte, _)| **byte != style.delimiter) {
+            let (byte, after) = match Some(*byte) == style.escape {
+                true => after.split_first().ok_or(Broken)?,
+                false => (byte, after),
+            };
+            self.text.push(*byte);
+            rest = after;
+        }
+        Ok(rest)
     }
 }
 
@@ -218,7 +288,10 @@ impl CsvEncoder {
         CsvEncoder { style }
     }
 
-    /// Appends the rows as lines; `each` is told where a row ends. A row has several lines if there are line breaks in its texts.
+    /// Appends the rows as lines; `each` is told where a row ends.
+    ///
+    /// # Errors
+    /// If a text cannot be written so that it is read as it was.
     pub fn encode(
         &self,
         records: &RecordBatch,
@@ -234,7 +307,7 @@ impl CsvEncoder {
                     out.push(char::from(self.style.delimiter));
                 }
                 let field = match values.data_type() {
-                    _ if values.is_null(row) => null,
+                    _ if values.is_null(row) => "",
                     ArrowType::Utf8 => values.as_string::<i32>().value(row),
                     _ => {
                         text.clear();
@@ -242,10 +315,20 @@ impl CsvEncoder {
                         text.trim_matches('"')
                     }
                 };
-                // A line without anything is no row.
+                if values.is_null(row) {
+                    // A line without anything is no row, and in quotes nothing is NULL.
+                    ensure!(columns.len() > 1 || !null.is_empty(), AloneSnafu);
+                    out.push_str(null);
+                    continue;
+                }
                 let is_alone = columns.len() == 1 && field.is_empty();
                 let is_comment = self.style.has_comments && index == 0 && field.starts_with('#');
-                self.write_field(field, is_alone || is_comment, out)?;
+                let is_null = if field.is_empty() {
+                    self.style.null.as_deref() == Some("") || *values.data_type() != ArrowType::Utf8
+                } else {
+                    field == null
+                };
+                self.write_field(field, is_alone || is_comment || is_null, out)?;
             }
             out.push('\n');
             each(out.len());
@@ -256,13 +339,14 @@ impl CsvEncoder {
     /// Appends a field, in quotes if it has to be.
     fn write_field(&self, field: &str, must_be_quoted: bool, out: &mut String) -> Result<(), CsvError> {
         let CsvStyle { delimiter, quote, escape, .. } = self.style;
-        let special = [Some(delimiter), quote, escape, Some(b'\n'), Some(b'\r')];
+        let shown = || field.chars().take(SHOWN_MAX).collect::<String>();
+        ensure!(!field.contains('\n'), LineBreakSnafu { text: shown() });
+        let special = [Some(delimiter), quote, escape, Some(b'\r')];
         if !must_be_quoted && !field.bytes().any(|byte| special.contains(&Some(byte))) {
             out.push_str(field);
             return Ok(());
         }
-        let quote =
-            quote.context(NeedsQuotesSnafu { text: field.chars().take(SHOWN_MAX).collect::<String>() })?;
+        let quote = quote.context(NeedsQuotesSnafu { text: shown() })?;
         let (quote, escape) = (char::from(quote), escape.map(char::from));
         out.push(quote);
         for letter in field.chars() {
@@ -281,7 +365,7 @@ const SHOWN_MAX: usize = 80;
 
 #[cfg(test)]
 mod tests {
-    use millrace_sql::plan::{Table, TypeKind};
+    use millrace_sql::plan::Table;
 
     use super::*;
 
@@ -304,6 +388,12 @@ mod tests {
             leaf("b", DataType::simple(TypeKind::Boolean)),
             leaf("raw", DataType::simple(TypeKind::Bytes)),
         ]
+    }
+
+    fn lines_of(texts: &[&str]) -> RecordBatch {
+        let leaves = [leaf("s", DataType::simple(TypeKind::String))];
+        let column: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        RecordBatch::try_new(leaf_schema(&leaves), vec![column]).unwrap()
     }
 
     fn round_trip(options: &[(&str, &str)], lines: &str) -> Result<String, CsvError> {
@@ -347,6 +437,7 @@ mod tests {
         assert_eq!(round_trip(&escape, lines).unwrap(), lines);
 
         for (options, part) in [
+            (vec![("csv.field-delimiter", "#"), ("csv.allow-comments", "true")], "can be '#'"),
             (vec![("csv.field-delimiter", "\"")], "must be different characters"),
             (vec![("csv.quote-character", "\n")], "is not one ASCII character"),
             (vec![("csv.field-delimiter", ";;")], "'csv.field-delimiter' = ';;' is not one ASCII character"),
@@ -365,6 +456,11 @@ mod tests {
         let values = ["", "#1", "a;b", "a\"b", "C:\\temp\\", "\\", "é", " x ", "'", "#"];
         let column: ArrayRef = Arc::new(StringArray::from(values.to_vec()));
         let rows = RecordBatch::try_new(leaf_schema(&leaves), vec![column]).unwrap();
+        let with_null = {
+            let column: ArrayRef =
+                Arc::new(StringArray::from(vec![Some("\\N"), None, Some(""), Some("NULL")]));
+            RecordBatch::try_new(leaf_schema(&leaves), vec![column]).unwrap()
+        };
         for options in [
             vec![],
             vec![("csv.escape-character", "\\")],
@@ -383,6 +479,22 @@ mod tests {
 
             assert_eq!(read, rows, "{options:?}: {text}");
         }
+        for null in ["\\N", "NULL"] {
+            let style = style(&[("csv.null-literal", null)]).unwrap();
+            let mut text = String::new();
+            CsvEncoder::new(style.clone()).encode(&with_null, &mut text, |_| {}).unwrap();
+            let read = CsvDecoder::new(&leaves, &["s".to_owned()], style).decode(text.as_bytes()).unwrap();
+            assert_eq!(read, with_null, "{text}");
+        }
+        for (options, rows, part) in [
+            (vec![], &with_null, "set 'csv.null-literal'"),
+            (vec![], &lines_of(&["a\nb"]), "'a\nb' has a line break in it"),
+        ] {
+            let style = style(&options).unwrap();
+            let refused =
+                CsvEncoder::new(style).encode(rows, &mut String::new(), |_| {}).unwrap_err().to_string();
+            assert!(refused.contains(part), "{refused}");
+        }
         let bare = style(&[("csv.disable-quote-character", "true")]).unwrap();
         let refused =
             CsvEncoder::new(bare).encode(&rows, &mut String::new(), |_| {}).unwrap_err().to_string();
@@ -400,8 +512,9 @@ mod tests {
             ("1,a,,soon,,\n", "'soon' is not a value of the column 't', which is TIMESTAMP(3)"),
             ("1,a,,,maybe,\n", "'maybe' is not a value of the column 'b', which is BOOLEAN"),
             ("1,a,,,,?\n", "'?' is not base64"),
-            ("1,a,,,,\"AA", "not closed by a quote"),
-            ("1,\"a\nb\",,,,\n", "has a line break in it"),
+            ("1,a,,,,\"AA", "the column 'raw' has a quote that nothing closes"),
+            ("1,\"a\nb\",,,,\n", "the column 's' has a quote that nothing closes"),
+            ("1,\"a\"b,,,,\n", "or something behind the closing one"),
         ] {
             let refused = round_trip(&[], line).unwrap_err().to_string();
             assert!(refused.contains(part), "{line}: {refused}");

@@ -185,6 +185,17 @@ fn login(options: &mut TableOptions<'_>) -> Result<Option<Login>, OptionError> {
     if !millrace_sql::secrets::names(&jaas).is_empty() {
         return Ok(Some(Login { mechanism, user: String::new(), password: String::new() }));
     }
+    let of_module = match (jaas.contains("ScramLoginModule"), jaas.contains("PlainLoginModule")) {
+        (true, false) => mechanism == Mechanism::Plain,
+        (false, true) => mechanism != Mechanism::Plain,
+        _ => false,
+    };
+    if of_module {
+        let name = mechanism.name();
+        return Err(options.mistake(format!(
+            "'{JAAS}' names the module of another mechanism than '{MECHANISM}' = '{name}'"
+        )));
+    }
     let user = quoted(&jaas, "username").ok_or_else(missing)?;
     let password = quoted(&jaas, "password").ok_or_else(missing)?;
     Ok(Some(Login { mechanism, user, password }))
@@ -309,6 +320,13 @@ mod tests {
             (vec![jaas], "options of SASL need 'properties.security.protocol'"),
             (vec![(PROTOCOL, "SASL_SSL"), jaas, (MECHANISM, "GSSAPI")], "use 'PLAIN', 'SCRAM-SHA-256'"),
             (vec![(PROTOCOL, "SASL_SSL"), (JAAS, "x required username=\"a\";")], "has no username"),
+            (
+                vec![
+                    (PROTOCOL, "SASL_SSL"),
+                    (JAAS, r#"a.ScramLoginModule required username="a" password="b";"#),
+                ],
+                "another mechanism",
+            ),
             (vec![(AUTHORITY, "x")], "options of TLS need"),
             (vec![(PROTOCOL, "SSL"), (STORE_TYPES[0], "JKS")], "use 'PEM'"),
             (vec![(PROTOCOL, "SSL"), (AUTHORITY, "x"), (AUTHORITY_FILE, "y")], "cannot be together"),

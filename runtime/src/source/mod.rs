@@ -4,9 +4,9 @@
 //! order. Watermarks are kept per split by the caller ([`watermark`]).
 
 pub mod files;
+pub mod generated;
 pub mod kafka;
 mod layout;
-pub mod nexmark;
 mod record_format;
 pub mod watermark;
 
@@ -134,17 +134,21 @@ pub fn connector(plan: &SourcePlan, outside: &Outside) -> Result<Box<dyn SourceC
     let mut options = options.map_err(|source| SourceError::Secret { table: table.name.clone(), source })?;
     let kind = options.required("connector")?;
     let connector: Box<dyn SourceConnector> = match kind.as_str() {
-        "nexmark" => Box::new(nexmark::Nexmark::new(plan, &mut options, outside.clock)?),
+        "nexmark" => Box::new(generated::nexmark::connector(plan, &mut options, outside.clock)?),
+        "datagen" => Box::new(generated::datagen::connector(plan, &mut options, outside.clock)?),
         "filesystem" => Box::new(files::Files::new(plan, &mut options, outside)?),
         "kafka" => Box::new(kafka::Kafka::new(plan, &mut options, outside)?),
         "print" | "blackhole" => {
             return Err(options
-                .wrong("connector", "can only be written to; read from 'kafka', 'filesystem' or 'nexmark'")
+                .wrong(
+                    "connector",
+                    "can only be written to; read from 'kafka', 'filesystem', 'nexmark' or 'datagen'",
+                )
                 .into());
         }
         _ => {
             return Err(options
-                .wrong("connector", "is not known; use 'kafka', 'filesystem' or 'nexmark'")
+                .wrong("connector", "is not known; use 'kafka', 'filesystem', 'nexmark' or 'datagen'")
                 .into());
         }
     };

@@ -507,7 +507,7 @@ INSERT INTO picked SELECT id, '{mechanism}' FROM events;"
         // What is missing or wrong is named, and the job goes on by itself once it is right.
         let mut job = place.start(&[]);
         place.wait_until("the missing secret is named", || {
-            place.log().contains("the secret 'key' cannot be read; make the Secret")
+            place.log().contains("the secret 'key' cannot be read from")
         });
         set("key", &broker.secured().key);
         let refused = format!("refused the login of '{user}'");

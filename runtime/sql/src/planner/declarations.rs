@@ -10,6 +10,7 @@ use crate::dialect::{ColumnDeclaration, ColumnKind, CreateTable, Query, Statemen
 use crate::metadata;
 use crate::nexmark;
 use crate::plan::{DataType, TypeKind};
+use crate::similar::closest;
 
 /// Mistakes in the options of all tables, judged by what is done with each.
 pub fn check(statements: &[Statement]) -> Vec<Diagnostic> {
@@ -30,6 +31,7 @@ pub fn check(statements: &[Statement]) -> Vec<Diagnostic> {
             }
         }
         mistakes.extend(wrong_columns(declaration));
+        mistakes.extend(wrong_fields(declaration));
     }
     mistakes
 }
@@ -49,6 +51,13 @@ fn wrong_columns(declaration: &CreateTable) -> Vec<Diagnostic> {
         };
         let found = match (option("connector"), option("format")) {
             ("nexmark", _) => nexmark::check_column(name, data_type, nullable),
+            ("datagen", _) if is_nested(data_type) => vec![Mistake {
+                key: None,
+                message: format!(
+                    "the column '{name}' is {data_type}, and a {data_type} cannot be generated yet"
+                ),
+                hint: Some("make columns of its parts, and a ROW of them in a view".to_owned()),
+            }],
             (_, "csv") => no_field(name, data_type).into_iter().collect(),
             _ => Vec::new(),
         };
@@ -57,16 +66,38 @@ fn wrong_columns(declaration: &CreateTable) -> Vec<Diagnostic> {
     mistakes.collect()
 }
 
+/// Options of columns that the table does not have.
+fn wrong_fields(declaration: &CreateTable) -> Vec<Diagnostic> {
+    let connector = declaration.options.get("connector").map_or("", String::as_str);
+    let names: Vec<String> = declaration.columns.iter().map(|column| column.name.text.clone()).collect();
+    let wrong = declaration.option_spans.iter().filter_map(|(key, span)| {
+        let (name, _) = connectors::field_option(connector, key)?;
+        if names.iter().any(|known| known == name) {
+            return None;
+        }
+        let message =
+            format!("table '{}': it has no column '{name}' for the option '{key}'", declaration.name.text);
+        Some(at(*span, message).hint(match closest(name, &names) {
+            Some(similar) => format!("did you mean `{similar}`?"),
+            None => format!("its columns are: {}", names.join(", ")),
+        }))
+    });
+    wrong.collect()
+}
+
 /// A mistake where a column is declared.
 fn placed(declaration: &CreateTable, column: &ColumnDeclaration, mistake: Mistake) -> Diagnostic {
     let message = format!("table '{}': {}", declaration.name.text, mistake.message);
     Diagnostic { hint: mistake.hint, ..at(column.name.span, message) }
 }
 
+fn is_nested(data_type: &DataType) -> bool {
+    matches!(data_type.kind(), TypeKind::Row | TypeKind::Array | TypeKind::Map)
+}
+
 /// The mistake of a column that no field of a line can be.
 fn no_field(name: &str, data_type: &DataType) -> Option<Mistake> {
-    let is_nested = matches!(data_type.kind(), TypeKind::Row | TypeKind::Array | TypeKind::Map);
-    is_nested.then(|| Mistake {
+    is_nested(data_type).then(|| Mistake {
         key: None,
         message: format!(
             "the column '{name}' is {data_type}, which is not supported yet in the format 'csv'"

@@ -177,6 +177,10 @@ impl Found<'_> {
     }
 
     fn expressions(&mut self, select: &Select) {
+        if select.projection.is_empty() {
+            let hint = "name what to select, or write * for all columns";
+            self.refuse("a SELECT without columns", hint, select.select_token.0.span, &["SELECT"]);
+        }
         let mut refused: Vec<Refusal> = Vec::new();
         let mut units = Vec::new();
         let _ = visit_expressions(select, |expression| {

@@ -49,6 +49,17 @@ pub fn of_schema(error: &SchemaError) -> Words {
                 return Words::new(format!("{} is not supported yet", wanted.to_uppercase()))
                     .hint("use the time of the rows: their event time, or a column of their table");
             }
+            // The qualifier of a column may be what is wrong.
+            let is_of = |field: &datafusion_common::Column, table: &str| {
+                field.relation.as_ref().is_some_and(|relation| relation.table() == table)
+            };
+            if let Some(table) = field.relation.as_ref().map(|relation| relation.table())
+                && !valid_fields.iter().any(|valid| is_of(valid, table))
+                && names.iter().any(|name| name == wanted)
+            {
+                return Words::new(format!("there is no table '{table}' here that has a column '{wanted}'"))
+                    .hint(format!("write `{wanted}` without it"));
+            }
             Words::new(format!("there is no column '{wanted}'")).hint(match closest(wanted, &names) {
                 Some(name) => format!("did you mean `{name}`?"),
                 None => format!("the columns are: {}", names.join(", ")),

@@ -408,16 +408,13 @@ mod tests {
 
     use super::*;
 
+    fn settings() -> Settings {
+        Settings { seed: 1, events: None, event_rate: 1, start_ms: 0 }
+    }
+
     #[test]
     fn every_column_that_may_be_declared_is_generated() {
-        let settings = Settings {
-            seed: 1,
-            events: None,
-            splits: None,
-            event_rate: 1,
-            start_ms: 0,
-            rows_per_second: None,
-        };
+        let settings = settings();
         let batch = Events::new((0..ROUND).collect());
         for (path, kind) in COLUMNS {
             let path: Vec<String> = path.split('.').map(str::to_owned).collect();
@@ -432,14 +429,7 @@ mod tests {
 
     #[test]
     fn a_whole_event_has_its_fields_values() {
-        let settings = Settings {
-            seed: 1,
-            events: None,
-            splits: None,
-            event_rate: 1,
-            start_ms: 0,
-            rows_per_second: None,
-        };
+        let settings = settings();
         let batch = Events::new((0..ROUND).collect());
         let field = |name| Field::new(name, DataType::simple(TypeKind::BigInt));
         let row =

@@ -137,7 +137,8 @@ fn missing_topics_are_named_and_the_job_runs_once_they_are_there() {
     let place = Place::new(1, &sql(broker.address()));
     let mut job = place.start(&[]);
     let is_named = |topic: &str| {
-        place.log().contains(&format!("the topic '{topic}' does not exist at 127.0.0.1; create it"))
+        let words = format!("the topic '{topic}' does not exist at {}; create it", broker.address());
+        place.log().contains(&words)
     };
     place.wait_until("the missing topic of the source is named", || is_named("events"));
     broker.create_topic("events", 2);

@@ -226,6 +226,14 @@ impl Prompt {
     }
 }
 
+impl Drop for Prompt {
+    fn drop(&mut self) {
+        // A process that has ended already cannot be killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn a_prompt_takes_declarations_and_shows_queries() {
     let place = tempfile::tempdir().unwrap();

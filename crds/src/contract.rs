@@ -48,6 +48,8 @@ pub struct Report {
     pub last_failure: Option<String>,
     /// Its kind, in PascalCase, such as `WorkerLost`: the reason of conditions.
     pub last_failure_kind: Option<String>,
+    /// Failures since the newest complete checkpoint: a job that fails again and again may run for a moment in between.
+    pub failures_since_checkpoint: u32,
     pub workers: u32,
 }
 

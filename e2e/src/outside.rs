@@ -189,8 +189,11 @@ struct State {
     broken: Option<String>,
 }
 
-fn bucket() -> Outcome<impl ObjectStore> {
-    let bucket = std::env::var("MILLRACE_S3_BUCKET").whatever_context("MILLRACE_S3_BUCKET is not set")?;
+fn bucket_name() -> Outcome<String> {
+    std::env::var("MILLRACE_S3_BUCKET").whatever_context("MILLRACE_S3_BUCKET is not set")
+}
+
+fn open(bucket: &str) -> Outcome<impl ObjectStore> {
     let store = AmazonS3Builder::from_env().with_bucket_name(bucket).with_allow_http(true).build();
     store.whatever_context("failed to open the bucket")
 }
@@ -204,7 +207,7 @@ impl Watched {
     /// Watches from now on.
     pub fn start(folder: &str) -> Outcome<Self> {
         let (state, is_over) = (Arc::<Mutex<State>>::default(), Arc::<AtomicBool>::default());
-        let (store, runtime) = (bucket()?, runtime()?);
+        let (store, runtime) = (open(&bucket_name()?)?, runtime()?);
         let (folder, shared, over) = (Key::from(folder), Arc::clone(&state), Arc::clone(&is_over));
         let thread = std::thread::spawn(move || {
             loop {
@@ -330,7 +333,15 @@ fn follow(namespace: &str, (pod, restarts): &(String, String), folder: &Path) ->
 
 /// All rows of the files below a folder of the bucket.
 pub fn rows(folder: &str) -> Outcome<Vec<String>> {
-    let (store, runtime) = (bucket()?, runtime()?);
+    rows_in(&bucket_name()?, folder)
+}
+
+/// All rows of the files of a folder in a bucket.
+///
+/// # Errors
+/// If they cannot be read.
+pub fn rows_in(bucket: &str, folder: &str) -> Outcome<Vec<String>> {
+    let (store, runtime) = (open(bucket)?, runtime()?);
     let read = async {
         let listed: Vec<_> = store.list(Some(&Key::from(folder))).try_collect().await?;
         let mut rows = Vec::new();

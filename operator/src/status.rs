@@ -160,6 +160,9 @@ fn conditions(
         .report
         .as_ref()
         .is_some_and(|report| matches!(report.phase, ReportedPhase::Recovering | ReportedPhase::Failed));
+    // It runs, as it did before it failed the last times: that says nothing until a checkpoint is complete.
+    let fails_again = status.phase == Phase::Running
+        && observed.report.as_ref().is_some_and(|report| report.failures_since_checkpoint > 1);
     let suspended = match &status.last_checkpoint {
         Some(checkpoint) => format!(
             "spec.suspend is true; the job will go on from checkpoint {} or a later one",
@@ -172,6 +175,7 @@ fn conditions(
         _ => None,
     };
     let ready = match (status.phase, obstacle) {
+        (Phase::Running, _) if fails_again => (false, failure_kind, failure),
         (Phase::Running, _) => (true, "Running", "all subtasks run"),
         (Phase::Succeeded, _) => (true, "Succeeded", "the bounded input has been processed"),
         (Phase::Suspended, _) => refusal.unwrap_or((false, "Suspended", suspended.as_str())),
@@ -211,7 +215,7 @@ fn conditions(
     };
     let is_held_up =
         status.phase == Phase::Suspending && !["Stopping", "CheckpointFailed"].contains(&ready.1);
-    let is_bad = matches!(status.phase, Phase::Recovering | Phase::Failed);
+    let is_bad = fails_again || matches!(status.phase, Phase::Recovering | Phase::Failed);
     let degraded = if is_bad || is_held_up || obstacle.is_some() {
         (true, ready.1, ready.2)
     } else if !checkpoint_failure.is_empty() {
@@ -371,6 +375,26 @@ mod tests {
         let first = failed_at(1, 1);
         assert_eq!(failed_at(1, 5), first, "the same failure, seen again");
         assert_eq!(failed_at(2, 9), Some(seconds(at(9))));
+    }
+
+    #[test]
+    fn a_job_that_fails_again_and_again_is_not_well_until_a_checkpoint_is_complete() {
+        let run = Decision::Run { attempt: 1 };
+        let conditions = |failures: u32| {
+            let mut seen = seen(ReportedPhase::Running, 1, 1_000);
+            let report = seen.report.as_mut().unwrap();
+            report.failures_since_checkpoint = failures;
+            (report.last_failure, report.last_failure_kind) =
+                (Some("no topic".to_owned()), Some("SinkUnavailable".to_owned()));
+            let status = compute(&job(), &run, &seen, "image:1", at(1));
+            (holds(&status, "Ready"), holds(&status, "Degraded"))
+        };
+        let well = ((true, "Running".to_owned()), (false, "Healthy".to_owned()));
+        let failing = ((false, "SinkUnavailable".to_owned()), (true, "SinkUnavailable".to_owned()));
+
+        for (failures, expected) in [(0, &well), (1, &well), (2, &failing), (9, &failing)] {
+            assert_eq!(conditions(failures), *expected, "{failures}");
+        }
     }
 
     #[test]

@@ -53,6 +53,11 @@ impl<'a> TableOptions<'a> {
         self.filled.get(key).or_else(|| self.table.options.get(key)).cloned()
     }
 
+    /// Those of some options that are there.
+    pub fn given<'k>(&mut self, keys: impl IntoIterator<Item = &'k str>) -> BTreeMap<String, String> {
+        keys.into_iter().filter_map(|key| Some((key.to_owned(), self.optional(key)?))).collect()
+    }
+
     /// An option that must be there.
     pub fn required(&mut self, key: &str) -> Result<String, OptionError> {
         self.optional(key).ok_or_else(|| self.mistake(format!("the option '{key}' is missing")))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use snafu::{OptionExt, ResultExt, whatever};
 
-use super::{FAST, Job, Jobs, SECONDS, SLOW, bucket_folder};
+use super::{FAST, Job, Jobs, SECONDS, SLOW, bucket_folder, statements};
 use crate::compare;
 use crate::events;
 use crate::outside::{self, Outcome, apply, kubectl, records, run, wait};
@@ -133,27 +133,50 @@ impl Jobs<'_> {
         Ok(())
     }
 
-    /// The disk of the store is full: checkpoints fail, and the job runs on until there is room.
+    /// A disk is full, of one job's state and of another one's results: both say so, run on, and need nobody once there is room.
     pub(super) fn full_disk(&self) -> Outcome<()> {
-        let mut job = self.job("full", &self.sql("full", SLOW));
         let bucket = format!("{}-full", self.namespace);
-        let disk = SmallDisk::mount(&bucket_folder()?.with_file_name(&bucket))?;
-        job.location = format!("s3://{bucket}/state");
-        self.apply(&job)?;
-        self.checkpoint("full", 2)?;
-        let pods = self.pods("full")?;
+        let folder = bucket_folder()?.with_file_name(&bucket);
+        let disk = SmallDisk::mount(&folder)?;
+        let mut state = self.job("full", &self.sql("full", SLOW));
+        state.location = format!("s3://{bucket}/state");
+        let at = |rate: u64| {
+            let files =
+                format!("'connector' = 'filesystem', 'path' = 's3://{bucket}/results', 'format' = 'json'");
+            statements(&format!("'rows-per-second' = '{rate}', "), &files)
+        };
+        let mut results = self.job("full-results", &at(SLOW));
+        for job in [&state, &results] {
+            self.apply(job)?;
+        }
+        let pods = || Ok([self.pods("full")?, self.pods("full-results")?]);
+        for job in [&state, &results] {
+            self.checkpoint(job.name, 2)?;
+        }
+        let before = pods()?;
         disk.fill()?;
-        let parts = ["The job runs on", bucket.as_str()];
+        let parts = ["The job runs on", bucket.as_str(), "make room"];
         self.condition("full", "Degraded", "True", "CheckpointFailed", &parts)?;
-        if self.pods("full")? != pods {
-            whatever!("a full disk has replaced the pods {pods:?}");
+        self.condition("full-results", "Degraded", "True", "CheckpointFailed", &parts)?;
+        if pods()? != before {
+            whatever!("a full disk has replaced the pods {before:?}");
         }
         disk.make_room()?;
-        self.condition("full", "Degraded", "False", "Healthy", &[])?;
-        job.sql = self.sql("full", FAST);
-        self.apply(&job)?;
-        self.finish(&job)?;
-        (self.say)("a full disk of the store: said; the job ran on, and its rows are right");
+        for job in [&state, &results] {
+            self.condition(job.name, "Degraded", "False", "Healthy", &[])?;
+        }
+        (state.sql, results.sql) = (self.sql("full", FAST), at(FAST));
+        for job in [&state, &results] {
+            self.apply(job)?;
+        }
+        self.finish(&state)?;
+        self.phase("full-results", "Succeeded")?;
+        let found = outside::rows_in(&bucket, "results")?;
+        let difference = compare::compare(found.iter().map(String::as_str), &self.expected()?);
+        if !difference.is_empty() {
+            whatever!("{bucket}: {} rows; {}", found.len(), difference.describe());
+        }
+        (self.say)("a full disk of state and of results: said; the jobs ran on, and their rows are right");
         Ok(())
     }
 

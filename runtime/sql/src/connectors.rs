@@ -1,5 +1,7 @@
 //! The connectors and their options: what may stand in WITH, what it may say, and what may be edited while a job has state.
 
+pub mod kafka_security;
+
 use std::collections::BTreeMap;
 
 use crate::secrets;
@@ -121,22 +123,20 @@ const OUTPUT_FORMATS: &[Setting] = &[
 const SERVERS: Setting = connection("properties.bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
 const SERVERS_SHORT: Setting = connection("bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
 
+/// Stores of other types belong to Java.
+const PEM: &[&str] = &["PEM"];
+
 /// How Kafka's brokers are spoken to, as Kafka's clients call it.
 const SECURITY: &[Setting] = &[
-    connection("properties.security.protocol", OneOf(&["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"])),
-    connection("properties.sasl.mechanism", OneOf(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])),
-    connection(
-        "properties.sasl.jaas.config",
-        Text(
-            "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"user\" password=\"${secret:kafka-password}\";",
-        ),
-    ),
-    connection("properties.ssl.truststore.type", OneOf(&["PEM"])),
-    connection("properties.ssl.truststore.certificates", Text("${secret:kafka-ca}")),
-    connection("properties.ssl.truststore.location", Text("/etc/kafka/ca.pem")),
-    connection("properties.ssl.keystore.type", OneOf(&["PEM"])),
-    connection("properties.ssl.keystore.certificate.chain", Text("${secret:kafka-certificate}")),
-    connection("properties.ssl.keystore.key", Text("${secret:kafka-key}")),
+    connection(kafka_security::PROTOCOL, OneOf(kafka_security::PROTOCOLS)),
+    connection(kafka_security::MECHANISM, OneOf(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])),
+    connection(kafka_security::JAAS, Text(kafka_security::JAAS_EXAMPLE)),
+    connection(kafka_security::AUTHORITY_TYPE, OneOf(PEM)),
+    connection(kafka_security::AUTHORITY, Text("${secret:kafka-ca}")),
+    connection(kafka_security::AUTHORITY_FILE, Text("/etc/kafka/ca.pem")),
+    connection(kafka_security::KEY_TYPE, OneOf(PEM)),
+    connection(kafka_security::CHAIN, Text("${secret:kafka-certificate}")),
+    connection(kafka_security::KEY, Text("${secret:kafka-key}")),
 ];
 
 /// Options of every source.
@@ -249,7 +249,7 @@ pub fn names(role: Option<Role>) -> Vec<String> {
 /// The options of a connector in a role; `None` if there is no such connector, or it cannot.
 pub fn settings(connector: &str, role: Role) -> Option<Vec<Setting>> {
     let (name, source, sink) = CONNECTORS.iter().find(|(name, ..)| *name == connector)?;
-    let security = if name.ends_with("kafka") { SECURITY } else { &[] };
+    let security = if is_kafka(name) { SECURITY } else { &[] };
     let (own, others, formats): (_, &[Setting], _) = match role {
         Role::Source => ((*source)?, SOURCE, INPUT_FORMATS),
         Role::Sink => ((*sink)?, &[], OUTPUT_FORMATS),
@@ -347,7 +347,15 @@ pub fn check(options: &BTreeMap<String, String>, role: Option<Role>) -> Vec<Mist
             }),
         }
     }
+    // What does not fit together is told once each value is right.
+    if is_kafka(connector) && mistakes.is_empty() {
+        mistakes.extend(kafka_security::check(options));
+    }
     mistakes
+}
+
+fn is_kafka(connector: &str) -> bool {
+    connector.ends_with("kafka")
 }
 
 /// The mistake of an option of a format that the table does not have.

@@ -98,6 +98,8 @@ pub fn explain(error: &Error, settings: &BucketSettings) -> String {
         }
     } else if text.contains(NO_ANSWER) {
         format!("{text}; is spec.storage.endpoint right, and does it answer?")
+    } else if is_full(&text) {
+        format!("{text}; the store is full: make room, and the job goes on")
     } else if is_failing(&text) {
         format!("{text}; the store does not work at the moment, and is asked again")
     } else {
@@ -108,10 +110,16 @@ pub fn explain(error: &Error, settings: &BucketSettings) -> String {
 /// True if a store does not answer, or answers that it does not work: it may at any time again.
 pub fn is_outage(error: &Error) -> bool {
     let text = crate::error::chain(error);
-    text.contains(NO_ANSWER) || is_failing(&text)
+    text.contains(NO_ANSWER) || is_failing(&text) || is_full(&text)
 }
 
 const NO_ANSWER: &str = "error sending request";
+
+fn is_full(text: &str) -> bool {
+    ["507 Insufficient", "InsufficientStorage", "No space left", "QuotaExceeded", "XMinioStorageFull"]
+        .iter()
+        .any(|sign| text.contains(sign))
+}
 
 fn is_failing(text: &str) -> bool {
     ["503", "500 Internal", "SlowDown"].iter().any(|sign| text.contains(sign))
@@ -267,6 +275,7 @@ mod tests {
             ("<Error><Code>NoSuchBucket</Code></Error>", &here, "NoSuchBucket; make the bucket"),
             ("error sending request", &here, "is spec.storage.endpoint right"),
             ("503 Service Unavailable", &here, "does not work at the moment"),
+            ("500 Internal: write: No space left on device", &here, "make room, and the job goes on"),
         ];
         for (text, settings, expected) in cases {
             let said = explain(&error(text), settings);
@@ -275,9 +284,12 @@ mod tests {
                 "{said}"
             );
         }
-        for (text, expected) in
-            [("503 Service Unavailable", true), ("error sending request", true), ("NoSuchBucket", false)]
-        {
+        for (text, expected) in [
+            ("503 Service Unavailable", true),
+            ("507 Insufficient Storage", true),
+            ("error sending request", true),
+            ("NoSuchBucket", false),
+        ] {
             assert_eq!(is_outage(&error(text)), expected, "{text}");
         }
         assert!(explain(&error("odd"), &here).ends_with("odd"), "what has no cure is left as it is");

@@ -395,6 +395,7 @@ impl RunningJob<'_> {
         JobReport::change(self.report, |report| {
             report.last_checkpoint = Some(done);
             report.last_checkpoint_failure = None;
+            report.failures_since_checkpoint = 0;
             if report.phase == Phase::Failed {
                 report.phase = Phase::Running;
             }

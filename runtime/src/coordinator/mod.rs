@@ -189,6 +189,7 @@ pub async fn run(
             report.phase = if failure.is_permanent { Phase::Failed } else { Phase::Recovering };
             report.tries_again = goes_on(&settings, failure.is_permanent, &failure.kind);
             report.restarts += 1;
+            report.failures_since_checkpoint += 1;
             report.last_failure = Some(failure.message.clone());
             report.last_failure_kind = Some(failure.kind.clone());
         });
@@ -645,6 +646,7 @@ mod tests {
         run.abort();
 
         assert_eq!(tried.last_failure_kind.as_deref(), Some("PlanChanged"));
+        assert_eq!(tried.failures_since_checkpoint, tried.restarts, "no checkpoint was complete since");
         assert_eq!(
             store.list(paths::GENERATIONS).await.unwrap().len(),
             2,

@@ -1,10 +1,13 @@
 //! What makes a connection to a broker safe: TLS, and a login by SASL.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use millrace_sql::connectors::Mistake;
+use millrace_sql::connectors::kafka_security::{self, AUTHORITY, AUTHORITY_FILE, CHAIN, KEY, MECHANISM};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -51,6 +54,9 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
+    const ALL: [Mechanism; 3] =
+        [Mechanism::Plain, Mechanism::Scram(Hash::Sha256), Mechanism::Scram(Hash::Sha512)];
+
     /// Its name in the protocol.
     pub fn name(self) -> &'static str {
         match self {
@@ -61,46 +67,27 @@ impl Mechanism {
     }
 }
 
-const PROTOCOL: &str = "properties.security.protocol";
-const MECHANISM: &str = "properties.sasl.mechanism";
-const JAAS: &str = "properties.sasl.jaas.config";
-const AUTHORITY: &str = "properties.ssl.truststore.certificates";
-const AUTHORITY_FILE: &str = "properties.ssl.truststore.location";
-const CHAIN: &str = "properties.ssl.keystore.certificate.chain";
-const KEY: &str = "properties.ssl.keystore.key";
-/// Stores other than of PEM belong to Java.
-const STORE_TYPES: [&str; 2] = ["properties.ssl.truststore.type", "properties.ssl.keystore.type"];
-
 impl Security {
     /// Reads the options, which are those of Kafka's clients.
+    ///
+    /// # Errors
+    /// If they do not fit together, which may be seen only now that secrets are filled in.
     pub fn new(options: &mut TableOptions<'_>) -> Result<Self, OptionError> {
-        let protocol = options.optional(PROTOCOL).unwrap_or_else(|| "PLAINTEXT".to_owned());
-        let (is_tls, is_sasl) = match protocol.as_str() {
-            "PLAINTEXT" => (false, false),
-            "SSL" => (true, false),
-            "SASL_PLAINTEXT" => (false, true),
-            "SASL_SSL" => (true, true),
-            _ => {
-                return Err(
-                    options.wrong(PROTOCOL, "is not 'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL'")
-                );
-            }
+        let given = options.given(kafka_security::KEYS);
+        let wrong = |mistake: Mistake| {
+            let hint = mistake.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            options.mistake(mistake.message + &hint)
         };
-        let (tls, login) = (tls(options)?, login(options)?);
-        match (tls, login) {
-            (Some(_), _) if !is_tls => {
-                Err(options.mistake(format!("options of TLS need '{PROTOCOL}' = 'SSL' or 'SASL_SSL'")))
-            }
-            (_, Some(_)) if !is_sasl => Err(options
-                .mistake(format!("options of SASL need '{PROTOCOL}' = 'SASL_SSL' or 'SASL_PLAINTEXT'"))),
-            (_, None) if is_sasl => {
-                Err(options.mistake(format!("'{PROTOCOL}' = '{protocol}' needs '{JAAS}'")))
-            }
-            (tls, login) => {
-                let machine = || Tls { authority: Authority::Machine, client: None, config: OnceLock::new() };
-                Ok(Security { tls: tls.or_else(|| is_tls.then(machine)), login })
-            }
+        if let Some(mistake) = kafka_security::check(&given) {
+            return Err(wrong(mistake));
         }
+        let name = kafka_security::mechanism(&given);
+        let mechanism = Mechanism::ALL.into_iter().find(|mechanism| mechanism.name() == name);
+        let mechanism =
+            mechanism.ok_or_else(|| options.mistake(format!("'{MECHANISM}' = '{name}' is not supported")))?;
+        let login = kafka_security::login(&given).map_err(wrong)?;
+        let login = login.map(|login| Login { mechanism, user: login.user, password: login.password });
+        Ok(Security { tls: kafka_security::is_tls(&given).then(|| tls(&given)), login })
     }
 
     /// Whom to log in as.
@@ -130,100 +117,14 @@ impl fmt::Debug for Security {
     }
 }
 
-fn tls(options: &mut TableOptions<'_>) -> Result<Option<Tls>, OptionError> {
-    let mut is_given = false;
-    for key in STORE_TYPES {
-        if let Some(kind) = options.optional(key) {
-            is_given = true;
-            if kind != "PEM" {
-                return Err(
-                    options.wrong(key, "is not supported; use 'PEM', and write the certificates as text")
-                );
-            }
-        }
-    }
-    let authority = match (options.optional(AUTHORITY), options.optional(AUTHORITY_FILE)) {
-        (Some(_), Some(_)) => {
-            return Err(options.mistake(format!("'{AUTHORITY}' and '{AUTHORITY_FILE}' cannot be together")));
-        }
-        (Some(pem), None) => Authority::Pem(pem),
+fn tls(options: &BTreeMap<String, String>) -> Tls {
+    let option = |key: &str| options.get(key).cloned();
+    let authority = match (option(AUTHORITY), option(AUTHORITY_FILE)) {
+        (Some(pem), _) => Authority::Pem(pem),
         (None, Some(file)) => Authority::File(file.into()),
         (None, None) => Authority::Machine,
     };
-    let client = match (options.optional(CHAIN), options.optional(KEY)) {
-        (Some(chain), Some(key)) => Some((chain, key)),
-        (None, None) => None,
-        _ => return Err(options.mistake(format!("'{CHAIN}' and '{KEY}' need each other"))),
-    };
-    is_given |= client.is_some() || !matches!(authority, Authority::Machine);
-    Ok(is_given.then(|| Tls { authority, client, config: OnceLock::new() }))
-}
-
-fn login(options: &mut TableOptions<'_>) -> Result<Option<Login>, OptionError> {
-    let mechanism = match options.optional(MECHANISM).as_deref() {
-        None | Some("PLAIN") => Mechanism::Plain,
-        Some("SCRAM-SHA-256") => Mechanism::Scram(Hash::Sha256),
-        Some("SCRAM-SHA-512") => Mechanism::Scram(Hash::Sha512),
-        Some(_) => {
-            return Err(
-                options.wrong(MECHANISM, "is not supported; use 'PLAIN', 'SCRAM-SHA-256' or 'SCRAM-SHA-512'")
-            );
-        }
-    };
-    let Some(jaas) = options.optional(JAAS) else {
-        return match options.optional(MECHANISM) {
-            Some(_) => Err(options.mistake(format!("'{MECHANISM}' needs '{JAAS}'"))),
-            None => Ok(None),
-        };
-    };
-    let missing = || {
-        options.mistake(format!(
-            "the option '{JAAS}' has no username=\"…\" and password=\"…\"; write such as 'org.apache.kafka.common.security.plain.PlainLoginModule required username=\"user\" password=\"${{secret:kafka-password}}\";'"
-        ))
-    };
-    // Where values are not read, the whole of it may be a secret.
-    if !millrace_sql::secrets::names(&jaas).is_empty() {
-        return Ok(Some(Login { mechanism, user: String::new(), password: String::new() }));
-    }
-    let of_module = match (jaas.contains("ScramLoginModule"), jaas.contains("PlainLoginModule")) {
-        (true, false) => mechanism == Mechanism::Plain,
-        (false, true) => mechanism != Mechanism::Plain,
-        _ => false,
-    };
-    if of_module {
-        let name = mechanism.name();
-        return Err(options.mistake(format!(
-            "'{JAAS}' names the module of another mechanism than '{MECHANISM}' = '{name}'"
-        )));
-    }
-    let user = quoted(&jaas, "username").ok_or_else(missing)?;
-    let password = quoted(&jaas, "password").ok_or_else(missing)?;
-    Ok(Some(Login { mechanism, user, password }))
-}
-
-/// The value of `name="value"` in the configuration of a login, as Java writes it; a backslash is before quotes and itself.
-fn quoted(jaas: &str, name: &str) -> Option<String> {
-    let mut rest = jaas;
-    loop {
-        let (before, after) = rest.split_once(name)?;
-        let starts_word = before.chars().next_back().is_none_or(char::is_whitespace);
-        let value = after.trim_start().strip_prefix('=').map(str::trim_start);
-        let Some(value) = value.filter(|_| starts_word) else {
-            rest = after;
-            continue;
-        };
-        let quote = value.chars().next().filter(|quote| ['"', '\''].contains(quote))?;
-        let mut text = String::new();
-        let mut letters = value.chars().skip(1);
-        while let Some(letter) = letters.next() {
-            match letter {
-                '\\' => text.push(letters.next()?),
-                letter if letter == quote => return Some(text),
-                letter => text.push(letter),
-            }
-        }
-        return None;
-    }
+    Tls { authority, client: option(CHAIN).zip(option(KEY)), config: OnceLock::new() }
 }
 
 impl Tls {
@@ -296,46 +197,27 @@ mod tests {
     }
 
     #[test]
-    fn users_are_read_from_what_java_reads_them_from() {
-        for (jaas, user, password) in [
-            (r#"a.b.PlainLoginModule required username="ann" password="p\"w\\d";"#, "ann", r#"p"w\d"#),
-            ("x required\n  username = 'ann'\n  password='a b';", "ann", "a b"),
-            (r#"x required myusername="no" username="ann" password="";"#, "ann", ""),
-        ] {
-            let found = security(&[(PROTOCOL, "SASL_PLAINTEXT"), (JAAS, jaas)]).unwrap();
+    fn options_say_whom_to_trust_and_whom_to_be() {
+        let none = security(&[]).unwrap();
+        assert!(none.login().is_none() && none.tls.is_none());
 
-            let login = found.login().unwrap();
-            assert_eq!((login.user.as_str(), login.password.as_str()), (user, password), "{jaas}");
-            assert!(!format!("{found:?}").contains("ann"), "{found:?}");
-        }
-    }
+        let jaas = ("properties.sasl.jaas.config", r#"x required username="ann" password="b";"#);
+        let protocol = ("properties.security.protocol", "SASL_SSL");
+        let found =
+            security(&[protocol, jaas, ("properties.sasl.mechanism", "SCRAM-SHA-512"), (AUTHORITY, "x")]);
+        let found = found.unwrap();
+        let login = found.login().unwrap();
+        assert_eq!((login.mechanism.name(), login.user.as_str()), ("SCRAM-SHA-512", "ann"));
+        assert!(matches!(&found.tls.as_ref().unwrap().authority, Authority::Pem(pem) if pem == "x"));
+        assert!(!format!("{found:?}").contains("ann"), "{found:?}");
 
-    #[test]
-    fn options_that_do_not_fit_together_are_refused() {
-        let jaas = (JAAS, r#"x required username="a" password="b";"#);
+        // What a secret holds is seen only now.
         for (options, part) in [
-            (vec![(PROTOCOL, "TLS")], "is not 'PLAINTEXT', 'SSL'"),
-            (vec![(PROTOCOL, "SASL_SSL")], "needs 'properties.sasl.jaas.config'"),
-            (vec![(PROTOCOL, "SASL_SSL"), (MECHANISM, "PLAIN")], "needs 'properties.sasl.jaas.config'"),
-            (vec![jaas], "options of SASL need 'properties.security.protocol'"),
-            (vec![(PROTOCOL, "SASL_SSL"), jaas, (MECHANISM, "GSSAPI")], "use 'PLAIN', 'SCRAM-SHA-256'"),
-            (vec![(PROTOCOL, "SASL_SSL"), (JAAS, "x required username=\"a\";")], "has no username"),
-            (
-                vec![
-                    (PROTOCOL, "SASL_SSL"),
-                    (JAAS, r#"a.ScramLoginModule required username="a" password="b";"#),
-                ],
-                "another mechanism",
-            ),
-            (vec![(AUTHORITY, "x")], "options of TLS need"),
-            (vec![(PROTOCOL, "SSL"), (STORE_TYPES[0], "JKS")], "use 'PEM'"),
-            (vec![(PROTOCOL, "SSL"), (AUTHORITY, "x"), (AUTHORITY_FILE, "y")], "cannot be together"),
-            (vec![(PROTOCOL, "SSL"), (KEY, "x")], "need each other"),
+            (vec![protocol, (jaas.0, "nothing")], "has no username"),
+            (vec![protocol, jaas, (MECHANISM, "GSSAPI")], "'GSSAPI' is not supported"),
         ] {
             let refused = security(&options).unwrap_err();
-            assert!(refused.contains(part), "{options:?}: {refused}");
+            assert!(refused.starts_with("table 't': ") && refused.contains(part), "{refused}");
         }
-        assert!(security(&[]).unwrap().login().is_none());
-        assert!(security(&[(PROTOCOL, "SASL_SSL"), (JAAS, "${secret:jaas}")]).unwrap().login().is_some());
     }
 }

@@ -278,6 +278,7 @@ fn check_with_crashes(query: &str) {
         }
         assert!(checkpoints >= 5, "{case}: only {checkpoints} checkpoints");
         assert_rows(&place, &rows, &case);
+        assert_all_subtasks_had_rows(&place, parallelism, &case);
     }
 }
 

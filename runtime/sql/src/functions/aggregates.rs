@@ -60,7 +60,11 @@ impl AggregateUDFImpl for Marker {
         };
         match result_type(self.function, argument) {
             Some(result) => Ok(result),
-            None => plan_err!("{} does not take {argument}", self.name.to_uppercase()),
+            None => {
+                let argument = crate::plan::DataType::from_arrow(argument)
+                    .map_or_else(|| argument.to_string(), |argument| argument.to_string());
+                plan_err!("'{}' does not take values of the type {argument}", self.name.to_uppercase())
+            }
         }
     }
 

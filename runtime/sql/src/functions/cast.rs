@@ -43,7 +43,7 @@ impl CastTo {
 
     /// What to write instead of a conversion that there is none of; `None` if there is one.
     pub fn cure(from: &DataType, to: &DataType) -> Option<&'static str> {
-        use DataType::{Boolean, Date32, Time32, Time64, Timestamp};
+        use DataType::{Boolean, Date32, List, Map, Null, Struct, Time32, Time64, Timestamp, Utf8};
         let is_number = |kind: &DataType| kind.is_numeric() || *kind == Boolean;
         let is_time = |kind: &DataType| matches!(kind, Timestamp(..) | Date32 | Time32(_) | Time64(_));
         match (from, to) {
@@ -58,6 +58,13 @@ impl CastTo {
             (Date32, Time32(_) | Time64(_)) | (Time32(_) | Time64(_), Date32) => {
                 Some("a TIMESTAMP has both a date and a time of day")
             }
+            (Null, _) | (_, Null) | (List(_), List(_)) | (Map(..), Map(..)) | (Struct(_), Struct(_)) => None,
+            (List(_), to) if *to != Utf8 => Some("take an element of it: …[1]"),
+            (Map(..), to) if *to != Utf8 => Some("take a value of it: …['key']"),
+            (Struct(_), to) if *to != Utf8 => Some("take a field of it: ….name"),
+            (_, List(_)) => Some("ARRAY[…] makes one of its elements"),
+            (_, Map(..)) => Some("MAP['key', …] makes one of keys and values"),
+            (_, Struct(_)) => Some("ROW(…) makes one of its fields"),
             _ => None,
         }
     }

@@ -10,12 +10,14 @@ use datafusion_optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion_optimizer::{Optimizer, OptimizerContext};
 
 use super::casts::FlinkCasts;
+use super::conditions::Conditions;
 use super::decimal_arithmetic::DecimalArithmetic;
 
 /// Resolves types, inserts casts, folds constants.
 pub fn analyse(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
     let mut analyzer = Analyzer::new();
     analyzer.add_function_rewrite(Arc::new(DecimalArithmetic));
+    analyzer.rules.insert(0, Arc::new(Conditions));
     analyzer.rules.push(Arc::new(FlinkCasts));
     let plan = analyzer.execute_and_check(plan, &ConfigOptions::default(), |_, _| {})?;
     let optimizer = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);

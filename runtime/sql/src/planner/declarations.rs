@@ -54,7 +54,7 @@ fn wrong_columns(declaration: &CreateTable) -> Vec<Diagnostic> {
             ("datagen", _) if is_nested(data_type) => vec![Mistake {
                 key: None,
                 message: format!(
-                    "the column '{name}' is {data_type}, and a {data_type} cannot be generated yet"
+                    "the column '{name}' is {data_type}, and such values cannot be generated yet"
                 ),
                 hint: Some("make columns of its parts, and a ROW of them in a view".to_owned()),
             }],

@@ -1,10 +1,11 @@
 //! DataFusion's analysed expressions as expressions of the plan.
 
 use arrow::array::{Array, ArrayRef};
-use datafusion_common::{DFSchema, Result, ScalarValue, not_impl_err};
+use datafusion_common::{DFSchema, Result, ScalarValue, not_impl_err, plan_err};
 use datafusion_expr::expr::{Alias, Between, BinaryExpr, Case, Cast, InList, Like, ScalarFunction, TryCast};
 use datafusion_expr::{Expr, Operator};
 
+use super::words::{DIFFERENCE, HINT};
 use crate::functions::{self, CastTo, FIELD};
 use crate::plan::{self, Branch, DataType, TypeKind, Value, function};
 
@@ -121,6 +122,9 @@ fn operator(operator: Operator) -> Result<&'static str> {
 pub fn data_type(arrow: &arrow::datatypes::DataType) -> Result<DataType> {
     match DataType::from_arrow(arrow) {
         Some(data_type) => Ok(data_type),
+        None if matches!(arrow, arrow::datatypes::DataType::Duration(_)) => {
+            plan_err!("{DIFFERENCE}{HINT}write TIMESTAMPDIFF(SECOND, earlier, later)")
+        }
         None => not_impl_err!("values of type {arrow}"),
     }
 }

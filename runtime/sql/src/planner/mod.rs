@@ -10,6 +10,7 @@ mod analysis;
 mod casts;
 mod catalog;
 mod compile;
+mod conditions;
 mod decimal_arithmetic;
 mod declarations;
 mod expressions;

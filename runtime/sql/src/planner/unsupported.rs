@@ -25,10 +25,13 @@ struct Found<'a> {
 
 impl Found<'_> {
     fn refuse(&mut self, what: &str, hint: &str, span: Span, keywords: &[&str]) {
+        self.tell(format!("{what} is not supported yet"), hint, span, keywords);
+    }
+
+    fn tell(&mut self, message: String, hint: &str, span: Span, keywords: &[&str]) {
         let (line, column, length) =
             self.keyword(keywords, span).unwrap_or((span.start.line, span.start.column, 1));
-        self.mistakes
-            .push(Diagnostic::at(line, column, length, format!("{what} is not supported yet")).hint(hint));
+        self.mistakes.push(Diagnostic::at(line, column, length, message).hint(hint));
     }
 
     /// The first of the keywords at or after a place.
@@ -128,6 +131,12 @@ impl Found<'_> {
         if let GroupByExpr::All(_) = &select.group_by {
             self.refuse("GROUP BY ALL", "name the columns", span, &["GROUP"]);
         }
+        if let GroupByExpr::Expressions(keys, _) = &select.group_by
+            && let Some(name) = keys.iter().find_map(aggregate_in)
+        {
+            let message = format!("the aggregate {name} cannot be in GROUP BY: it is of what is grouped");
+            self.tell(message, "group by columns, or group a view that has it", span, &["GROUP"]);
+        }
         if select.qualify.is_some() {
             self.refuse("QUALIFY", "remove it", span, &["QUALIFY"]);
         }
@@ -182,11 +191,14 @@ impl Found<'_> {
             self.refuse("a SELECT without columns", hint, select.select_token.0.span, &["SELECT"]);
         }
         let mut refused: Vec<Refusal> = Vec::new();
-        let mut units = Vec::new();
+        let (mut units, mut without_unit) = (Vec::new(), Vec::new());
         let _ = visit_expressions(select, |expression| {
             match expression {
                 Expr::Function(function) => function_parts(function, expression.span(), &mut refused),
                 Expr::Extract { field, .. } if extracted(field).is_none() => units.push(field.to_string()),
+                Expr::Interval(interval) if interval.leading_field.is_none() => {
+                    without_unit.push(expression.span());
+                }
                 Expr::SimilarTo { .. } => refused.push((
                     "SIMILAR TO".to_owned(),
                     "use REGEXP(value, 'pattern') with a Java regular expression",
@@ -237,6 +249,10 @@ impl Found<'_> {
             }
             std::ops::ControlFlow::<()>::Continue(())
         });
+        for span in without_unit {
+            let message = "an INTERVAL has a unit".to_owned();
+            self.tell(message, "write such as INTERVAL '1' SECOND", span, &["INTERVAL"]);
+        }
         for unit in units {
             let hint = "the units are YEAR, QUARTER, MONTH, WEEK, DAY, DOW, DOY, HOUR, MINUTE and SECOND";
             // The expression's own place is that of what it is taken from.
@@ -248,16 +264,35 @@ impl Found<'_> {
     }
 }
 
+/// An aggregate within an expression.
+fn aggregate_in(expression: &Expr) -> Option<String> {
+    let found = visit_expressions(expression, |inner| match inner {
+        Expr::Function(function) if is_aggregate(function) => {
+            std::ops::ControlFlow::Break(function.name.to_string().to_uppercase())
+        }
+        _ => std::ops::ControlFlow::Continue(()),
+    });
+    found.break_value()
+}
+
+fn is_aggregate(function: &ast::Function) -> bool {
+    let name = function.name.to_string();
+    aggregates::NAMES.iter().any(|known| known.eq_ignore_ascii_case(&name))
+}
+
 /// What is refused, what to do instead, and from where on which of the words is meant.
 type Refusal = (String, &'static str, Span, &'static [&'static str]);
 
 /// Parts of a call that the planner would leave out without a word.
 fn function_parts(function: &ast::Function, span: Span, refused: &mut Vec<Refusal>) {
     let name = function.name.to_string().to_uppercase();
-    let is_aggregate = aggregates::NAMES.iter().any(|known| known.eq_ignore_ascii_case(&name));
+    let is_aggregate = is_aggregate(function);
     let mut refuse = |what: String, hint: &'static str, keywords: &'static [&'static str]| {
         refused.push((what, hint, span, keywords));
     };
+    if name == "UNNEST" {
+        refuse(name.clone(), "take single elements: array[1]", &["UNNEST"]);
+    }
     if function.over.is_some() {
         refuse("OVER".to_owned(), "use GROUP BY with a window table function", &["OVER"]);
     }

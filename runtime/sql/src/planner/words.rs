@@ -36,6 +36,12 @@ const CLOCKS: [&str; 5] =
 /// In the message of a conversion that there is none of.
 pub const CANNOT_CAST: &str = "cannot be CAST to";
 
+/// The message of one time minus another.
+pub const DIFFERENCE: &str = "a difference of times is not supported yet";
+
+/// The message of a CASE that does not ask.
+pub const CONDITION: &str = "a condition is BOOLEAN, and this is not";
+
 /// What stands between an error of ours and what to write instead, in the planner's errors.
 pub const HINT: &str = "\nhint: ";
 
@@ -85,13 +91,19 @@ pub fn of_text(text: &str) -> Words {
     }
     let text = text.trim_start_matches("Error during planning: ").trim_start_matches("Execution error: ");
     if let Some((message, hint)) = text.split_once(HINT) {
-        let keywords: &[&str] = if message.contains(CANNOT_CAST) { &["CAST", "TRY_CAST"] } else { &[] };
+        let keywords: &[&str] = match message {
+            DIFFERENCE => &["-"],
+            CONDITION => &["WHEN"],
+            message if message.contains(CANNOT_CAST) => &["CAST", "TRY_CAST"],
+            _ => &[],
+        };
         return Words::new(message).hint(hint).at(keywords);
     }
     let first = text.lines().next().unwrap_or(text);
     of_functions(first)
         .or_else(|| of_groups(first))
         .or_else(|| of_types(first))
+        .or_else(|| of_pairs(first))
         .unwrap_or_else(|| Words::new(first))
 }
 
@@ -112,6 +124,13 @@ fn of_functions(text: &str) -> Option<Words> {
             _ => "docs/reference/functions.md says what it takes",
         };
         return Some(Words::new(format!("the arguments of '{name}' do not fit")).hint(hint));
+    }
+    if let Some((name, _)) = text.split_once("' does not take values of the type ") {
+        let hint = match name {
+            "'SUM" | "'AVG" => "CAST it to a number",
+            _ => "take a part of it that has an order: a number, a text, a time",
+        };
+        return Some(Words::new(text).hint(hint));
     }
     // Of our own functions, within the planner's words.
     let (name, usage) = text.split_once("the arguments of ")?.1.split_once(" do not fit; usage: ")?;
@@ -140,7 +159,7 @@ fn of_groups(text: &str) -> Option<Words> {
         return Some(words.hint("filter groups with HAVING, after GROUP BY").at(&["WHERE"]));
     }
     if text.starts_with("Aggregate function calls cannot be nested") {
-        let words = Words::new("an aggregate cannot be inside of another one");
+        let words = Words::new("an aggregate cannot be inside of another one").at(&aggregates::NAMES);
         return Some(words.hint("compute the inner one in a view, and the outer one over it"));
     }
     if text.starts_with("HAVING clause references") {
@@ -163,6 +182,18 @@ fn of_types(text: &str) -> Option<Words> {
             words.hint("compare it with something, such as IS NOT NULL or <> 0").at(&["WHERE", "HAVING"]),
         );
     }
+    if let Some(rest) = text.strip_prefix("Unary operator 'NOT' requires a boolean expression, got ") {
+        let words = Words::new(format!("there is no NOT {}", in_sql(rest)));
+        return Some(words.hint("it is for conditions, such as NOT (a = b)"));
+    }
+    if text.starts_with("Unary operator '-' only") {
+        let words = Words::new("only numbers and intervals have a - before them");
+        return Some(words.hint("CAST it to a number"));
+    }
+    if text == "UNION queries have different number of columns" {
+        let words = Words::new("the queries of a UNION have different numbers of columns").at(&["UNION"]);
+        return Some(words.hint("select the same columns in all of them"));
+    }
     if let Some(rest) = text.strip_prefix("Cannot coerce arithmetic expression ") {
         let types = in_sql(rest.strip_suffix(" to valid types")?);
         let hint = match types.contains("TIMESTAMP") || types.contains("DATE") {
@@ -176,6 +207,80 @@ fn of_types(text: &str) -> Option<Words> {
     let operators: [&'static [&'static str]; 6] = [&["="], &["<>"], &["<="], &[">="], &["<"], &[">"]];
     let operator = operators.into_iter().find(|operator| types.contains(&format!(" {} ", operator[0])));
     Some(words.hint("CAST one of them to the type of the other").at(operator.unwrap_or_default()))
+}
+
+/// Two types that do not go together: how the planner's sentence begins, what stands between the types, how it ends, what they are
+/// said to be, what to do, and the word it is at.
+type Pair = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static [&'static str]);
+
+const PAIRS: &[Pair] = &[
+    (
+        "There isn't a common type to coerce ",
+        " and ",
+        " in LIKE expression",
+        "there is no {} LIKE {}",
+        "both are texts: CAST(… AS STRING)",
+        &["LIKE"],
+    ),
+    (
+        "Internal error: Failed to coerce types ",
+        " and ",
+        " in BETWEEN expression.",
+        "there is no {} BETWEEN {}",
+        "CAST one of them to the type of the other",
+        &["BETWEEN"],
+    ),
+    (
+        "Can not find compatible types to compare ",
+        " with [",
+        "]",
+        "there is no {} IN ({})",
+        "CAST one of them to the type of the other",
+        &["IN"],
+    ),
+    (
+        "Failed to coerce then (",
+        ") and else (",
+        ") to common types in CASE WHEN expression",
+        "{} and {} cannot be results of one expression: they have no common type",
+        "CAST one of them to the type of the other",
+        &["CASE", "COALESCE", "IF", "NULLIF", "IFNULL"],
+    ),
+    (
+        "Incompatible inputs for Union: Previous inputs were of type ",
+        ", but got incompatible type ",
+        "",
+        "{} and {} cannot be in one column of a UNION",
+        "CAST one of them to the type of the other",
+        &["UNION"],
+    ),
+    (
+        "Cannot infer common argument type for logical boolean operation ",
+        " AND ",
+        "",
+        "there is no {} AND {}",
+        "compare it with something, such as <> 0",
+        &["AND"],
+    ),
+    (
+        "Cannot infer common argument type for logical boolean operation ",
+        " OR ",
+        "",
+        "there is no {} OR {}",
+        "compare it with something, such as <> 0",
+        &["OR"],
+    ),
+];
+
+fn of_pairs(text: &str) -> Option<Words> {
+    PAIRS.iter().find_map(|(begin, between, end, message, hint, keywords)| {
+        let types = text.strip_prefix(begin)?.strip_suffix(end)?;
+        let (left, right) = types.split_once(between)?;
+        // Of which column it is, the planner's sentence says behind.
+        let right = right.split_once(" on column ").map_or(right, |(right, _)| right);
+        let message = message.replacen("{}", &in_sql(left), 1).replacen("{}", &in_sql(right), 1);
+        Some(Words::new(message).hint(*hint).at(keywords))
+    })
 }
 
 /// Types as they are held in memory, and what SQL calls them; longer names first.
@@ -207,7 +312,30 @@ const TYPES: &[(&str, &str)] = &[
 
 /// A text about types in memory, with SQL's names of them.
 fn in_sql(text: &str) -> String {
-    TYPES.iter().fold(text.to_owned(), |text, (held, sql)| text.replace(held, sql))
+    let text = TYPES.iter().fold(text.to_owned(), |text, (held, sql)| text.replace(held, sql));
+    nested(text)
+}
+
+/// `List(…)` as ARRAY<…>, and `Struct("a": …)` as ROW<a …>; those within others first.
+fn nested(text: String) -> String {
+    let last = [("List(", "ARRAY<"), ("Struct(", "ROW<")]
+        .into_iter()
+        .filter_map(|(held, sql)| Some((text.rfind(held)?, held, sql)))
+        .max();
+    let Some((start, held, sql)) = last else { return text };
+    let inside = &text[start + held.len()..];
+    let mut depth = 1;
+    let end = inside.char_indices().find_map(|(at, letter)| {
+        depth += match letter {
+            '(' => 1,
+            ')' => -1,
+            _ => 0,
+        };
+        (depth == 0).then_some(at)
+    });
+    let Some(end) = end else { return text };
+    let parts = inside[..end].replace("\": ", " ").replace(['"', '\''], "");
+    nested(format!("{}{sql}{parts}>{}", &text[..start], &inside[end + 1..]))
 }
 
 #[cfg(test)]
@@ -221,6 +349,8 @@ mod tests {
             ("Timestamp(ms) > Int64", "TIMESTAMP(3) > BIGINT"),
             ("Timestamp(ms, \"UTC\") = Decimal128(10, 2)", "TIMESTAMP_LTZ(3) = DECIMAL(10, 2)"),
             ("Interval(MonthDayNano) * Float64", "INTERVAL * DOUBLE"),
+            ("Struct(\"x\": Int32, \"y\": List(Utf8)) = Int64", "ROW<x INT, y ARRAY<STRING>> = BIGINT"),
+            ("List(List(Decimal128(10, 2))) > Int32", "ARRAY<ARRAY<DECIMAL(10, 2)>> > INT"),
         ] {
             assert_eq!(in_sql(text), expected);
         }

@@ -523,3 +523,83 @@ fn columns_that_a_generator_a_format_or_a_window_cannot_have_are_named() {
         ["line 3, column 57: 't' has a column 'window_end' already, which the window adds"]
     );
 }
+
+#[test]
+fn types_that_do_not_go_together_are_named_as_sql_calls_them() {
+    let mut wrong = Vec::new();
+    for (query, expected) in [
+        ("SELECT SUM(COUNT(*)) FROM t", "12+5 an aggregate cannot be inside of another one"),
+        (
+            "SELECT COUNT(*) FROM t GROUP BY COUNT(*)",
+            "24+5 the aggregate COUNT cannot be in GROUP BY: it is of what is grouped",
+        ),
+        ("SELECT id, SUM(s) FROM t GROUP BY id", "12+3 'SUM' does not take values of the type STRING"),
+        ("SELECT MAX(m) FROM t", "8+3 'MAX' does not take values of the type MAP<STRING, BIGINT>"),
+        ("SELECT MAX(r) FROM t", "8+3 'MAX' does not take values of the type ROW<x INT, y STRING>"),
+        ("SELECT ts - ts FROM t", "11+1 a difference of times is not supported yet"),
+        ("SELECT id, UNNEST(a) FROM t", "12+6 UNNEST is not supported yet"),
+        ("SELECT id, -s FROM t", "13+1 only numbers and intervals have a - before them"),
+        ("SELECT id, NOT id FROM t", "16+2 there is no NOT BIGINT"),
+        ("SELECT CASE WHEN id THEN 1 END FROM t", "18+2 a condition is BOOLEAN, and this is not"),
+        ("SELECT CASE WHEN 3 THEN 1 END FROM t", "13+4 a condition is BOOLEAN, and this is not"),
+        ("SELECT IF(id, 1, 2) FROM t", "11+2 a condition is BOOLEAN, and this is not"),
+        ("SELECT a + a FROM t", "8+5 there is no ARRAY<BIGINT> + ARRAY<BIGINT>"),
+        ("SELECT a > 1 FROM t", "8+1 there is no comparison ARRAY<BIGINT> > INT"),
+        ("SELECT id = r FROM t", "8+6 there is no comparison BIGINT = ROW<x INT, y STRING>"),
+        ("SELECT CAST(a AS INT) FROM t", "13+1 a value of the type ARRAY<BIGINT> cannot be CAST to INT"),
+        (
+            "SELECT CAST(r AS INT) FROM t",
+            "13+1 a value of the type ROW<x INT, y STRING> cannot be CAST to INT",
+        ),
+        (
+            "SELECT CAST(id AS ARRAY<INT>) FROM t",
+            "13+2 a value of the type BIGINT cannot be CAST to ARRAY<INT>",
+        ),
+        ("SELECT s LIKE 3 FROM t", "10+4 there is no STRING LIKE INT"),
+        ("SELECT id BETWEEN s AND ts FROM t", "11+7 there is no BIGINT BETWEEN TIMESTAMP(3)"),
+        ("SELECT id IN (ts) FROM t", "11+2 there is no BIGINT IN (TIMESTAMP(3))"),
+        ("SELECT id FROM t WHERE id AND b", "27+3 there is no BIGINT AND BOOLEAN"),
+        ("SELECT id FROM t WHERE b OR id", "26+2 there is no BOOLEAN OR BIGINT"),
+        (
+            "SELECT COALESCE(a, 1) FROM t",
+            "8+8 ARRAY<BIGINT> and INT cannot be results of one expression: they have no common type",
+        ),
+        (
+            "SELECT id FROM t UNION ALL SELECT a FROM t",
+            "18+5 BIGINT and ARRAY<BIGINT> cannot be in one column of a UNION",
+        ),
+        (
+            "SELECT id FROM t UNION ALL SELECT id, s FROM t",
+            "1+46 the queries of a UNION have different numbers of columns",
+        ),
+        ("SELECT ts + INTERVAL '1' FROM t", "22+1 an INTERVAL has a unit"),
+    ] {
+        let table = "CREATE TABLE t (id BIGINT, s STRING, ts TIMESTAMP(3), a ARRAY<BIGINT>, m MAP<STRING, BIGINT>, r ROW<x INT, y STRING>, b BOOLEAN) WITH ('connector' = 'filesystem', 'path' = 'p', 'format' = 'json');";
+        let sink = "CREATE TABLE out (x STRING) WITH ('connector' = 'print');";
+        let mistakes = compile(&format!("{table}{sink} INSERT INTO out\n{query}")).expect_err(query);
+        let found = &mistakes[0];
+        let said = format!("{}+{} {}", found.column, found.length, found.message);
+        if said != expected || found.line != 2 || found.hint.is_none() || mistakes.len() != 1 {
+            wrong.push(format!("{query}\n  expected {expected}\n  found {said} ({:?})", found.hint));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn options_of_a_safe_connection_that_do_not_fit_together_are_shown_where_they_are() {
+    let sql = "CREATE TABLE t (id BIGINT) WITH ('connector' = 'kafka', 'topic' = 't', 'bootstrap.servers' = 'b:9092', 'format' = 'json',
+  'properties.security.protocol' = 'SASL_SSL');
+CREATE TABLE out (id BIGINT) WITH ('connector' = 'print');
+INSERT INTO out SELECT id FROM t;";
+
+    let found = compile(sql).unwrap_err();
+
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        [
+            "line 2, column 3: table 't': 'properties.security.protocol' = 'SASL_SSL' needs 'properties.sasl.jaas.config'"
+        ]
+    );
+}

@@ -472,7 +472,7 @@ mod tests {
             ("n INT", ", 'fields.n.length' = '5'", "'fields.n.length' is not known here"),
             ("n INT", ", 'fields.m.min' = '5'", "it has no column 'm' for"),
             ("n INT", ", 'fields.n.mim' = '5'", "'fields.n.mim' is not known here"),
-            ("r ROW<a INT>", "", "ROW<a INT> cannot be generated yet"),
+            ("r ROW<a INT>", "", "is ROW<a INT>, and such values cannot be generated yet"),
         ] {
             let refused = source(columns, options).map(drop).unwrap_err();
             assert!(refused.contains(part), "{columns} {options}: {refused}");

@@ -106,6 +106,8 @@ fn ranges(job: &StreamJob) -> Vec<String> {
     check("spec.maxParallelism", spec.max_parallelism, 32_768);
     check("spec.workers.slots", spec.workers.slots, 64);
     check("spec.checkpoint.retain", spec.checkpoint.retain, 1000);
+    check("spec.restart.maxRestarts", spec.restart.max_restarts.unwrap_or(1), 1_000_000);
+    check("spec.restart.maxFailures", spec.restart.max_failures.unwrap_or(1), 1000);
     if let Some(credentials) = &spec.storage.credentials
         && !(1..=NAME_CHARS_MAX).contains(&credentials.secret_ref.name.chars().count())
     {

@@ -84,6 +84,26 @@ fn mistakes_name_the_field_and_the_cure() {
             "spec:\n  restart: {strategy: Sometimes}",
             &["spec.restart.strategy: ", "Sometimes", "Exponential"],
         ),
+        (
+            "spec:",
+            "spec:\n  restart: {maxRestarts: 3}",
+            &["spec.restart.maxRestarts: only with spec.restart.strategy FixedDelay; set that"],
+        ),
+        (
+            "spec:",
+            "spec:\n  restart: {strategy: FixedDelay, maxFailures: 3}",
+            &["spec.restart.maxFailures: only with spec.restart.strategy FailureRate"],
+        ),
+        (
+            "spec:",
+            "spec:\n  restart: {strategy: FixedDelay, delay: 1ms}",
+            &["spec.restart.delay: at least 10ms"],
+        ),
+        (
+            "spec:",
+            "spec:\n  restart: {strategy: FixedDelay, maxRestarts: 0}",
+            &["spec.restart.maxRestarts: 0 is not from 1 to 1000000"],
+        ),
         ("spec:", "spec:\n  checkpoint: {retain: 0}", &["spec.checkpoint.retain: 0 is not from 1 to 1000"]),
         ("spec:", "spec:\n  workers: {slots: 65}", &["spec.workers.slots: 65 is not from 1 to 64"]),
         ("sql: INSERT INTO a SELECT 1", "sql: ''", &["spec.pipeline.sql: is empty"]),

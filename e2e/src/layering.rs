@@ -26,8 +26,8 @@ const CRATES: &[(&str, Rows)] = &[
         "runtime",
         &[
             &["cli"],
-            &["explain", "http"],
-            &["metrics"],
+            &["http"],
+            &["explain", "metrics"],
             &["coordinator", "worker"],
             &["rpc", "task"],
             &["exchange", "operator", "sink", "source"],

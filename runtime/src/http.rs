@@ -4,6 +4,9 @@
 //! another one has taken over from answers nothing but `/livez`.
 //! `GET /report?after=VERSION` answers once the report's version is above, or after half a minute. `POST /stop` asks for a
 //! last checkpoint and the end of the job's run; `POST /go-on` takes that back while the checkpoint is not complete.
+//! What people ask is below `/api/v1/job`.
+
+mod job;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,12 +20,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use millrace_crds::contract::Report;
+use millrace_sql::plan::Plan;
 use serde::Deserialize;
 use snafu::{ResultExt, Snafu};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
 
+use crate::checkpoint::Store;
 use crate::clock::Clock;
 use crate::coordinator::{JobReport, Wish};
 use crate::metrics;
@@ -45,6 +50,9 @@ pub struct CoordinatorState {
     pub report: watch::Receiver<JobReport>,
     pub wish: Arc<watch::Sender<Wish>>,
     pub source_chains: Arc<[u32]>,
+    pub plan: Arc<Plan>,
+    /// Of the job's state; none if the job cannot start.
+    pub store: Option<Arc<dyn Store>>,
     pub clock: Clock,
     /// False while another coordinator leads the job: what this one knows is old, and nobody must read it.
     pub is_in_charge: Arc<AtomicBool>,
@@ -56,8 +64,11 @@ pub async fn serve_coordinator(address: SocketAddr, state: CoordinatorState) -> 
         .route("/readyz", get(|| async { "ok" }))
         .route("/metrics", get(coordinator_metrics))
         .route("/report", get(report))
-        .route("/stop", post(stop))
+        .route("/stop", post(job::stop))
         .route("/go-on", post(go_on))
+        .route("/api/v1/job", get(job::show))
+        .route("/api/v1/job/stop", post(job::stop))
+        .route("/api/v1/job/savepoints", post(job::save))
         .layer(from_fn_with_state(state.clone(), only_in_charge))
         .route("/livez", get(|| async { "ok" }))
         .with_state(state);
@@ -142,11 +153,6 @@ async fn report(
     Json(state.report.borrow().public.clone())
 }
 
-async fn stop(State(state): State<CoordinatorState>) -> StatusCode {
-    state.wish.send_replace(Wish::Stop);
-    StatusCode::ACCEPTED
-}
-
 async fn go_on(State(state): State<CoordinatorState>) -> StatusCode {
     state.wish.send_replace(Wish::Run);
     StatusCode::ACCEPTED
@@ -164,7 +170,15 @@ mod tests {
         drop(sender);
         let (wish, clock) = (Arc::new(watch::channel(Wish::Run).0), Clock::starting_at(0));
         let is_in_charge = Arc::new(AtomicBool::new(true));
-        let state = CoordinatorState { report, wish, source_chains: [].into(), clock, is_in_charge };
+        let state = CoordinatorState {
+            report,
+            wish,
+            source_chains: [].into(),
+            plan: Arc::default(),
+            store: None,
+            clock,
+            is_in_charge,
+        };
         let asked = |after| super::report(State(state.clone()), Query(After { after }));
         let Json(known) = asked(Some(0)).await;
         assert_eq!(clock.elapsed(), Duration::ZERO);

@@ -196,9 +196,13 @@ mod tests {
                                 options.insert(key, value.clone());
                             }
                         }
-                        if setting.key.starts_with("scan.startup") && !value.ends_with("offset") {
-                            options.insert("scan.startup.mode", "timestamp".to_owned());
-                            options.insert("scan.startup.timestamp-millis", "1".to_owned());
+                        for (mode, wanted, companion) in connectors::MODES {
+                            if (setting.key == mode && value == wanted) || setting.key == companion {
+                                options.insert(mode, wanted.to_owned());
+                                let examples = settings.iter().find(|setting| setting.key == companion);
+                                let value = examples.unwrap().value.examples().remove(0);
+                                options.entry(companion).or_insert(value);
+                            }
                         }
                         let options: Vec<_> =
                             options.iter().map(|(key, value)| (*key, value.as_str())).collect();

@@ -35,6 +35,11 @@ use super::{CheckpointSpec, PipelineSpec, RestartSpec, StorageSpec, StreamJobSta
     validation = Rule::new("!has(self.checkpoint) || !has(self.checkpoint.timeout) || duration(self.checkpoint.timeout) >= duration('100ms')").message("spec.checkpoint.timeout: at least 100ms; no checkpoint would ever be complete"),
     validation = Rule::new("!has(self.restart) || !has(self.restart.initialDelay) || duration(self.restart.initialDelay) >= duration('10ms')").message("spec.restart.initialDelay: at least 10ms; a job that fails at once would do nothing but restart"),
     validation = Rule::new("!has(self.restart) || !has(self.restart.maxDelay) || duration(self.restart.maxDelay) >= duration(has(self.restart.initialDelay) ? self.restart.initialDelay : '1s')").message("spec.restart.maxDelay: at least spec.restart.initialDelay, which is 1s unless it is given"),
+    validation = Rule::new("!has(self.restart) || !has(self.restart.delay) || (has(self.restart.strategy) && self.restart.strategy in ['FixedDelay', 'FailureRate'])").message("spec.restart.delay: only with spec.restart.strategy FixedDelay and FailureRate; set that, or remove it"),
+    validation = Rule::new("!has(self.restart) || !has(self.restart.maxRestarts) || (has(self.restart.strategy) && self.restart.strategy in ['FixedDelay'])").message("spec.restart.maxRestarts: only with spec.restart.strategy FixedDelay; set that, or remove it"),
+    validation = Rule::new("!has(self.restart) || !has(self.restart.maxFailures) || (has(self.restart.strategy) && self.restart.strategy in ['FailureRate'])").message("spec.restart.maxFailures: only with spec.restart.strategy FailureRate; set that, or remove it"),
+    validation = Rule::new("!has(self.restart) || !has(self.restart.interval) || (has(self.restart.strategy) && self.restart.strategy in ['FailureRate'])").message("spec.restart.interval: only with spec.restart.strategy FailureRate; set that, or remove it"),
+    validation = Rule::new("!has(self.restart) || !has(self.restart.delay) || duration(self.restart.delay) >= duration('10ms')").message("spec.restart.delay: at least 10ms; a job that fails at once would do nothing but restart"),
     validation = Rule::new("self.maxParallelism == oldSelf.maxParallelism").message("spec.maxParallelism: cannot be changed after the job was made; state is divided by it")
 )]
 pub struct StreamJobSpec {

@@ -41,6 +41,8 @@ pub enum ValueKind {
     Character(&'static str),
     /// Anything, also nothing; with an example.
     Any(&'static str),
+    /// Such as `partition:0,offset:42;partition:1,offset:7`.
+    Offsets,
 }
 
 impl ValueKind {
@@ -51,6 +53,7 @@ impl ValueKind {
             Number(least) => vec![least.max(1).to_string()],
             UpTo(_) => vec!["1".to_owned()],
             Duration => vec!["10 s".to_owned()],
+            Offsets => vec![OFFSETS_EXAMPLE.to_owned()],
             OneOf(choices) => choices.iter().map(|choice| (*choice).to_owned()).collect(),
         }
     }
@@ -65,7 +68,9 @@ pub struct Mistake {
     pub hint: Option<String>,
 }
 
-use ValueKind::{Any, Character, Duration, Number, OneOf, Text, UpTo};
+use ValueKind::{Any, Character, Duration, Number, Offsets, OneOf, Text, UpTo};
+
+const OFFSETS_EXAMPLE: &str = "partition:0,offset:42;partition:1,offset:7";
 
 /// Splits of one generated table: each is kept in memory and in every checkpoint.
 pub const SPLITS_MAX: u64 = 32_768;
@@ -148,9 +153,16 @@ const KAFKA_SOURCE: &[Setting] = &[
     SERVERS,
     SERVERS_SHORT,
     FORMAT,
-    meaning("scan.startup.mode", OneOf(&["earliest-offset", "latest-offset", "timestamp"])),
+    meaning(
+        "scan.startup.mode",
+        OneOf(&["earliest-offset", "latest-offset", "timestamp", "specific-offsets"]),
+    ),
     meaning("scan.startup.timestamp-millis", Number(0)),
-    meaning("scan.bounded.mode", OneOf(&["unbounded", "latest-offset"])),
+    meaning("scan.startup.specific-offsets", Offsets),
+    meaning("scan.bounded.mode", OneOf(&["unbounded", "latest-offset", "timestamp", "specific-offsets"])),
+    meaning("scan.bounded.timestamp-millis", Number(0)),
+    meaning("scan.bounded.specific-offsets", Offsets),
+    connection("scan.topic-partition-discovery.interval", Duration),
     meaning("properties.isolation.level", OneOf(&["read_committed", "read_uncommitted"])),
 ];
 
@@ -180,7 +192,8 @@ const UPSERT_KAFKA_SINK: &[Setting] = &[
     connection("properties.transaction.timeout.ms", Number(1)),
 ];
 
-const FILES_SOURCE: &[Setting] = &[required("path", Text("folder")), FORMAT];
+const FILES_SOURCE: &[Setting] =
+    &[required("path", Text("folder")), FORMAT, meaning("source.monitor-interval", Duration)];
 
 const FILES_SINK: &[Setting] = &[required("path", Text("s3://bucket/folder")), FORMAT];
 
@@ -350,12 +363,64 @@ pub fn check(options: &BTreeMap<String, String>, role: Option<Role>) -> Vec<Mist
     // What does not fit together is told once each value is right.
     if is_kafka(connector) && mistakes.is_empty() {
         mistakes.extend(kafka_security::check(options));
+        mistakes.extend(check_modes(options));
+        mistakes.extend(check_topics(options, role));
     }
     mistakes
 }
 
 fn is_kafka(connector: &str) -> bool {
     connector.ends_with("kafka")
+}
+
+/// Modes of Kafka's sources that go with another option, and that option.
+pub const MODES: [(&str, &str, &str); 4] = [
+    ("scan.startup.mode", "timestamp", "scan.startup.timestamp-millis"),
+    ("scan.startup.mode", "specific-offsets", "scan.startup.specific-offsets"),
+    ("scan.bounded.mode", "timestamp", "scan.bounded.timestamp-millis"),
+    ("scan.bounded.mode", "specific-offsets", "scan.bounded.specific-offsets"),
+];
+
+fn check_modes(options: &BTreeMap<String, String>) -> Vec<Mistake> {
+    let mistake = |(mode, value, companion): (&str, &str, &str)| {
+        let is_so = options.get(mode).is_some_and(|given| given == value);
+        let (key, message, hint) = match (is_so, options.contains_key(companion)) {
+            (true, false) => {
+                (mode, format!("'{mode}' = '{value}' needs '{companion}'"), format!("add '{companion}'"))
+            }
+            (false, true) => (
+                companion,
+                format!("the option '{companion}' needs '{mode}' = '{value}'"),
+                format!("add '{mode}' = '{value}', or remove it"),
+            ),
+            _ => return None,
+        };
+        Some(Mistake { key: Some(key.to_owned()), message, hint: Some(hint) })
+    };
+    MODES.into_iter().filter_map(mistake).collect()
+}
+
+fn check_topics(options: &BTreeMap<String, String>, role: Option<Role>) -> Option<Mistake> {
+    let topics = options.get("topic")?.split(';').filter(|topic| !topic.trim().is_empty()).count();
+    let with_offsets = MODES
+        .iter()
+        .map(|(.., companion)| *companion)
+        .find(|key| key.ends_with("offsets") && options.contains_key(*key));
+    let (key, message, hint) = match (topics, role, with_offsets) {
+        (0 | 1, ..) => return None,
+        (_, Some(Role::Sink), _) => (
+            "topic",
+            "the option 'topic' names several topics, and rows are written to one".to_owned(),
+            "write an INSERT INTO for each, in one EXECUTE STATEMENT SET",
+        ),
+        (_, _, Some(key)) => (
+            key,
+            format!("the option '{key}' is of one topic, and 'topic' names several"),
+            "declare a table for each topic, and read them with UNION ALL",
+        ),
+        _ => return None,
+    };
+    Some(Mistake { key: Some(key.to_owned()), message, hint: Some(hint.to_owned()) })
 }
 
 /// The mistake of an option of a format that the table does not have.
@@ -440,6 +505,12 @@ fn check_value(key: &str, value: &str, kind: ValueKind) -> Option<Mistake> {
             None => wrong("is not a duration".to_owned(), "write one such as '10 s' or '500 ms'".to_owned()),
         },
         OneOf(choices) if choices.contains(&value) => None,
+        Offsets => match parse_offsets(value) {
+            Some(_) => None,
+            None => {
+                wrong("are not offsets by partition".to_owned(), format!("write such as '{OFFSETS_EXAMPLE}'"))
+            }
+        },
         OneOf(choices) => {
             let choices: Vec<String> = choices.iter().map(|choice| (*choice).to_owned()).collect();
             wrong("is not supported".to_owned(), format!("use {}", listed(&choices)))
@@ -454,6 +525,20 @@ fn listed(names: &[String]) -> String {
         Some((last, before)) => format!("{} or {last}", before.join(", ")),
         None => String::new(),
     }
+}
+
+/// Parses offsets by partition: `partition:0,offset:42;partition:1,offset:7`; `None` if it is something else, or names a partition twice.
+pub fn parse_offsets(text: &str) -> Option<BTreeMap<i32, i64>> {
+    let mut offsets = BTreeMap::new();
+    for part in text.split(';').filter(|part| !part.trim().is_empty()) {
+        let (partition, offset) = part.split_once(',')?;
+        let partition: i32 = partition.trim().strip_prefix("partition:")?.trim().parse().ok()?;
+        let offset: i64 = offset.trim().strip_prefix("offset:")?.trim().parse().ok()?;
+        if partition < 0 || offset < 0 || offsets.insert(partition, offset).is_some() {
+            return None;
+        }
+    }
+    (!offsets.is_empty()).then_some(offsets)
 }
 
 /// One ASCII character; `\t` is a tab, as in Flink.
@@ -526,6 +611,35 @@ mod tests {
                 "connector=kafka topic=a format=json",
                 Some(Role::Source),
                 &[("'properties.bootstrap.servers' is missing", "add")],
+            ),
+            (
+                "connector=kafka topic=a bootstrap.servers=b format=json scan.startup.mode=timestamp scan.bounded.specific-offsets=partition:0,offset:4",
+                Some(Role::Source),
+                &[
+                    (
+                        "'timestamp' needs 'scan.startup.timestamp-millis'",
+                        "add 'scan.startup.timestamp-millis'",
+                    ),
+                    (
+                        "'scan.bounded.specific-offsets' needs 'scan.bounded.mode' = 'specific-offsets'",
+                        "add 'scan.bounded.mode'",
+                    ),
+                ],
+            ),
+            (
+                "connector=kafka topic=a;b bootstrap.servers=b format=json scan.startup.mode=specific-offsets scan.startup.specific-offsets=partition:0,offset:4",
+                Some(Role::Source),
+                &[("is of one topic", "UNION ALL")],
+            ),
+            (
+                "connector=kafka topic=a bootstrap.servers=b format=json scan.startup.mode=specific-offsets scan.startup.specific-offsets=0:4",
+                Some(Role::Source),
+                &[("are not offsets by partition", "write such as 'partition:0,offset:42")],
+            ),
+            (
+                "connector=kafka topic=a;b bootstrap.servers=b format=json",
+                Some(Role::Sink),
+                &[("rows are written to one", "an INSERT INTO for each")],
             ),
             ("connector=nexmark events=many", Some(Role::Source), &[("'many' is not a number", "from 0")]),
             (

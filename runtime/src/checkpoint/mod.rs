@@ -15,6 +15,7 @@ pub mod protocol;
 pub mod records;
 pub mod resolve;
 pub mod retention;
+pub mod savepoint;
 pub mod store;
 
 pub use bucket::{BucketSettings, BucketStore, MountedCredentials};

@@ -26,6 +26,14 @@ pub const COMMITS: &str = "commits/";
 /// Prefix of floors.
 pub const FLOORS: &str = "floors/";
 
+/// Where savepoints are.
+pub const SAVEPOINTS: &str = "savepoints/";
+
+/// The savepoint of an epoch.
+pub fn savepoint(epoch: Epoch) -> String {
+    format!("{SAVEPOINTS}{:020}", epoch.0)
+}
+
 /// Records below this epoch are about to be removed, and count no more.
 pub fn floor(epoch: Epoch) -> String {
     format!("{FLOORS}{:020}", epoch.0)

@@ -18,6 +18,7 @@ use crate::model::{Attempt, Epoch, Generation, JobUid, MaxParallelism};
 
 /// The checkpoint store cannot be used, or says that this process must not.
 #[derive(Debug, Snafu)]
+#[snafu(visibility(pub(super)))]
 pub enum CheckpointError {
     #[snafu(transparent)]
     Store { source: StoreError },
@@ -243,7 +244,7 @@ impl Checkpoints {
         self.check_fence().await?;
         let epoch = Epoch(manifest.epoch);
         let key = paths::manifest(epoch, self.generation);
-        self.create_once(&key, records::encode(manifest)).await?;
+        create_once(self.store.as_ref(), &key, records::encode(manifest)).await?;
         loop {
             let next = self.last_record.lock().next();
             let of_record = if next < epoch { String::new() } else { key.clone() };
@@ -302,15 +303,6 @@ impl Checkpoints {
         create_or_own(self.store.as_ref(), &paths::epoch(epoch), records::encode(&record)).await
     }
 
-    /// Creates an object under a key that nobody else uses, and reads it back: a record that names it is for good.
-    async fn create_once(&self, key: &str, bytes: Vec<u8>) -> Result<(), CheckpointError> {
-        create_or_own(self.store.as_ref(), key, bytes.clone()).await?;
-        match self.store.get(key).await? == Some(bytes) {
-            true => Ok(()),
-            false => NotKeptSnafu { key, location: self.store.location() }.fail(),
-        }
-    }
-
     /// A manifest of this generation, to be filled.
     pub fn manifest(&self, epoch: Epoch, parallelism: u32, plan: Plan, sql: String) -> Manifest {
         Manifest {
@@ -328,8 +320,21 @@ impl Checkpoints {
     }
 }
 
+/// Creates an object under a key that nobody else uses, and reads it back: a record that names it is for good.
+pub(super) async fn create_once(store: &dyn Store, key: &str, bytes: Vec<u8>) -> Result<(), CheckpointError> {
+    create_or_own(store, key, bytes.clone()).await?;
+    match store.get(key).await? == Some(bytes) {
+        true => Ok(()),
+        false => NotKeptSnafu { key, location: store.location() }.fail(),
+    }
+}
+
 /// Creates an object; true also if it exists with exactly these bytes, from a try whose answer was lost.
-async fn create_or_own(store: &dyn Store, key: &str, bytes: Vec<u8>) -> Result<bool, CheckpointError> {
+pub(super) async fn create_or_own(
+    store: &dyn Store,
+    key: &str,
+    bytes: Vec<u8>,
+) -> Result<bool, CheckpointError> {
     loop {
         match store.create(key, bytes.clone()).await? {
             Created::Yes => return Ok(true),

@@ -49,6 +49,48 @@ pub trait Store: Send + Sync {
     fn location(&self) -> String;
 }
 
+/// The part of a store below a prefix.
+pub struct Below {
+    store: Arc<dyn Store>,
+    /// Ends with a slash.
+    prefix: String,
+}
+
+impl Below {
+    pub fn new(store: Arc<dyn Store>, folder: String) -> Self {
+        Below { store, prefix: format!("{folder}/") }
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+}
+
+#[async_trait]
+impl Store for Below {
+    async fn create(&self, key: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
+        self.store.create(&self.key(key), bytes).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.get(&self.key(key)).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let keys = self.store.list(&self.key(prefix)).await?;
+        Ok(keys.iter().filter_map(|key| key.strip_prefix(&self.prefix)).map(str::to_owned).collect())
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+        let keys: Vec<String> = keys.iter().map(|key| self.key(key)).collect();
+        self.store.delete(&keys).await
+    }
+
+    fn location(&self) -> String {
+        format!("{}/{}", self.store.location().trim_end_matches('/'), self.prefix.trim_end_matches('/'))
+    }
+}
+
 /// A folder of the machine.
 #[derive(Debug, Clone)]
 pub struct FolderStore {

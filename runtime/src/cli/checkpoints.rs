@@ -13,7 +13,7 @@ use super::{Exit, progress};
 use crate::checkpoint::protocol::{self, CheckpointError};
 use crate::checkpoint::records::Manifest;
 use crate::checkpoint::retention::Kept;
-use crate::checkpoint::{Store, paths};
+use crate::checkpoint::{Store, paths, savepoint};
 use crate::clock::Clock;
 use crate::coordinator::report;
 use crate::error::chain;
@@ -48,6 +48,14 @@ enum What {
     /// Read every object of the checkpoints and compare checksums.
     Verify {
         /// Only of this epoch.
+        epoch: Option<u64>,
+    },
+    /// Copy one checkpoint, with all that it needs, to a place of its own: `millrace run --from PLACE` begins a job from it.
+    Savepoint {
+        /// A folder, or s3://bucket/prefix, that is empty or not there yet.
+        place: String,
+        /// Its epoch; without it, the newest one.
+        #[arg(long)]
         epoch: Option<u64>,
     },
     /// Remove checkpoints that are older than one of them, and what they alone need.
@@ -132,6 +140,19 @@ pub fn checkpoints(arguments: &CheckpointsArguments) -> Result<Exit, UserError> 
             }
             What::Verify { epoch: None } => verify(store.as_ref(), found).await,
             What::Verify { epoch } => verify(store.as_ref(), vec![only(found, *epoch)?]).await,
+            What::Savepoint { place, epoch } => {
+                let checkpoint = only(found, *epoch)?.manifest.map_err(as_user)?;
+                let to = job::store_at(place, &manifest)?;
+                let bytes =
+                    savepoint::save(store.as_ref(), &checkpoint, to.as_ref()).await.map_err(as_user)?;
+                println!(
+                    "checkpoint {} is saved in '{}' ({} of state)",
+                    checkpoint.epoch,
+                    to.location(),
+                    progress::bytes(bytes)
+                );
+                Ok(Exit::Done)
+            }
             What::Delete { before } => delete(store.as_ref(), found, *before).await,
         }
     })

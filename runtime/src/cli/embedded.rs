@@ -100,6 +100,10 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
         Stored::Unfinished(found) => JobUid(found.uid),
         Stored::Nothing => new_uid(&random),
     };
+    let begins_from = match &arguments.from {
+        From::Place(place) => Some(begins_from(place, &job, store.as_ref()).await?),
+        From::Latest | From::None => None,
+    };
     let settings = job.settings(uid.clone(), Attempt(1))?;
     let listener = Tcp.listen("127.0.0.1:0").await;
     let listener = listener.map_err(|error| UserError(format!("failed to listen on loopback: {error}")))?;
@@ -109,6 +113,7 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     let context = CoordinatorContext {
         clock,
         store: Arc::clone(&store),
+        begins_from,
         random,
         outside: outside.clone(),
         sinks: Arc::new(StandardSinks),
@@ -132,6 +137,21 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     shown.abort();
     helpers.end().await;
     finish(&job, ended, &report.borrow(), clock)
+}
+
+/// The place that a job is to begin from, which has no checkpoint of its own.
+async fn begins_from(place: &str, job: &Job, own: &dyn Store) -> Result<Arc<dyn Store>, UserError> {
+    let from = job::store_at(place, &job.manifest)?;
+    match protocol::newest(own).await {
+        Ok(None) => Ok(from),
+        Ok(Some(newest)) => Err(UserError(format!(
+            "--from: '{}' has a checkpoint of this job already ({}), and would go on from there; --from latest does so, and to begin \
+             from '{place}' give the job another name or checkpoint.location",
+            own.location(),
+            newest.epoch
+        ))),
+        Err(error) => Err(UserError(chain(&error))),
+    }
 }
 
 fn finish(

@@ -10,7 +10,9 @@ use millrace_crds::v1alpha1::RestartStrategy as RestartSpec;
 use millrace_sql::plan::{OperatorKind, Plan};
 
 use crate::checkpoint::protocol::JobIdentity;
-use crate::checkpoint::{BucketSettings, BucketStore, FolderStore, MountedCredentials, Store};
+use crate::checkpoint::{
+    BucketSettings, BucketStore, FolderStore, MountedCredentials, Store, StoreError, paths,
+};
 use crate::coordinator::JobSettings;
 use crate::coordinator::failover::RestartStrategy;
 use crate::error::chain;
@@ -22,6 +24,10 @@ use crate::secrets;
 
 /// Checkpoints are taken no more often than this.
 const CHECKPOINT_INTERVAL_MIN: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// Of restart strategies whose times are not given.
+const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
+const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// The user's input is wrong; the text says what and how to cure it.
 #[derive(Debug)]
@@ -137,7 +143,7 @@ impl Job {
     /// Removes the job's state, to start over.
     pub fn remove_state(&self) -> Result<(), UserError> {
         match place(&self.manifest)? {
-            Place::Folder(folder) if folder.exists() => std::fs::remove_dir_all(&folder).map_err(|error| {
+            Place::Folder(folder) if folder.exists() => remove_all_but_savepoints(&folder).map_err(|error| {
                 UserError(format!("failed to start over in '{}': {error}", folder.display()))
             }),
             Place::Folder(_) => Ok(()),
@@ -180,8 +186,17 @@ impl Job {
                 CHECKPOINT_INTERVAL_MIN.as_millis()
             )));
         }
+        let delay = spec.restart.delay.map_or(SECOND, |delay| delay.to_std());
         let restart = match spec.restart.strategy {
             RestartSpec::None => RestartStrategy::None,
+            RestartSpec::FixedDelay => {
+                RestartStrategy::FixedDelay { delay, max: spec.restart.max_restarts.unwrap_or(1) }
+            }
+            RestartSpec::FailureRate => RestartStrategy::FailureRate {
+                delay,
+                max: spec.restart.max_failures.unwrap_or(1),
+                interval: spec.restart.interval.map_or(MINUTE, |interval| interval.to_std()),
+            },
             RestartSpec::Exponential => RestartStrategy::Exponential {
                 initial: spec.restart.initial_delay.to_std(),
                 max: spec.restart.max_delay.to_std(),
@@ -211,6 +226,20 @@ fn namespace(manifest: &StreamJob) -> &str {
     manifest.metadata.namespace.as_deref().unwrap_or("default")
 }
 
+fn remove_all_but_savepoints(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.ends_with(paths::SAVEPOINTS) {
+            continue;
+        }
+        match path.is_dir() {
+            true => std::fs::remove_dir_all(path)?,
+            false => std::fs::remove_file(path)?,
+        }
+    }
+    Ok(())
+}
+
 /// Where a job's state is.
 fn place(manifest: &StreamJob) -> Result<Place, UserError> {
     let below = Path::new(namespace(manifest)).join(manifest.metadata.name.as_deref().unwrap_or_default());
@@ -218,29 +247,41 @@ fn place(manifest: &StreamJob) -> Result<Place, UserError> {
     let Some(location) = location else {
         return Ok(Place::Folder(Path::new("./.millrace").join(below)));
     };
+    place_below(location, &below).ok_or_else(|| {
+        UserError(format!("spec.checkpoint.location: '{location}' is not supported; {PLACES}"))
+    })
+}
+
+const PLACES: &str = "use s3://bucket/prefix, a folder or a file:// address";
+
+fn place_below(location: &str, below: &Path) -> Option<Place> {
     if let Some(rest) = location.strip_prefix("s3://") {
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let prefix = Path::new(prefix.trim_matches('/')).join(below);
-        return Ok(Place::Bucket { bucket: bucket.to_owned(), prefix: prefix.display().to_string() });
+        return Some(Place::Bucket { bucket: bucket.to_owned(), prefix: prefix.display().to_string() });
     }
-    match local_path(location) {
-        Some(path) => Ok(Place::Folder(path.join(below))),
-        None => Err(UserError(format!(
-            "spec.checkpoint.location: '{location}' is not supported; use s3://bucket/prefix, a folder or a file:// address"
-        ))),
-    }
+    // Joined with nothing it would end with a slash.
+    let folder = |path: PathBuf| if below.as_os_str().is_empty() { path } else { path.join(below) };
+    local_path(location).map(|path| Place::Folder(folder(path)))
+}
+
+/// A place that the user names for a savepoint, reached as the job's own.
+pub fn store_at(location: &str, manifest: &StreamJob) -> Result<Arc<dyn Store>, UserError> {
+    let place = place_below(location, Path::new(""));
+    let place = place.ok_or_else(|| UserError(format!("'{location}' is not supported; {PLACES}")))?;
+    open(place, manifest).map_err(|error| UserError(format!("'{location}': {error}")))
 }
 
 /// The store of a job's state.
 pub fn store(manifest: &StreamJob) -> Result<Arc<dyn Store>, UserError> {
-    match place(manifest)? {
-        Place::Folder(folder) => Ok(Arc::new(FolderStore::new(folder))),
-        Place::Bucket { bucket, prefix } => {
-            let settings = buckets(manifest);
-            let store = BucketStore::s3(&bucket, &prefix, &settings);
-            Ok(Arc::new(store.map_err(|error| UserError(format!("spec.checkpoint.location: {error}")))?))
-        }
-    }
+    open(place(manifest)?, manifest).map_err(|error| UserError(format!("spec.checkpoint.location: {error}")))
+}
+
+fn open(place: Place, manifest: &StreamJob) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match place {
+        Place::Folder(folder) => Arc::new(FolderStore::new(folder)),
+        Place::Bucket { bucket, prefix } => Arc::new(BucketStore::s3(&bucket, &prefix, &buckets(manifest))?),
+    })
 }
 
 /// How the job's buckets are reached.

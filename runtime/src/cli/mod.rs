@@ -13,6 +13,7 @@ mod sql;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
@@ -90,16 +91,34 @@ pub struct RunArguments {
     /// Run the tasks in this many worker processes instead of in this one.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=WORKERS_MAX))]
     pub workers: Option<u32>,
-    /// Where to begin: latest (the newest checkpoint, or empty if there is none) or none (start over).
-    #[arg(long, default_value = "latest")]
+    /// Where to begin: latest (the newest checkpoint, or empty if there is none), none (start over), or the place of a savepoint or
+    /// of another job's state, such as s3://bucket/savepoints/7 (which a job without a checkpoint takes over).
+    #[arg(long, default_value = "latest", value_name = "latest|none|PATH")]
     pub from: From,
 }
 
 /// Where a run begins.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum From {
     Latest,
     None,
+    Place(String),
+}
+
+impl FromStr for From {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "latest" => Ok(From::Latest),
+            "none" => Ok(From::None),
+            // A word is more likely a mistake than a folder.
+            place if place.contains(['/', '.']) => Ok(From::Place(place.to_owned())),
+            _ => {
+                Err("write latest, none, or a place such as ./savepoint or s3://bucket/savepoint".to_owned())
+            }
+        }
+    }
 }
 
 #[derive(clap::Args)]

@@ -100,7 +100,7 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
         let clock = Clock::system();
         let (uid, attempt) = (JobUid(arguments.uid), Attempt(arguments.attempt));
         let mut settings = job.settings(uid.clone(), attempt)?;
-        settings.is_patient = settings.restart != RestartStrategy::None;
+        settings.is_patient = matches!(settings.restart, RestartStrategy::Exponential { .. });
         let listener = Tcp.listen(&arguments.listen).await;
         let listener = listener
             .map_err(|error| UserError(format!("failed to listen at {}: {error}", arguments.listen)))?;
@@ -110,6 +110,7 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
         let context = CoordinatorContext {
             clock,
             store: Arc::clone(&store),
+            begins_from: None,
             random: machine_random(),
             outside: Outside::new(clock, job::buckets(&job.manifest)),
             sinks: Arc::new(StandardSinks),
@@ -122,6 +123,8 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
             report: report.clone(),
             wish: Arc::new(wish_sender),
             source_chains: progress::source_chains(&job.plan).into(),
+            plan: Arc::new(job.plan.clone()),
+            store: Some(Arc::clone(&store)),
             clock,
             is_in_charge: Arc::clone(&is_in_charge),
         };
@@ -186,6 +189,8 @@ async fn show_failure(arguments: &CoordinatorArguments, error: UserError) -> Res
         report,
         wish: Arc::new(wish),
         source_chains: [].into(),
+        plan: Arc::default(),
+        store: None,
         clock: Clock::system(),
         is_in_charge: Arc::new(AtomicBool::new(true)),
     };

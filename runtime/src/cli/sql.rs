@@ -178,6 +178,7 @@ async fn run(plan: Plan, format: Format, parallelism: u32) -> Result<Exit, UserE
     let context = CoordinatorContext {
         clock,
         store: Arc::clone(&store),
+        begins_from: None,
         random,
         outside: outside.clone(),
         sinks: Arc::new(shown.clone()),

@@ -1,5 +1,6 @@
 //! Whether to go on after a failure, and after how long. Pure.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// How often and how soon a job is restarted.
@@ -8,6 +9,10 @@ pub enum RestartStrategy {
     /// Delays double from `initial` to `max` while failures follow each other, and start over after `reset_after` without
     /// one. The first failure of a series restarts at once.
     Exponential { initial: Duration, max: Duration, reset_after: Duration, jitter: f64 },
+    /// So many times in all.
+    FixedDelay { delay: Duration, max: u32 },
+    /// Unless there were more failures than `max` within `interval`.
+    FailureRate { delay: Duration, max: u32, interval: Duration },
     /// Never.
     None,
 }
@@ -19,11 +24,13 @@ pub struct Restart {
     count: u32,
     series: u32,
     last: Option<Duration>,
+    /// When the newest failures were, for those whose rate counts.
+    failures: VecDeque<Duration>,
 }
 
 impl Restart {
     pub fn new(strategy: RestartStrategy) -> Self {
-        Restart { strategy, count: 0, series: 0, last: None }
+        Restart { strategy, count: 0, series: 0, last: None, failures: VecDeque::new() }
     }
 
     /// Restarts so far.
@@ -33,19 +40,43 @@ impl Restart {
 
     /// The delay before the next restart; `None`: give up. `random` is in [0, 1).
     pub fn next(&mut self, now: Duration, random: f64) -> Option<Duration> {
-        let RestartStrategy::Exponential { initial, max, reset_after, jitter } = &self.strategy else {
-            return None;
+        let delay = match self.strategy.clone() {
+            RestartStrategy::Exponential { initial, max, reset_after, jitter } => {
+                self.exponential(now, initial, max, reset_after).mul_f64(1.0 + jitter * (2.0 * random - 1.0))
+            }
+            RestartStrategy::FixedDelay { delay, max } if self.count < max => delay,
+            RestartStrategy::FailureRate { delay, max, interval } if self.is_rare(now, max, interval) => {
+                delay
+            }
+            _ => return None,
         };
-        let is_quiet = self.last.is_none_or(|last| now.saturating_sub(last) > *reset_after);
+        self.count += 1;
+        Some(delay)
+    }
+
+    fn exponential(
+        &mut self,
+        now: Duration,
+        initial: Duration,
+        max: Duration,
+        reset_after: Duration,
+    ) -> Duration {
+        let is_quiet = self.last.is_none_or(|last| now.saturating_sub(last) > reset_after);
         self.series = if is_quiet { 0 } else { self.series + 1 };
         self.last = Some(now);
-        self.count += 1;
-        if self.series == 0 {
-            return Some(Duration::ZERO);
+        match self.series {
+            0 => Duration::ZERO,
+            series => initial.saturating_mul(1 << (series - 1).min(20)).min(max),
         }
-        let doubled = initial.saturating_mul(1 << (self.series - 1).min(20));
-        let delay = doubled.min(*max);
-        Some(delay.mul_f64(1.0 + jitter * (2.0 * random - 1.0)))
+    }
+
+    /// Notes a failure, and tells whether it is one of at most `max` within an interval.
+    fn is_rare(&mut self, now: Duration, max: u32, interval: Duration) -> bool {
+        self.failures.push_back(now);
+        while self.failures.front().is_some_and(|first| now.saturating_sub(*first) > interval) {
+            self.failures.pop_front();
+        }
+        self.failures.len() <= max as usize
     }
 }
 
@@ -81,5 +112,20 @@ mod tests {
         }
         assert_eq!(restart.count(), 7);
         assert_eq!(Restart::new(RestartStrategy::None).next(seconds(1), 0.0), None);
+    }
+
+    #[test]
+    fn a_fixed_delay_ends_after_so_many_restarts_and_a_rate_once_failures_are_close() {
+        let seconds = Duration::from_secs;
+        let delays = |strategy: RestartStrategy, failures: &[u64]| -> Vec<Option<u64>> {
+            let mut restart = Restart::new(strategy);
+            failures.iter().map(|now| restart.next(seconds(*now), 0.5).map(|delay| delay.as_secs())).collect()
+        };
+        let fixed = RestartStrategy::FixedDelay { delay: seconds(3), max: 2 };
+        assert_eq!(delays(fixed, &[0, 1000, 2000]), [Some(3), Some(3), None]);
+        let rate = |max: u32| RestartStrategy::FailureRate { delay: seconds(3), max, interval: seconds(60) };
+        assert_eq!(delays(rate(1), &[0, 60]), [Some(3), None]);
+        assert_eq!(delays(rate(1), &[0, 61, 122]), [Some(3); 3]);
+        assert_eq!(delays(rate(2), &[0, 30, 61, 92, 93]), [Some(3), Some(3), Some(3), Some(3), None]);
     }
 }

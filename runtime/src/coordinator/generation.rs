@@ -129,7 +129,10 @@ impl RunningJob<'_> {
                     }
                 }
                 changed = wish.changed() => {
-                    run.wish = if changed.is_ok() { *wish.borrow() } else { Wish::Stop };
+                    run.wish = if changed.is_ok() { *wish.borrow_and_update() } else { Wish::Stop };
+                    if let Wish::Checkpoint(_) = run.wish {
+                        run.next_at = self.context.clock.elapsed();
+                    }
                 }
                 () = self.context.clock.sleep(due), if !due.is_zero() => {}
             }

@@ -26,7 +26,7 @@ use tracing::{error, info, warn};
 
 use crate::checkpoint::protocol::{self, JobIdentity};
 use crate::checkpoint::records::{Manifest, SplitState, SubtaskState};
-use crate::checkpoint::{CheckpointError, Checkpoints, Store, TakenOver};
+use crate::checkpoint::{CheckpointError, Checkpoints, Store, TakenOver, savepoint};
 use crate::clock::Clock;
 use crate::error::chain;
 use crate::fault::Safeguards;
@@ -60,6 +60,8 @@ pub struct JobSettings {
 pub struct CoordinatorContext {
     pub clock: Clock,
     pub store: Arc<dyn Store>,
+    /// A savepoint, or another job's state, that a job without a checkpoint begins from.
+    pub begins_from: Option<Arc<dyn Store>>,
     /// Seeds nonces and jitter.
     pub random: Arc<Mutex<rand::rngs::StdRng>>,
     /// What sources and sinks reach the world with.
@@ -120,6 +122,8 @@ pub(crate) struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
     Run,
+    /// Take a checkpoint now, and run on. Another number is another wish.
+    Checkpoint(u64),
     /// Take a last checkpoint and end.
     Stop,
 }
@@ -330,7 +334,7 @@ async fn one_generation(
         });
         return Ok(JobEnd::Finished);
     }
-    let taken = Checkpoints::take_over(
+    let mut taken = Checkpoints::take_over(
         Arc::clone(&context.store),
         settings.identity.clone(),
         own.generation,
@@ -340,6 +344,9 @@ async fn one_generation(
     .await?;
     let generation = taken.checkpoints.generation();
     own.generation = Some(generation);
+    if let (Some(from), None) = (&context.begins_from, &taken.restored) {
+        begin_from(from.as_ref(), settings, plan, &mut taken).await?;
+    }
     let restored_epoch = taken.restored.as_ref().map_or(0, |manifest| manifest.epoch);
     let plan = &plan_to_run(taken.restored.as_ref(), &settings.sql, plan)?;
     let committers = committers(plan, settings, generation, context)?;
@@ -392,6 +399,23 @@ async fn one_generation(
         GenerationEnd::Finished => JobEnd::Finished,
         GenerationEnd::Stopped => JobEnd::Stopped,
     })
+}
+
+/// Begins a job that has no checkpoint with another place's.
+async fn begin_from(
+    from: &dyn Store,
+    settings: &JobSettings,
+    plan: &Plan,
+    taken: &mut TakenOver,
+) -> Result<(), Stop> {
+    let manifest = savepoint::read(from, &settings.identity).await?;
+    // Before it is the job's own: SQL that means something else is refused.
+    plan_to_run(Some(&manifest), &settings.sql, plan)?;
+    info!(from = from.location(), epoch = manifest.epoch, "beginning from there");
+    let adopted = savepoint::adopt(&taken.checkpoints, from, &manifest, taken.next_epoch).await?;
+    taken.next_epoch = taken.next_epoch.next();
+    taken.restored = Some(adopted);
+    Ok(())
 }
 
 /// The plan that goes on from a checkpoint: the one that is stored with it, so that another release changes nothing. SQL that
@@ -455,6 +479,7 @@ fn committers(
 fn is_tight(settings: &JobSettings, patience: Duration) -> bool {
     let rest = match &settings.restart {
         RestartStrategy::Exponential { max, .. } => *max,
+        RestartStrategy::FixedDelay { delay, .. } | RestartStrategy::FailureRate { delay, .. } => *delay,
         RestartStrategy::None => Duration::ZERO,
     };
     settings.checkpoint_interval + rest > patience / 2
@@ -629,6 +654,7 @@ mod tests {
         let context = CoordinatorContext {
             clock,
             store: Arc::clone(&store),
+            begins_from: None,
             random: Arc::new(Mutex::new(rand::SeedableRng::seed_from_u64(1))),
             outside: Outside::new(clock, crate::checkpoint::BucketSettings::default()),
             sinks: Arc::new(StandardSinks),

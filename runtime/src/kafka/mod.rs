@@ -8,6 +8,7 @@ mod connection;
 mod scram;
 mod security;
 
+use std::collections::BTreeSet;
 use std::io;
 
 use kafka_protocol::ResponseError;
@@ -120,14 +121,22 @@ pub fn servers(options: &mut TableOptions<'_>) -> Result<Vec<String>, OptionErro
     }
 }
 
-/// The one topic of a table.
+/// The one topic of a sink.
 pub fn topic(options: &mut TableOptions<'_>) -> Result<String, OptionError> {
-    let topic = options.required("topic")?;
-    match topic.contains(';') {
-        true => {
-            Err(options.wrong("topic", "names several topics, which is not supported; use a table for each"))
-        }
-        false => Ok(topic),
+    let mut topics = topics(options)?;
+    match topics.len() {
+        1 => Ok(topics.remove(0)),
+        _ => Err(options.wrong("topic", "names several topics; rows are written to one")),
+    }
+}
+
+/// The topics of a source, each once.
+pub fn topics(options: &mut TableOptions<'_>) -> Result<Vec<String>, OptionError> {
+    let text = options.required("topic")?;
+    let topics: BTreeSet<&str> = text.split(';').map(str::trim).filter(|topic| !topic.is_empty()).collect();
+    match topics.is_empty() {
+        true => Err(options.wrong("topic", "names no topic")),
+        false => Ok(topics.into_iter().map(str::to_owned).collect()),
     }
 }
 

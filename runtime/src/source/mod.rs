@@ -10,6 +10,7 @@ mod layout;
 mod record_format;
 pub mod watermark;
 
+use std::collections::BTreeSet;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -109,6 +110,16 @@ pub trait SourceConnector: Send + Sync {
 
     /// A position for a reader: how far a split was read.
     fn position_text(&self, position: &[u8]) -> String;
+
+    /// How often it looks for splits that have come since; `None`: never.
+    fn discovery_interval(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The splits that are there now, but for those that are known by their ids; they are read from their beginning.
+    async fn discover(&self, _known: &BTreeSet<String>) -> Result<Vec<Split>, SourceError> {
+        Ok(Vec::new())
+    }
 
     /// How many records that are no rows its readers have left out, as `json.ignore-parse-errors` wants.
     fn skipped(&self) -> u64 {

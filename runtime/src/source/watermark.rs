@@ -28,6 +28,12 @@ impl SplitWatermarks {
         }
     }
 
+    /// Takes a split out for good.
+    pub fn remove(&mut self, split: &str) {
+        self.splits.remove(split);
+        self.idle.remove(split);
+    }
+
     /// How far a split has come.
     pub fn of(&self, split: &str) -> EventTime {
         self.splits.get(split).copied().unwrap_or(EventTime::MIN)

@@ -1,6 +1,6 @@
 //! Makes the tasks of a slot from the plan and the restored state.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -10,6 +10,7 @@ use snafu::{OptionExt, Snafu};
 use tokio::sync::{mpsc, watch};
 
 use super::chain::{Chain, Step, Tail};
+use super::discovery::Discovery;
 use super::driver::{Head, Task};
 use super::source_head::{Idleness, SourceHead, Throttle};
 use super::{TaskEvent, TaskHandle};
@@ -25,7 +26,7 @@ use crate::operator::window_aggregate::WindowAggregate;
 use crate::operator::{Operator, OperatorError};
 use crate::outside::Outside;
 use crate::sink::{self, SinkError, SinkIdentity, Sinks, checksum};
-use crate::source::{self, SourceError, Split};
+use crate::source::{self, SourceConnector, SourceError, Split};
 use crate::state::{SegmentError, SegmentReader};
 use crate::topology::Topology;
 
@@ -102,6 +103,12 @@ pub struct Restored {
 }
 
 impl Restored {
+    /// The names of the splits of a source.
+    fn splits(&self, operator: &str) -> BTreeSet<String> {
+        let states = self.subtasks.iter().filter(|state| state.operator == operator);
+        states.flat_map(|state| &state.splits).map(|split| split.id.clone()).collect()
+    }
+
     /// The state of a new subtask, gathered from the old ones whatever their number: key groups by range, splits and
     /// counts by turn.
     pub fn inherited(
@@ -184,7 +191,9 @@ pub fn build(
         let above = input.clone().or_else(|| input_schema(&context.plan, *index));
         match &operator.kind {
             Some(OperatorKind::Source(plan)) => {
-                head = Some(Head::Source(Box::new(source_head(context, *index, plan, &output, &state)?)));
+                let known = restored.splits(&operator.id);
+                head =
+                    Some(Head::Source(Box::new(source_head(context, *index, plan, &output, &state, known)?)));
             }
             Some(OperatorKind::Sink(plan)) => {
                 let connector = context.sinks.connector(plan, sink_identity(context, operator))?;
@@ -263,8 +272,11 @@ fn source_head(
     plan: &SourcePlan,
     output: &SchemaRef,
     state: &SubtaskState,
+    known: BTreeSet<String>,
 ) -> Result<SourceHead, BuildError> {
-    let connector = source::connector(plan, &context.outside)?;
+    let connector: Arc<dyn SourceConnector> = source::connector(plan, &context.outside)?.into();
+    let clock = context.outside.clock;
+    let discovery = Discovery::new(&connector, known, state.subtask, context.parallelism, clock);
     let watermark = plan.watermark.as_ref().map(|watermark| Evaluator::new(watermark, output)).transpose()?;
     let mut splits = Vec::new();
     for split in &state.splits {
@@ -280,7 +292,7 @@ fn source_head(
     let throttle = source::rows_per_second_of(plan)?;
     let throttle = throttle
         .map(|rate| Throttle::new(rate as f64 / f64::from(context.parallelism), context.outside.clock));
-    Ok(SourceHead::new(index, connector, splits, watermark, state.rows, idleness, throttle))
+    Ok(SourceHead::new(index, connector, discovery, splits, watermark, state.rows, idleness, throttle))
 }
 
 fn make_operator(

@@ -44,8 +44,8 @@ impl Task {
     /// checkpoint is done again by the next generation.
     pub async fn run(mut self) -> Result<(), TaskError> {
         self.figures.watermark_ms.store(EventTime::MIN.0, Ordering::Relaxed);
-        if let Head::Source(source) = &self.head
-            && source.is_unused()
+        if let Head::Source(source) = &mut self.head
+            && source.begins_idle()
         {
             self.chain.control(Element::Idle).await?;
         }

@@ -5,6 +5,7 @@
 
 mod build;
 mod chain;
+mod discovery;
 mod driver;
 mod source_head;
 

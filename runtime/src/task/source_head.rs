@@ -1,5 +1,6 @@
 //! The source at the head of a chain: its splits, read in the order of event time, and its watermark.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -9,8 +10,10 @@ use arrow::datatypes::{DataType as ArrowType, TimeUnit, TimestampMillisecondType
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use millrace_sql::evaluate::Evaluator;
+use tracing::info;
 
 use super::TaskError;
+use super::discovery::Discovery;
 use crate::checkpoint::records::SplitState;
 use crate::clock::Clock;
 use crate::model::EventTime;
@@ -79,7 +82,8 @@ impl Throttle {
 /// A source subtask.
 pub struct SourceHead {
     pub index: usize,
-    connector: Box<dyn SourceConnector>,
+    connector: Arc<dyn SourceConnector>,
+    discovery: Option<Discovery>,
     splits: Vec<OpenSplit>,
     done: Vec<SplitState>,
     watermarks: SplitWatermarks,
@@ -91,6 +95,9 @@ pub struct SourceHead {
     timer: Option<BoxFuture<'static, ()>>,
     /// It was told downstream that all splits are idle.
     is_idle_told: bool,
+    /// Since when it has nothing to read, and whether it stopped to hold the watermark back then.
+    empty_since: Option<Duration>,
+    is_empty_idle: bool,
 }
 
 struct OpenSplit {
@@ -103,9 +110,11 @@ struct OpenSplit {
 
 impl SourceHead {
     /// A source over these splits and their readers, which the connector has opened; `rows` were read before.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of its own")]
     pub fn new(
         index: usize,
-        connector: Box<dyn SourceConnector>,
+        connector: Arc<dyn SourceConnector>,
+        discovery: Option<Discovery>,
         splits: Vec<(SplitState, Option<Box<dyn SplitReader>>)>,
         watermark: Option<Evaluator>,
         rows: u64,
@@ -115,6 +124,7 @@ impl SourceHead {
         let mut head = SourceHead {
             index,
             connector,
+            discovery,
             splits: Vec::new(),
             done: Vec::new(),
             watermarks: SplitWatermarks::default(),
@@ -125,10 +135,15 @@ impl SourceHead {
             throttle,
             timer: None,
             is_idle_told: false,
+            empty_since: None,
+            is_empty_idle: false,
         };
         for (state, reader) in splits {
             let time = if reader.is_some() { EventTime(state.watermark) } else { EventTime::MAX };
-            head.watermarks.add(&state.id, time);
+            // What has ended does not end the event time of a source that may get more.
+            if reader.is_some() || head.discovery.is_none() {
+                head.watermarks.add(&state.id, time);
+            }
             match reader {
                 Some(reader) => {
                     let split = Split { id: state.id, position: state.position };
@@ -140,15 +155,39 @@ impl SourceHead {
         head
     }
 
-    /// True if the subtask was given no split at all.
-    pub fn is_unused(&self) -> bool {
-        self.splits.is_empty() && self.done.is_empty()
+    /// True if the subtask was given no split at all; it is idle then.
+    pub fn begins_idle(&mut self) -> bool {
+        let is_unused = self.splits.is_empty() && self.done.is_empty();
+        if is_unused && self.discovery.is_some() {
+            (self.is_idle_told, self.is_empty_idle) = (true, true);
+        }
+        is_unused
+    }
+
+    /// Opens splits that have come; true if there are some.
+    fn take_new_splits(&mut self, cx: &mut Context<'_>) -> Result<bool, TaskError> {
+        let Some(discovery) = &mut self.discovery else { return Ok(false) };
+        let Poll::Ready(found) = discovery.poll(cx) else { return Ok(false) };
+        for split in found {
+            info!(split = split.id, "a new split is read");
+            let reader = self.connector.open(&split)?;
+            self.watermarks.add(&split.id, EventTime::MIN);
+            self.splits.push(OpenSplit { split, reader, quiet_since: None, is_idle: false });
+        }
+        (self.empty_since, self.is_empty_idle) = (None, false);
+        Ok(true)
     }
 
     /// The next rows, from the split that lies furthest behind in event time among those that have some.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<SourceRead, TaskError>> {
         loop {
+            if self.take_new_splits(cx)? {
+                return Poll::Ready(Ok(SourceRead::Quiet));
+            }
             if self.splits.is_empty() {
+                if self.discovery.is_some() {
+                    return self.poll_idle(cx).map(|()| Ok(SourceRead::Quiet));
+                }
                 if self.is_exhausted {
                     return Poll::Pending;
                 }
@@ -179,7 +218,10 @@ impl SourceHead {
             }
             let Some(index) = ended else { return self.poll_idle(cx).map(|()| Ok(SourceRead::Quiet)) };
             let split = self.splits.remove(index);
-            self.watermarks.advance(&split.split.id, EventTime::MAX);
+            match self.discovery {
+                Some(_) => self.watermarks.remove(&split.split.id),
+                None => self.watermarks.advance(&split.split.id, EventTime::MAX),
+            }
             self.done.push(SplitState {
                 position: split.reader.position(),
                 id: split.split.id,
@@ -209,6 +251,12 @@ impl SourceHead {
         // A reader that catches up does not say so.
         let often = (idleness.timeout / 4).max(LOOK_MIN);
         idleness.next_look = now + often;
+        if self.splits.is_empty() {
+            let empty = now.saturating_sub(*self.empty_since.get_or_insert(now));
+            let is_idle = self.is_empty_idle || empty >= idleness.timeout;
+            let is_changed = std::mem::replace(&mut self.is_empty_idle, is_idle) != is_idle;
+            return Some((!is_changed).then_some(often));
+        }
         let mut look_again = often;
         let mut is_changed = false;
         for open in &mut self.splits {
@@ -239,7 +287,10 @@ impl SourceHead {
 
     /// Whether all splits are idle, if that is not what was told downstream before.
     pub fn idle_change(&mut self) -> Option<bool> {
-        let are_idle = self.watermarks.are_all_idle() && !self.splits.is_empty();
+        let are_idle = match self.splits.is_empty() {
+            true => self.is_empty_idle,
+            false => self.watermarks.are_all_idle(),
+        };
         (are_idle != self.is_idle_told).then(|| {
             self.is_idle_told = are_idle;
             are_idle
@@ -290,6 +341,9 @@ impl SourceHead {
 
     /// How much of a bounded input has been read, in millionths.
     pub fn progress_ppm(&self) -> Option<u64> {
+        if self.discovery.is_some() {
+            return None;
+        }
         let open = self.splits.iter().map(|open| open.reader.progress()).collect::<Option<Vec<f64>>>()?;
         let all = (open.len() + self.done.len()).max(1);
         Some(((open.iter().sum::<f64>() + self.done.len() as f64) / all as f64 * 1e6) as u64)

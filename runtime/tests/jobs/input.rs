@@ -230,6 +230,65 @@ fn without_a_restart_strategy_the_first_failure_ends_the_job() {
 }
 
 #[test]
+fn files_that_come_later_are_read_once_through_kills() {
+    let sql = SQL.replacen("'format' = 'json'", "'format' = 'json', 'source.monitor-interval' = '50 ms'", 1);
+    let place = Place::new(2, &sql);
+    let numbers = place.path().join("numbers");
+    fs::create_dir(&numbers).unwrap();
+    let expected = |until: u32| {
+        let mut rows: Vec<String> = (2..until).map(|n| format!("{{\"n\":{n}}}")).collect();
+        rows.sort();
+        rows
+    };
+    // Hidden until it is whole.
+    let come = |first: u32| {
+        let lines: Vec<String> = (first..first + 3).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        let hidden = numbers.join(format!(".{first}"));
+        fs::write(&hidden, lines.concat()).unwrap();
+        fs::rename(hidden, numbers.join(format!("{first}.jsonl"))).unwrap();
+    };
+    let there = |until: u32| {
+        place.wait_until("all rows are there", || place.rows("result") == expected(until));
+    };
+
+    let mut job = place.start(&["--workers", "2"]);
+    for first in [0, 3, 6, 9] {
+        come(first);
+    }
+    there(12);
+    job.kill().unwrap();
+    job.wait().unwrap();
+    come(12);
+    let mut job = place.start(&[]);
+    come(15);
+    there(18);
+    // A file that is gone was read.
+    fs::remove_file(numbers.join("3.jsonl")).unwrap();
+    come(18);
+    there(21);
+    signal(job.id(), libc::SIGINT);
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+
+    assert_eq!(place.rows("result"), expected(21));
+}
+
+#[test]
+fn other_restart_strategies_give_up_after_so_many_failures() {
+    for (strategy, restarts) in [
+        ("strategy: FixedDelay, delay: 10ms, maxRestarts: 3", 3),
+        ("strategy: FailureRate, delay: 10ms, maxFailures: 2, interval: 10m", 2),
+    ] {
+        let place = Place::new(1, SQL);
+        place.edit_job("spec:", &format!("spec:\n  restart: {{{strategy}}}"));
+
+        let gave_up = format!("gave up after {restarts} restarts");
+        refused(&place, 3, &[&gave_up, "failed to read 'numbers'"]);
+
+        runs(&place);
+    }
+}
+
+#[test]
 fn a_secret_can_only_be_read_on_a_cluster_and_the_environment_stands_in_for_it() {
     let place = Place::new(1, SQL);
     place.edit_job("spec:", "spec:\n  storage: {credentials: {secretRef: {name: s3}}}");

@@ -167,11 +167,33 @@ fn a_coordinator_that_was_fenced_stays_and_answers_nothing_but_that_it_lives() {
     wait_until("a checkpoint is complete", || log("first").contains("checkpoint complete"));
     assert!(["/livez", "/readyz", "/report", "/metrics"].iter().all(|path| get(&http, path) == 200));
 
+    let job = || -> serde_json::Value { serde_json::from_str(&ask(&http, "GET", "/api/v1/job").1).unwrap() };
+    // Figures come with heartbeats.
+    wait_until("rows are counted", || job()["totals"]["rowsIn"].as_u64() > Some(0));
+    let job = job();
+    assert_eq!(job["phase"], "Running", "{job:#}");
+    let operators = job["graph"]["operators"].as_array().unwrap();
+    assert!(operators.iter().any(|operator| operator["id"] == "totals/bids/hop"), "{job:#}");
+    let tasks = job["tasks"].as_array().unwrap();
+    assert!(tasks.len() >= 2 && tasks.iter().all(|task| task["subtask"] == 0), "{job:#}");
+
+    let (status, saved) = ask(&http, "POST", "/api/v1/job/savepoints");
+    assert_eq!(status, 201, "{saved}");
+    let saved: serde_json::Value = serde_json::from_str(&saved).unwrap();
+    assert!(saved["epoch"].as_u64() > job["lastCheckpoint"]["epoch"].as_u64(), "{saved} after {job:#}");
+    let location = place.path().join(saved["location"].as_str().unwrap());
+    let other = Place::new(2, SQL);
+    let output = other.run(&["--from", &location.display().to_string()]);
+    assert!(output.status.success(), "{}", text(&output));
+    let (rows, all) = (other.rows("picked"), straight().0);
+    assert!(!rows.is_empty() && rows.len() < all.len(), "{} of {} rows", rows.len(), all.len());
+    assert!(rows.iter().all(|row| all.binary_search(row).is_ok()));
+
     let _second = coordinator("second");
     wait_until("the first one notices", || log("first").contains("waiting for as long as it does"));
 
     assert_eq!(get(&http, "/livez"), 200);
-    for path in ["/readyz", "/report", "/metrics"] {
+    for path in ["/readyz", "/report", "/metrics", "/api/v1/job"] {
         assert_eq!(get(&http, path), 503, "{path}");
     }
     assert!(first.try_wait().unwrap().is_none(), "{}", log("first"));
@@ -179,12 +201,18 @@ fn a_coordinator_that_was_fenced_stays_and_answers_nothing_but_that_it_lives() {
 
 /// The status of an answer.
 fn get(address: &str, path: &str) -> u16 {
+    ask(address, "GET", path).0
+}
+
+/// The status of an answer, and what it says.
+fn ask(address: &str, method: &str, path: &str) -> (u16, String) {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+    write!(stream, "{method} {path} HTTP/1.0\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    answer.split(' ').nth(1).unwrap().parse().unwrap()
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 #[test]

@@ -134,3 +134,77 @@ fn checkpoints_are_listed_inspected_verified_and_removed() {
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(place.rows("totals"), straight.rows("totals"));
 }
+
+#[test]
+fn a_job_begins_from_a_savepoint_or_from_the_state_of_another_one() {
+    let first = Place::new(2, SQL);
+    let mut job = first.start(&[]);
+    first.wait_until("results are visible", || !first.rows("totals").is_empty());
+    signal(job.id(), libc::SIGINT);
+    assert!(job.wait().unwrap().success(), "{}", first.log());
+    let saved = first.path().join("saved/1").display().to_string();
+    let said = first.verb("checkpoints", &["savepoint", &saved]);
+    assert!(said.status.success() && text(&said).contains("is saved in"), "{}", text(&said));
+    let again = first.verb("checkpoints", &["savepoint", &saved]);
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again));
+    assert!(text(&again).contains("there is something in"), "{}", text(&again));
+    let written = first.rows("totals");
+    let of_job = first.path().join(".millrace/default/job").display().to_string();
+    let fast = SQL.replace(", 'rows-per-second' = '40000'", "");
+    let straight = Place::new(1, &fast);
+    let straight_end = straight.run(&[]);
+    assert!(straight_end.status.success(), "{}", text(&straight_end));
+    let checksums = |printed: &str| -> Vec<String> {
+        printed.lines().filter(|line| line.contains("checksum of counts.")).map(str::to_owned).collect()
+    };
+    assert_eq!(checksums(&text(&straight_end)).len(), 2, "{}", text(&straight_end));
+
+    // The job itself may go on meanwhile, or be gone: the savepoint has all that it needs.
+    for (from, parallelism) in [(&of_job, 5), (&saved, 3)] {
+        let place = Place::new(parallelism, &fast);
+        let output = place.run(&["--from", from]);
+
+        assert!(output.status.success(), "{}", text(&output));
+        let mut rows = [written.clone(), place.rows("totals")].concat();
+        rows.sort();
+        assert!(rows == straight.rows("totals"), "{from}");
+        assert_eq!(checksums(&text(&output)), checksums(&text(&straight_end)), "{from}");
+        assert!(!place.rows("totals").is_empty());
+        if *from == of_job {
+            fs::remove_dir_all(from).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_a_job_cannot_begin_from_is_told_and_it_begins_once_that_is_mended() {
+    let first = Place::new(2, SQL);
+    let mut job = first.start(&[]);
+    first.wait_until("a checkpoint is complete", || first.log().contains("checkpoint complete"));
+    signal(job.id(), libc::SIGINT);
+    assert!(job.wait().unwrap().success(), "{}", first.log());
+    let from = first.path().join(".millrace/default/job").display().to_string();
+    let place = Place::new(2, SQL);
+    let refused = |from: &str, code: i32, part: &str| {
+        let output = place.run(&["--from", from]);
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        assert!(text(&output).contains(part), "{part} is not in {}", text(&output));
+    };
+
+    refused("earliest", 2, "write latest, none, or a place");
+    refused("./nothing", 3, "there is no state in './nothing' to begin from; name a savepoint");
+    place.edit_job("spec:", "spec:\n  maxParallelism: 64");
+    place.edit_job("name: job", "name: other");
+    refused(&from, 3, "has maxParallelism 1024, the manifest says 64; set spec.maxParallelism to 1024");
+    place.set_job(2, &SQL.replace("COUNT(DISTINCT bid.bidder)", "SUM(bid.bidder)"));
+    refused(&from, 3, "it means something else than what the state of checkpoint");
+
+    place.set_job(2, SQL);
+    let mut job = place.start(&["--from", &from]);
+    place.wait_until("a checkpoint is complete", || place.log().contains("checkpoint complete"));
+    job.kill().unwrap();
+    job.wait().unwrap();
+    refused(&from, 1, "has a checkpoint of this job already");
+    let output = place.run(&["--from", "latest"]);
+    assert!(output.status.success(), "{}", text(&output));
+}

@@ -9,9 +9,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{CreateTopicsRequest, ListTransactionsRequest, ProduceRequest};
+use kafka_protocol::messages::{
+    CreatePartitionsRequest, CreateTopicsRequest, ListTransactionsRequest, ProduceRequest,
+};
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use millrace::clock::Clock;
@@ -231,6 +234,15 @@ impl Broker {
                 })
             })
         });
+    }
+
+    /// Makes a topic's partitions more.
+    pub fn grow_topic(&self, topic: &str, partitions: i32) {
+        let wanted = CreatePartitionsTopic::default().with_name(name(topic)).with_count(partitions);
+        let request = CreatePartitionsRequest::default().with_topics(vec![wanted]).with_timeout_ms(10_000);
+        let answer =
+            self.runtime.block_on(async { self.client().call(&self.address, &request, 3).await }).unwrap();
+        assert_eq!(answer.results[0].error_code, 0, "{:?}", answer.results[0].error_message);
     }
 
     /// Appends rows to a partition, each a second after the one before, without a transaction; tries again while the broker is away.

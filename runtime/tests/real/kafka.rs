@@ -419,6 +419,117 @@ INSERT INTO out SELECT id + 1, name, d FROM lines;",
 }
 
 #[test]
+fn topics_are_read_from_where_and_to_where_the_table_says() {
+    let broker = Broker::start(2);
+    let ids = |ids: std::ops::Range<i64>| ids.map(|id| format!("{{\"id\":{id}}}")).collect::<Vec<_>>();
+    broker.create_topic("a", 2);
+    broker.create_topic("b", 1);
+    // The times of records are 0, 1000, 2000, … ms in each partition.
+    broker.append("a", 0, &ids(0..10));
+    broker.append("a", 1, &ids(10..15));
+    broker.append("b", 0, &ids(20..23));
+    let all = "'scan.bounded.mode' = 'latest-offset'";
+    let from = |time: u32| {
+        format!("'scan.startup.mode' = 'timestamp', 'scan.startup.timestamp-millis' = '{time}', {all}")
+    };
+    let until = |offsets: &str| {
+        format!("'scan.bounded.mode' = 'specific-offsets', 'scan.bounded.specific-offsets' = '{offsets}'")
+    };
+    let start = |offsets: &str| {
+        format!("'scan.startup.mode' = 'specific-offsets', 'scan.startup.specific-offsets' = '{offsets}'")
+    };
+    let cases: Vec<(&str, String, Vec<i64>)> = vec![
+        ("a;b", all.to_owned(), (0..15).chain(20..23).collect()),
+        ("a", from(3_000), vec![3, 4, 5, 6, 7, 8, 9, 13, 14]),
+        ("a", from(8_000), vec![8, 9]),
+        (
+            "a",
+            format!(
+                "{}, {}",
+                start("partition:0,offset:8"),
+                until("partition:0,offset:9;partition:1,offset:2")
+            ),
+            vec![8, 10, 11],
+        ),
+        ("a", until("partition:0,offset:1"), vec![0]),
+        (
+            "a",
+            "'scan.bounded.mode' = 'timestamp', 'scan.bounded.timestamp-millis' = '2000'".to_owned(),
+            vec![0, 1, 10, 11],
+        ),
+    ];
+    for (topics, options, expected) in cases {
+        let place = Place::new(
+            2,
+            &format!(
+                "CREATE TABLE events (id BIGINT, topic STRING METADATA VIRTUAL) WITH ('connector' = 'kafka',
+  'bootstrap.servers' = '{}', 'topic' = '{topics}', 'format' = 'json', {options});
+CREATE TABLE out (id BIGINT, topic STRING) WITH ('connector' = 'filesystem', 'path' = 'out', 'format' = 'json');
+INSERT INTO out SELECT id, topic FROM events;",
+                broker.address()
+            ),
+        );
+
+        let output = place.run(&[]);
+
+        assert!(output.status.success(), "{}", text(&output));
+        let topic = |id: i64| if id < 20 { "a" } else { "b" };
+        let mut rows: Vec<String> =
+            expected.into_iter().map(|id| format!("{{\"id\":{id},\"topic\":\"{}\"}}", topic(id))).collect();
+        rows.sort();
+        assert_eq!(place.rows("out"), rows, "{topics}, {options}");
+    }
+}
+
+#[test]
+fn partitions_that_come_later_are_read_once_through_kills() {
+    let broker = Broker::start(2);
+    broker.create_topic("events", 1);
+    broker.create_topic("out", 1);
+    let options =
+        format!("'connector' = 'kafka', 'bootstrap.servers' = '{}', 'format' = 'json'", broker.address());
+    let place = Place::new(
+        2,
+        &format!(
+            "CREATE TABLE events (id BIGINT) WITH ({options}, 'topic' = 'events',
+  'scan.startup.mode' = 'latest-offset', 'scan.topic-partition-discovery.interval' = '100 ms');
+CREATE TABLE out (id BIGINT) WITH ({options}, 'topic' = 'out');
+INSERT INTO out SELECT id FROM events;"
+        ),
+    );
+    let ids = |ids: std::ops::Range<i64>| ids.map(|id| format!("{{\"id\":{id}}}")).collect::<Vec<_>>();
+    let written = |rows: i64| {
+        place.wait_until("the rows are written", || last(&place.log(), "rows_out=") == rows);
+    };
+    let mut job = place.start(&["--workers", "2"]);
+    place.wait_until("a checkpoint is complete", || place.log().contains("checkpoint complete"));
+    broker.append("events", 0, &ids(0..10));
+    written(10);
+    // Two at a time, so that both subtasks find one, whoever owns which.
+    broker.grow_topic("events", 5);
+    for partition in 1..5 {
+        broker.append("events", partition, &ids(partition as i64 * 10..partition as i64 * 10 + 10));
+    }
+    written(50);
+    kill_a_worker(&place.log());
+    broker.append("events", 4, &ids(50..55));
+    written(55);
+    job.kill().unwrap();
+    job.wait().unwrap();
+
+    broker.grow_topic("events", 6);
+    broker.append("events", 5, &ids(55..60));
+    let mut job = place.start(&[]);
+    broker.append("events", 1, &ids(60..65));
+    written(65);
+    stop(&place, &mut job);
+
+    let mut expected = ids(0..65);
+    expected.sort();
+    assert_eq!(broker.committed("out", 65), expected);
+}
+
+#[test]
 fn what_kafka_knows_of_a_record_is_a_column() {
     let broker = Broker::start(2);
     broker.create_topic("events", 2);

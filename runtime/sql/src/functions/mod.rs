@@ -5,7 +5,9 @@
 pub mod aggregates;
 mod cast;
 pub mod decimals;
+mod encodings;
 mod field;
+mod json;
 mod math;
 pub mod nested;
 mod numbers;
@@ -60,6 +62,7 @@ pub fn check_constants(name: &str, constants: &[Option<&str>]) -> Result<()> {
         ) => times::check_pattern(pattern),
         ("timestampdiff" | "timestampadd", [Some(unit), ..]) => times::check_unit(unit),
         ("floor_to" | "ceil_to", [_, Some(unit)]) => times::check_unit(unit),
+        ("json_value" | "json_query" | "json_exists", [_, Some(path)]) => json::check_path(path),
         ("regexp" | "regexp_extract" | "regexp_replace", [_, Some(pattern), ..]) => {
             regex_cache::RegexCache::default().get(pattern).map(drop)
         }
@@ -121,7 +124,7 @@ fn special() -> [(&'static str, &'static str); 6] {
     ]
 }
 
-fn tables() -> [&'static [Scalar]; 9] {
+fn tables() -> [&'static [Scalar]; 11] {
     [
         numbers::FUNCTIONS,
         math::FUNCTIONS,
@@ -132,5 +135,7 @@ fn tables() -> [&'static [Scalar]; 9] {
         times::FUNCTIONS,
         nested::FUNCTIONS,
         time_texts::FUNCTIONS,
+        encodings::FUNCTIONS,
+        json::FUNCTIONS,
     ]
 }

@@ -94,7 +94,8 @@ pub const FUNCTIONS: &[Scalar] = &[
 ];
 
 /// A string for each row.
-fn texts(rows: usize, value: impl Fn(usize) -> Option<String>) -> Result<ArrayRef> {
+/// Strings made row by row; `None` is NULL.
+pub fn texts(rows: usize, value: impl Fn(usize) -> Option<String>) -> Result<ArrayRef> {
     let mut out = StringBuilder::new();
     (0..rows).for_each(|row| out.append_option(value(row)));
     Ok(Arc::new(out.finish()))
@@ -105,7 +106,8 @@ pub fn text(arguments: &[Argument], which: usize, row: usize) -> Option<&str> {
     Text::of(&arguments[which]).get(row)
 }
 
-fn text_and_number(given: &[DataType]) -> Option<Vec<DataType>> {
+/// A string and a whole number.
+pub fn text_and_number(given: &[DataType]) -> Option<Vec<DataType>> {
     match given {
         [text, number] if is_text(text) && number.is_integer() => Some(vec![DataType::Utf8, DataType::Int64]),
         _ => None,

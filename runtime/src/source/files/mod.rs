@@ -4,8 +4,10 @@ mod bucket;
 mod lines;
 mod local;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use millrace_sql::plan::Source as SourcePlan;
@@ -61,6 +63,8 @@ pub struct Files {
     place: Place,
     format: RecordFormat,
     read_bytes: usize,
+    /// How often new files are looked for; `None`: the files that are there at first are all.
+    monitor_interval: Option<Duration>,
 }
 
 /// Where reading of a split goes on.
@@ -114,7 +118,11 @@ impl Files {
         let place = place(&path, options, outside)?;
         let is_slow = options.optional("scan.rows-per-second").is_some();
         let read_bytes = if is_slow { READ_BYTES_SLOW } else { READ_BYTES };
-        Ok(Files { place, format, read_bytes })
+        let monitor_interval = options.duration("source.monitor-interval")?;
+        if monitor_interval.is_some_and(|interval| interval.is_zero()) {
+            return Err(options.wrong("source.monitor-interval", "must be above 0").into());
+        }
+        Ok(Files { place, format, read_bytes, monitor_interval })
     }
 
     async fn find(&self) -> Result<Vec<Found>, SourceError> {
@@ -125,27 +133,49 @@ impl Files {
     }
 }
 
+fn split_id(path: &str, start: u64) -> String {
+    format!("{path}@{start:020}")
+}
+
+/// Cuts a file by bytes, so that so many subtasks have something to do; one that is empty has no part.
+fn cut(Found { path, length, tag }: Found, parallelism: u32) -> Vec<Split> {
+    let wanted = length / (u64::from(parallelism) * SPLITS_PER_SUBTASK);
+    let step = wanted.clamp(*SPLIT_BYTES.start(), *SPLIT_BYTES.end());
+    let mut splits = Vec::new();
+    let mut start = 0;
+    while start < length {
+        let end = if length - start < 2 * step { length } else { start + step };
+        let position = Position { path: path.clone(), start, end, next: None, length, tag: tag.clone() };
+        splits.push(Split { id: split_id(&path, start), position: position.encode_to_vec() });
+        start = end;
+    }
+    splits
+}
+
 #[async_trait]
 impl SourceConnector for Files {
     async fn splits(&self, parallelism: u32) -> Result<Vec<Split>, SourceError> {
-        let mut splits = Vec::new();
-        for Found { path, length, tag } in self.find().await? {
-            let wanted = length / (u64::from(parallelism) * SPLITS_PER_SUBTASK);
-            let step = wanted.clamp(*SPLIT_BYTES.start(), *SPLIT_BYTES.end());
-            let mut start = 0;
-            while start < length {
-                let end = if length - start < 2 * step { length } else { start + step };
-                let position =
-                    Position { path: path.clone(), start, end, next: None, length, tag: tag.clone() };
-                splits.push(Split { id: format!("{path}@{start:020}"), position: position.encode_to_vec() });
-                start = end;
-            }
-        }
-        Ok(splits)
+        let found = self.find().await?;
+        Ok(found.into_iter().flat_map(|found| cut(found, parallelism)).collect())
+    }
+
+    fn discovery_interval(&self) -> Option<Duration> {
+        self.monitor_interval
+    }
+
+    async fn discover(&self, known: &BTreeSet<String>) -> Result<Vec<Split>, SourceError> {
+        let new = self.find().await?.into_iter().filter(|found| !known.contains(&split_id(&found.path, 0)));
+        // One split a file: subtasks that saw different lengths of one that grows would not agree on where to cut it.
+        let whole = |Found { path, length, tag }: Found| {
+            let id = split_id(&path, 0);
+            let position = Position { path, start: 0, end: length, next: None, length, tag };
+            Split { id, position: position.encode_to_vec() }
+        };
+        Ok(new.filter(|found| found.length > 0).map(whole).collect())
     }
 
     fn is_bounded(&self) -> bool {
-        true
+        self.monitor_interval.is_none()
     }
 
     fn position_text(&self, position: &[u8]) -> String {
@@ -205,7 +235,12 @@ mod tests {
         let table = Table { options, ..Table::default() };
         let plan = SourcePlan { table: Some(table.clone()), leaves: vec![leaf], ..SourcePlan::default() };
         let format = RecordFormat::new(&plan, &mut TableOptions::new(&table)).unwrap();
-        Files { place: Place::Folder(path.to_owned()), format, read_bytes: READ_BYTES }
+        Files {
+            place: Place::Folder(path.to_owned()),
+            format,
+            read_bytes: READ_BYTES,
+            monitor_interval: None,
+        }
     }
 
     fn read_all(source: &Files, mut split: Split, restart_every: usize) -> Vec<i64> {

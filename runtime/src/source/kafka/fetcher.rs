@@ -1,6 +1,6 @@
 //! Reads the partitions of one subtask from their leaders: one request a leader under way, for all its partitions that have room.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -49,6 +49,9 @@ pub struct Fetched {
     pub aborted: Vec<Aborted>,
 }
 
+/// A partition of a topic.
+pub type Place = (Arc<str>, i32);
+
 type Queue = mpsc::UnboundedSender<Result<Fetched, SourceError>>;
 
 /// Reads partitions until dropped.
@@ -59,7 +62,7 @@ pub struct Fetcher {
 
 #[derive(Default)]
 struct Shared {
-    partitions: Mutex<BTreeMap<i32, Wanted>>,
+    partitions: Mutex<BTreeMap<Place, Wanted>>,
     changed: Notify,
 }
 
@@ -119,16 +122,13 @@ impl Fetcher {
     /// Reads a partition from an offset on.
     pub fn add(
         &self,
-        partition: i32,
+        place: Place,
         next: i64,
         queued: Arc<AtomicUsize>,
         end: Arc<KnownEnd>,
     ) -> mpsc::UnboundedReceiver<Result<Fetched, SourceError>> {
         let (queue, receiver) = mpsc::unbounded_channel();
-        self.shared
-            .partitions
-            .lock()
-            .insert(partition, Wanted { next, queue, queued, end, failing_since: None });
+        self.shared.partitions.lock().insert(place, Wanted { next, queue, queued, end, failing_since: None });
         self.shared.changed.notify_one();
         receiver
     }
@@ -145,18 +145,18 @@ impl Drop for Fetcher {
     }
 }
 
-type Answer = (String, Vec<i32>, Result<(Connection, FetchResponse), KafkaError>);
+type Answer = (String, Vec<Place>, Result<(Connection, FetchResponse), KafkaError>);
 
 struct Fetching {
     settings: Settings,
     clock: Clock,
     client: Client,
     shared: Arc<Shared>,
-    leaders: HashMap<i32, String>,
+    leaders: HashMap<Place, String>,
     /// Leaders that are asked at the moment.
     busy: HashSet<String>,
     /// Their partitions: none is asked for twice at a time, not even while it moves to another leader.
-    partitions_busy: HashSet<i32>,
+    partitions_busy: HashSet<Place>,
     /// After an error nobody is asked before this time.
     retry_at: Duration,
     /// Grows with each request, so that no partition is always the last of a full answer.
@@ -198,29 +198,34 @@ impl Fetching {
         &mut self,
         asked: &mut FuturesUnordered<BoxFuture<'static, Answer>>,
     ) -> Result<(), KafkaError> {
-        let wanted: Vec<(i32, i64)> = {
+        let wanted: Vec<(Place, i64)> = {
             let partitions = self.shared.partitions.lock();
             let wanted = partitions.iter().filter(|(_, wanted)| {
                 wanted.queued.load(Ordering::Relaxed) < QUEUED_BYTES_MAX && !wanted.queue.is_closed()
             });
             let wanted = wanted.filter(|(partition, _)| !self.partitions_busy.contains(partition));
-            wanted.map(|(partition, wanted)| (*partition, wanted.next)).collect()
+            wanted.map(|(place, wanted)| (place.clone(), wanted.next)).collect()
         };
-        if wanted.iter().any(|(partition, _)| !self.leaders.contains_key(partition)) {
-            let partitions = self.client.partitions(&self.settings.topic).await?;
-            let leaders = partitions.into_iter().filter_map(|found| Some((found.index, found.leader?)));
-            self.leaders = leaders.collect();
+        let unknown = wanted.iter().filter(|(place, _)| !self.leaders.contains_key(place));
+        let unknown: BTreeSet<Arc<str>> = unknown.map(|((topic, _), _)| Arc::clone(topic)).collect();
+        for topic in unknown {
+            let partitions = self.client.partitions(&topic).await?;
+            let leaders = partitions
+                .into_iter()
+                .filter_map(|found| Some(((Arc::clone(&topic), found.index), found.leader?)));
+            self.leaders.extend(leaders);
         }
         let mut leaderless = None;
-        let mut by_leader: BTreeMap<&String, Vec<FetchPartition>> = BTreeMap::new();
-        for (partition, next) in wanted {
-            let Some(leader) = self.leaders.get(&partition) else {
-                leaderless = Some(partition);
+        let mut by_leader: BTreeMap<&String, Vec<(Arc<str>, FetchPartition)>> = BTreeMap::new();
+        for (place, next) in wanted {
+            let Some(leader) = self.leaders.get(&place) else {
+                leaderless = Some(place);
                 continue;
             };
             if self.busy.contains(leader) {
                 continue;
             }
+            let (topic, partition) = place;
             let fetch = FetchPartition::default()
                 .with_partition(partition)
                 .with_current_leader_epoch(-1)
@@ -228,16 +233,15 @@ impl Fetching {
                 .with_log_start_offset(-1)
                 .with_fetch_offset(next)
                 .with_partition_max_bytes(PARTITION_BYTES);
-            by_leader.entry(leader).or_default().push(fetch);
+            by_leader.entry(leader).or_default().push((topic, fetch));
         }
         for (leader, partitions) in by_leader {
             let mut partitions = partitions;
             let first = self.turn % partitions.len();
             partitions.rotate_left(first);
             self.turn += 1;
-            let indexes: Vec<i32> = partitions.iter().map(|fetch| fetch.partition).collect();
-            let topic =
-                FetchTopic::default().with_topic(name(&self.settings.topic)).with_partitions(partitions);
+            let places: Vec<Place> =
+                partitions.iter().map(|(topic, fetch)| (Arc::clone(topic), fetch.partition)).collect();
             let request = FetchRequest::default()
                 .with_replica_id(BrokerId(-1))
                 .with_max_wait_ms(WAIT_MS)
@@ -245,20 +249,20 @@ impl Fetching {
                 .with_max_bytes(ANSWER_BYTES)
                 .with_isolation_level(i8::from(self.settings.is_committed_only))
                 .with_session_epoch(-1)
-                .with_topics(vec![topic]);
+                .with_topics(by_topic(partitions));
             let mut connection = self.client.take(leader).await?;
             let leader = leader.clone();
             self.busy.insert(leader.clone());
-            self.partitions_busy.extend(&indexes);
+            self.partitions_busy.extend(places.iter().cloned());
             asked.push(Box::pin(async move {
                 let answer = connection.call(&request, FETCH_VERSION).await;
-                (leader, indexes, answer.map(|answer| (connection, answer)))
+                (leader, places, answer.map(|answer| (connection, answer)))
             }));
         }
         match leaderless {
-            Some(partition) => checked(
+            Some((topic, partition)) => checked(
                 LEADER_NOT_AVAILABLE,
-                &format!("read partition {partition} of '{}'", self.settings.topic),
+                &format!("read partition {partition} of '{topic}'"),
                 "the cluster",
             ),
             None => Ok(()),
@@ -270,21 +274,25 @@ impl Fetching {
         if let Err(error) = checked(answer.error_code, "read", leader) {
             return self.failed(None, error);
         }
-        for found in answer.responses.into_iter().flat_map(|topic| topic.partitions) {
-            let action = format!("read partition {} of '{}'", found.partition_index, self.settings.topic);
+        let found = answer.responses.into_iter().flat_map(|topic| {
+            let name: Arc<str> = topic.topic.as_str().into();
+            topic.partitions.into_iter().map(move |found| ((Arc::clone(&name), found.partition_index), found))
+        });
+        for (place, found) in found {
+            let action = format!("read partition {} of '{}'", place.1, place.0);
             let error = match found.error_code {
                 OFFSET_OUT_OF_RANGE => {
-                    self.out_of_range(&found);
+                    self.out_of_range(&place, &found);
                     continue;
                 }
                 code => checked(code, &action, leader),
             };
             if let Err(error) = error {
-                self.failed(Some(&[found.partition_index]), error);
+                self.failed(Some(&[place]), error);
                 continue;
             }
             let mut partitions = self.shared.partitions.lock();
-            let Some(wanted) = partitions.get_mut(&found.partition_index) else { continue };
+            let Some(wanted) = partitions.get_mut(&place) else { continue };
             let records = found.records.unwrap_or_default();
             if let Some(next) = end_of(&records) {
                 wanted.next = next;
@@ -303,39 +311,36 @@ impl Fetching {
         }
     }
 
-    fn out_of_range(&self, found: &PartitionData) {
-        let Some(wanted) = self.shared.partitions.lock().remove(&found.partition_index) else { return };
+    fn out_of_range(&self, place: &Place, found: &PartitionData) {
+        let Some(wanted) = self.shared.partitions.lock().remove(place) else { return };
         let message = format!(
             "offset {} of partition {} of the topic '{}' is not there: the broker has {} to {}; records that were not read yet \
              have been deleted, or the topic was made anew; start over, or give the table another start",
-            wanted.next,
-            found.partition_index,
-            self.settings.topic,
-            found.log_start_offset,
-            found.high_watermark
+            wanted.next, place.1, place.0, found.log_start_offset, found.high_watermark
         );
         // A reader that is gone does not need to know.
         let _ = wanted.queue.send(Err(SourceError::Data { message }));
     }
 
     /// Looks for leaders anew after a while; errors that last are the job's. `None`: all partitions are concerned.
-    fn failed(&mut self, concerned: Option<&[i32]>, error: KafkaError) {
+    fn failed(&mut self, concerned: Option<&[Place]>, error: KafkaError) {
         let now = self.clock.elapsed();
         self.leaders.clear();
         self.retry_at = now + RETRY;
-        warn!(topic = self.settings.topic, error = %chain(&error), "reading is delayed");
+        let topics = self.settings.topics.join(";");
+        warn!(topics, error = %chain(&error), "reading is delayed");
         let text = chain(&error);
-        let may_pass = matches!(failed(error, &self.settings.topic), SourceError::Io { .. });
+        let may_pass = matches!(failed(error, &topics), SourceError::Io { .. });
         let mut partitions = self.shared.partitions.lock();
-        partitions.retain(|partition, wanted| {
-            if concerned.is_some_and(|concerned| !concerned.contains(partition)) {
+        partitions.retain(|place, wanted| {
+            if concerned.is_some_and(|concerned| !concerned.contains(place)) {
                 return true;
             }
             let failing = now.saturating_sub(*wanted.failing_since.get_or_insert(now));
             if may_pass && failing <= PATIENCE {
                 return true;
             }
-            let topic = &self.settings.topic;
+            let topic = &place.0;
             let told = match may_pass {
                 true => SourceError::Io {
                     action: format!("read the topic '{topic}'"),
@@ -347,6 +352,21 @@ impl Fetching {
             false
         });
     }
+}
+
+/// Partitions by their topics, in their order: a topic is named once in a request.
+fn by_topic(partitions: Vec<(Arc<str>, FetchPartition)>) -> Vec<FetchTopic> {
+    let mut topics: Vec<(Arc<str>, Vec<FetchPartition>)> = Vec::new();
+    for (topic, fetch) in partitions {
+        match topics.iter_mut().find(|(known, _)| *known == topic) {
+            Some((_, partitions)) => partitions.push(fetch),
+            None => topics.push((topic, vec![fetch])),
+        }
+    }
+    let topic = |(topic, partitions): (Arc<str>, Vec<FetchPartition>)| {
+        FetchTopic::default().with_topic(name(&topic)).with_partitions(partitions)
+    };
+    topics.into_iter().map(topic).collect()
 }
 
 /// Offset after the last whole batch; `None` if there is none.

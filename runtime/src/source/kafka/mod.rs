@@ -4,15 +4,16 @@
 
 mod fetcher;
 mod metadata;
+mod offsets;
 mod records;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::{BrokerId, ListOffsetsRequest};
 use millrace_sql::plan::Source as SourcePlan;
 use parking_lot::Mutex;
 use prost::Message;
@@ -21,22 +22,21 @@ use tokio::sync::mpsc;
 use super::{Read, RecordFormat, SourceConnector, SourceError, Split, SplitReader, UNREADABLE, excerpt};
 use crate::clock::Clock;
 use crate::format::Decoder;
-use crate::kafka::{Client, KafkaError, LEADER_NOT_AVAILABLE, Security, checked, name, servers, topic};
+use crate::kafka::{Client, KafkaError, Security, servers, topics};
 use crate::options::TableOptions;
 use crate::outside::Outside;
 use fetcher::{Fetched, Fetcher, KnownEnd};
 use metadata::Metadata;
+use offsets::{End, Start};
 use records::Records;
 
 /// Rows decoded at a time.
 const BATCH_RECORDS: usize = 8192;
 
-/// Newest version that this program needs.
-const LIST_OFFSETS_VERSION: i16 = 7;
-const LATEST: i64 = -1;
-const EARLIEST: i64 = -2;
+/// How often new partitions are looked for, as in Flink.
+const DISCOVERY_INTERVAL: Duration = Duration::from_secs(300);
 
-/// A topic as a source.
+/// Topics as a source.
 pub struct Kafka {
     settings: Settings,
     format: RecordFormat,
@@ -49,11 +49,12 @@ pub struct Kafka {
 struct Settings {
     bootstrap: Vec<String>,
     security: Arc<Security>,
-    topic: String,
-    /// A time in milliseconds, [`LATEST`] or [`EARLIEST`].
-    start: i64,
-    is_bounded: bool,
+    topics: Vec<String>,
+    start: Start,
+    end: End,
     is_committed_only: bool,
+    /// How often new partitions are looked for; never if it is zero.
+    discovery_interval: Duration,
 }
 
 impl Settings {
@@ -77,6 +78,9 @@ struct Position {
     /// Reading ends before this offset.
     #[prost(int64, optional, tag = "3")]
     end: Option<i64>,
+    /// Empty in state of earlier releases, which had one topic.
+    #[prost(string, tag = "4")]
+    topic: String,
 }
 
 impl Kafka {
@@ -89,17 +93,9 @@ impl Kafka {
         let settings = Settings {
             bootstrap: servers(options)?,
             security: Arc::new(Security::new(options)?),
-            topic: topic(options)?,
-            start: start(options)?,
-            is_bounded: match options.optional("scan.bounded.mode").as_deref() {
-                None | Some("unbounded") => false,
-                Some("latest-offset") => true,
-                Some(_) => {
-                    return Err(options
-                        .wrong("scan.bounded.mode", "is not supported; use 'unbounded' or 'latest-offset'")
-                        .into());
-                }
-            },
+            topics: topics(options)?,
+            start: Start::new(options)?,
+            end: End::new(options)?,
             is_committed_only: match options.optional("properties.isolation.level").as_deref() {
                 None | Some("read_committed") => true,
                 Some("read_uncommitted") => false,
@@ -112,62 +108,21 @@ impl Kafka {
                         .into());
                 }
             },
+            discovery_interval: options
+                .duration("scan.topic-partition-discovery.interval")?
+                .unwrap_or(DISCOVERY_INTERVAL),
         };
         let format = RecordFormat::new(plan, options)?;
         Ok(Kafka { settings, format, outside: outside.clone(), fetcher: Mutex::new(None) })
     }
-
-    async fn offsets(&self, client: &mut Client, timestamp: i64) -> Result<Vec<(i32, i64)>, KafkaError> {
-        let topic = &self.settings.topic;
-        let mut offsets = Vec::new();
-        for partition in client.partitions(topic).await? {
-            let action = format!("find offsets of partition {} of '{topic}'", partition.index);
-            let Some(leader) = partition.leader else {
-                checked(LEADER_NOT_AVAILABLE, &action, "the cluster")?;
-                continue;
-            };
-            let asked = ListOffsetsPartition::default()
-                .with_partition_index(partition.index)
-                .with_current_leader_epoch(-1)
-                .with_timestamp(timestamp);
-            let asked = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![asked]);
-            let request = ListOffsetsRequest::default()
-                .with_replica_id(BrokerId(-1))
-                .with_isolation_level(i8::from(self.settings.is_committed_only))
-                .with_topics(vec![asked]);
-            let answer = client.call(&leader, &request, LIST_OFFSETS_VERSION).await?;
-            let found = answer.topics.first().and_then(|topic| topic.partitions.first());
-            let Some(found) = found else {
-                let message = "it names no offset".to_owned();
-                return Err(KafkaError::Malformed { action, address: leader, message });
-            };
-            checked(found.error_code, &action, &leader)?;
-            offsets.push((partition.index, found.offset));
-        }
-        Ok(offsets)
-    }
 }
 
-fn start(options: &mut TableOptions<'_>) -> Result<i64, SourceError> {
-    let mode = options.optional("scan.startup.mode");
-    let millis: Option<i64> = options.parsed("scan.startup.timestamp-millis", "a time in milliseconds")?;
-    match (mode.as_deref(), millis) {
-        (None | Some("earliest-offset"), None) => Ok(EARLIEST),
-        (Some("latest-offset"), None) => Ok(LATEST),
-        (Some("timestamp"), Some(millis)) if millis >= 0 => Ok(millis),
-        (Some("timestamp"), _) => Err(options
-            .wrong("scan.startup.mode", "needs 'scan.startup.timestamp-millis' of 0 or more")
-            .into()),
-        (_, Some(_)) => Err(options
-            .wrong("scan.startup.timestamp-millis", "needs 'scan.startup.mode' = 'timestamp'")
-            .into()),
-        _ => Err(options
-            .wrong(
-                "scan.startup.mode",
-                "is not supported; use 'earliest-offset', 'latest-offset' or 'timestamp'",
-            )
-            .into()),
-    }
+fn split_id(topic: &str, partition: i32) -> String {
+    format!("{topic}/{partition:06}")
+}
+
+fn split(position: Position) -> Split {
+    Split { id: split_id(&position.topic, position.partition), position: position.encode_to_vec() }
 }
 
 fn failed(error: KafkaError, topic: &str) -> SourceError {
@@ -186,26 +141,41 @@ fn failed(error: KafkaError, topic: &str) -> SourceError {
 impl SourceConnector for Kafka {
     async fn splits(&self, _parallelism: u32) -> Result<Vec<Split>, SourceError> {
         let mut client = self.settings.client(&self.outside);
-        let failed = |error| failed(error, &self.settings.topic);
-        let latest = self.offsets(&mut client, LATEST).await.map_err(failed)?;
-        let first = match self.settings.start {
-            LATEST => latest.clone(),
-            start => self.offsets(&mut client, start).await.map_err(failed)?,
-        };
-        let split = |((partition, first), (_, latest)): ((i32, i64), (i32, i64))| {
-            // No record is as new as the wanted time: reading begins with the next one.
-            let next = if first < 0 { latest } else { first };
-            let position = Position { partition, next, end: self.settings.is_bounded.then_some(latest) };
-            Split {
-                id: format!("{}/{partition:06}", self.settings.topic),
-                position: position.encode_to_vec(),
+        let Settings { start, end, is_committed_only, .. } = &self.settings;
+        let mut splits = Vec::new();
+        for topic in &self.settings.topics {
+            let positions = offsets::positions(&mut client, topic, start, end, *is_committed_only).await;
+            let positions = positions.map_err(|error| failed(error, topic))?;
+            splits.extend(positions.into_iter().map(split));
+        }
+        Ok(splits)
+    }
+
+    fn discovery_interval(&self) -> Option<Duration> {
+        let interval = self.settings.discovery_interval;
+        (!self.is_bounded() && !interval.is_zero()).then_some(interval)
+    }
+
+    async fn discover(&self, known: &BTreeSet<String>) -> Result<Vec<Split>, SourceError> {
+        let mut client = self.settings.client(&self.outside);
+        let mut splits = Vec::new();
+        for topic in &self.settings.topics {
+            let partitions = client.partitions(topic).await.map_err(|error| failed(error, topic))?;
+            if partitions.iter().all(|partition| known.contains(&split_id(topic, partition.index))) {
+                continue;
             }
-        };
-        Ok(first.into_iter().zip(latest).map(split).collect())
+            let committed = self.settings.is_committed_only;
+            // Whatever the table says of the first start: this partition's rows are all new.
+            let positions =
+                offsets::positions(&mut client, topic, &Start::Earliest, &End::Never, committed).await;
+            let positions = positions.map_err(|error| failed(error, topic))?;
+            splits.extend(positions.into_iter().map(split).filter(|split| !known.contains(&split.id)));
+        }
+        Ok(splits)
     }
 
     fn is_bounded(&self) -> bool {
-        self.settings.is_bounded
+        self.settings.end != End::Never
     }
 
     fn position_text(&self, position: &[u8]) -> String {
@@ -219,16 +189,20 @@ impl SourceConnector for Kafka {
     }
 
     fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError> {
-        let position = Position::decode(split.position.as_slice()).map_err(|_| SourceError::Data {
+        let mut position = Position::decode(split.position.as_slice()).map_err(|_| SourceError::Data {
             message: format!("the position of split '{}' is malformed", split.id),
         })?;
+        if position.topic.is_empty() {
+            position.topic = self.settings.topics.first().cloned().unwrap_or_default();
+        }
+        let topic: Arc<str> = position.topic.as_str().into();
         let decoder = self.format.decoder()?;
         let mut fetcher = self.fetcher.lock();
         let fetcher = fetcher.get_or_insert_with(|| Arc::new(Fetcher::start(&self.settings, &self.outside)));
         let (queued, end) = (Arc::<AtomicUsize>::default(), Arc::<KnownEnd>::default());
-        let queue = fetcher.add(position.partition, position.next, Arc::clone(&queued), Arc::clone(&end));
+        let queue =
+            fetcher.add((topic, position.partition), position.next, Arc::clone(&queued), Arc::clone(&end));
         Ok(Box::new(PartitionReader {
-            topic: self.settings.topic.clone(),
             first: position.next,
             position,
             decoder,
@@ -248,7 +222,6 @@ impl SourceConnector for Kafka {
 }
 
 struct PartitionReader {
-    topic: String,
     /// Where this reader began; for progress.
     first: i64,
     position: Position,
@@ -296,7 +269,7 @@ impl PartitionReader {
                 let starts = std::iter::once(0).chain(ends.iter().map(|(_, end)| *end));
                 let records: Vec<&[u8]> =
                     starts.zip(&ends).map(|(start, (_, end))| &lines[start..*end]).collect();
-                let place = format!("'{}', partition {}", self.topic, self.position.partition);
+                let place = format!("'{}', partition {}", self.position.topic, self.position.partition);
                 match self.format.decode_records(&mut self.decoder, &records, &place) {
                     Some((rows, kept)) => (rows, Some(kept.into())),
                     None => return Err(self.poison(&lines, &ends)),
@@ -304,8 +277,12 @@ impl PartitionReader {
             }
         };
         let layout = self.format.layout();
-        let columns =
-            metadata.columns(layout.metadata(), &self.topic, self.position.partition, kept.as_ref())?;
+        let columns = metadata.columns(
+            layout.metadata(),
+            &self.position.topic,
+            self.position.partition,
+            kept.as_ref(),
+        )?;
         Ok(Some(layout.join(rows, &columns)?).filter(|rows| rows.num_rows() > 0))
     }
 
@@ -331,7 +308,7 @@ impl PartitionReader {
     }
 
     fn wrong(&self, offset: i64, message: &str) -> SourceError {
-        let (topic, partition) = (&self.topic, self.position.partition);
+        let (topic, partition) = (&self.position.topic, self.position.partition);
         SourceError::Data {
             message: format!(
                 "the record at offset {offset} of partition {partition} of the topic '{topic}' cannot be read: {message}"
@@ -359,7 +336,7 @@ impl SplitReader for PartitionReader {
                 }
                 Some(Err(error)) => return Poll::Ready(Err(error)),
                 None => {
-                    let message = format!("reading the topic '{}' has ended by itself", self.topic);
+                    let message = format!("reading the topic '{}' has ended by itself", self.position.topic);
                     let source = std::io::Error::other(message);
                     return Poll::Ready(Err(SourceError::Io {
                         action: "read from Kafka".to_owned(),

@@ -330,6 +330,7 @@ impl Run {
         let context = CoordinatorContext {
             clock,
             store: Arc::new(SimulatedStore { world: self.world.clone(), process }),
+            begins_from: None,
             random: Arc::new(Mutex::new(StdRng::seed_from_u64(u64::from(process)))),
             outside: self.outside(process),
             sinks: Arc::new(SimulatedSinks { world: self.world.clone(), process }),

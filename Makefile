@@ -7,7 +7,7 @@ CLUSTER := e2e/cluster
 .PHONY: help build bench demo test simulate test-real lint deny generate ci cluster-check cluster-up cluster-install cluster-down cluster-test demo-cluster e2e
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 build: ## build all programs
 	$(CARGO) build --workspace

@@ -88,6 +88,8 @@ pub fn explain(error: &Error, settings: &BucketSettings) -> String {
             .any(|code| text.contains(code));
     if text.contains("NoSuchBucket") {
         format!("{text}; make the bucket, or name one that exists")
+    } else if is_full(&text) {
+        format!("{text}; the store is full: make room, and the job goes on")
     } else if is_refused {
         match &settings.credentials {
             Some(mounted) => format!(
@@ -98,8 +100,6 @@ pub fn explain(error: &Error, settings: &BucketSettings) -> String {
         }
     } else if text.contains(NO_ANSWER) {
         format!("{text}; is spec.storage.endpoint right, and does it answer?")
-    } else if is_full(&text) {
-        format!("{text}; the store is full: make room, and the job goes on")
     } else if is_failing(&text) {
         format!("{text}; the store does not work at the moment, and is asked again")
     } else {
@@ -109,7 +109,18 @@ pub fn explain(error: &Error, settings: &BucketSettings) -> String {
 
 /// True if a store does not answer, or answers that it does not work: it may at any time again.
 pub fn is_outage(error: &Error) -> bool {
+    // What is gone or there already stays so, whatever numbers its name has.
+    let is_answer = matches!(
+        error,
+        Error::NotFound { .. }
+            | Error::AlreadyExists { .. }
+            | Error::Precondition { .. }
+            | Error::NotModified { .. }
+    );
     let text = crate::error::chain(error);
+    if is_answer {
+        return false;
+    }
     text.contains(NO_ANSWER) || is_failing(&text) || is_full(&text)
 }
 
@@ -122,7 +133,7 @@ fn is_full(text: &str) -> bool {
 }
 
 fn is_failing(text: &str) -> bool {
-    ["503", "500 Internal", "SlowDown"].iter().any(|sign| text.contains(sign))
+    ["503 ", "ServiceUnavailable", "500 Internal", "SlowDown"].iter().any(|sign| text.contains(sign))
 }
 
 /// A message with an S3 error document cut down to its code and message: the whole names keys and signatures.
@@ -228,7 +239,10 @@ impl Store for BucketStore {
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         let listed = self.store.list(Some(&self.path(prefix))).try_collect::<Vec<_>>().await;
         let listed = listed.map_err(|error| self.failed("list", prefix, &error))?;
-        let start = self.prefix.as_ref().len() + 1;
+        let start = match self.prefix.as_ref() {
+            "" => 0,
+            prefix => prefix.len() + 1,
+        };
         let keys = listed.iter().filter_map(|object| object.location.as_ref().get(start..));
         let mut keys: Vec<String> = keys.map(str::to_owned).collect();
         keys.sort();

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::paths;
-use super::protocol::{self, CheckpointError, Checkpoints, JobIdentity, MissingSnafu, RefusedSnafu};
+use super::protocol::{
+    self, CheckpointError, Checkpoints, JobIdentity, MalformedSnafu, MissingSnafu, RefusedSnafu,
+};
 use super::records::{self, EpochRecord, FORMAT_VERSION, Manifest, Marker};
 use super::store::Store;
 use crate::model::key_encoding::KEY_ENCODING_VERSION;
@@ -19,6 +21,9 @@ const COPIES: usize = 4;
 
 /// In the keys of segments that came from elsewhere; no worker has this number.
 const NO_WORKER: WorkerId = WorkerId(0);
+
+/// Reads a whole segment and compares its checksums; says what is wrong.
+pub type Verify = fn(&[u8]) -> Result<(), String>;
 
 /// The newest checkpoint of a savepoint or of a job's state, which a job is to begin from.
 ///
@@ -44,6 +49,8 @@ pub async fn read(from: &dyn Store, identity: &JobIdentity) -> Result<Manifest, 
             "the state in '{location}' is of a release that this one does not know; use a newer release"
         ));
     }
+    // Without the record of what is visible an earlier checkpoint would be the newest.
+    protocol::check_records(from).await?;
     let Some(manifest) = protocol::newest(from).await? else {
         return refused(format!("there is no checkpoint in '{location}' to begin from"));
     };
@@ -59,11 +66,17 @@ fn not_committed(location: &str, epoch: Epoch) -> String {
     )
 }
 
-/// Copies a checkpoint into an empty place; returns how many bytes of state it has.
+/// Copies a checkpoint into an empty place, or one that holds this very copy or a part of it; returns how many bytes of state it has.
 ///
 /// # Errors
-/// If its results are not all visible, something else is there, or either store fails.
-pub async fn save(from: &dyn Store, manifest: &Manifest, to: &dyn Store) -> Result<u64, CheckpointError> {
+/// If its results are not all visible, something is damaged, something else is there, or either store fails.
+pub async fn save(
+    from: &dyn Store,
+    manifest: &Manifest,
+    to: &dyn Store,
+    verify: Verify,
+) -> Result<u64, CheckpointError> {
+    protocol::check_records(from).await?;
     let epoch = Epoch(manifest.epoch);
     let location = from.location();
     if from.get(&paths::commit(epoch)).await?.is_none() {
@@ -72,15 +85,15 @@ pub async fn save(from: &dyn Store, manifest: &Manifest, to: &dyn Store) -> Resu
     let Some(owner) = protocol::owner(from).await? else {
         return MissingSnafu { key: paths::JOB, location }.fail();
     };
-    // What is there from a try that was cut off is the same, and stays.
-    if !protocol::create_or_own(to, paths::JOB, records::encode(&owner)).await?
-        || to.get(&paths::commit(epoch)).await?.is_some()
+    let is_other = |key: &String| *key != paths::epoch(epoch);
+    if to.list(paths::EPOCHS).await?.iter().any(is_other)
+        || !protocol::create_or_own(to, paths::JOB, records::encode(&owner)).await?
     {
         let message = format!("there is something in '{}' already; choose another place", to.location());
         return RefusedSnafu { message }.fail();
     }
     let same_keys = segments(manifest).into_iter().map(|key| (key.clone(), key)).collect();
-    let bytes = copy(from, to, &same_keys).await?;
+    let bytes = copy(from, to, &same_keys, verify).await?;
     let mut saved = manifest.clone();
     saved.subtasks.iter_mut().for_each(|state| state.committables.clear());
     let key = paths::manifest(epoch, Generation(manifest.generation));
@@ -101,13 +114,14 @@ pub async fn adopt(
     from: &dyn Store,
     manifest: &Manifest,
     epoch: Epoch,
+    verify: Verify,
 ) -> Result<Manifest, CheckpointError> {
     let generation = checkpoints.generation();
     // Keys of this job's own: it numbers its epochs and generations anew.
     let own =
         |(number, key): (usize, String)| (key, paths::segment(epoch, generation, NO_WORKER, number as u64));
     let keys: BTreeMap<String, String> = segments(manifest).into_iter().enumerate().map(own).collect();
-    copy(from, checkpoints.store().as_ref(), &keys).await?;
+    copy(from, checkpoints.store().as_ref(), &keys, verify).await?;
     let plan = manifest.plan.clone().unwrap_or_default();
     let mut adopted = Manifest {
         subtasks: manifest.subtasks.clone(),
@@ -140,10 +154,14 @@ async fn copy(
     from: &dyn Store,
     to: &dyn Store,
     keys: &BTreeMap<String, String>,
+    verify: Verify,
 ) -> Result<u64, CheckpointError> {
     let one = |(key, new): (String, String)| async move {
         let bytes = from.get(&key).await?;
         let Some(bytes) = bytes else { return MissingSnafu { key, location: from.location() }.fail() };
+        if let Err(damage) = verify(&bytes) {
+            return MalformedSnafu { key, location: from.location(), damage }.fail();
+        }
         let length = bytes.len() as u64;
         protocol::create_once(to, &new, bytes).await?;
         Ok(length)

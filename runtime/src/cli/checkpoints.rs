@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::coordinator::report;
 use crate::error::chain;
 use crate::source;
-use crate::state::SegmentReader;
+use crate::state::verify_segment;
 
 /// Arguments of `checkpoints`.
 #[derive(clap::Args)]
@@ -143,8 +143,9 @@ pub fn checkpoints(arguments: &CheckpointsArguments) -> Result<Exit, UserError> 
             What::Savepoint { place, epoch } => {
                 let checkpoint = only(found, *epoch)?.manifest.map_err(as_user)?;
                 let to = job::store_at(place, &manifest)?;
-                let bytes =
-                    savepoint::save(store.as_ref(), &checkpoint, to.as_ref()).await.map_err(as_user)?;
+                let bytes = savepoint::save(store.as_ref(), &checkpoint, to.as_ref(), verify_segment)
+                    .await
+                    .map_err(as_user)?;
                 println!(
                     "checkpoint {} is saved in '{}' ({} of state)",
                     checkpoint.epoch,
@@ -345,8 +346,7 @@ async fn damage_of(store: &dyn Store, key: &str) -> Result<Option<String>, UserE
     let Some(bytes) = store.get(key).await.map_err(as_user)? else {
         return Ok(Some(format!("the object '{key}' is missing")));
     };
-    let verified = SegmentReader::open(&bytes).and_then(|reader| reader.verify());
-    Ok(verified.err().map(|error| format!("the object '{key}': {}", chain(&error))))
+    Ok(verify_segment(&bytes).err().map(|damage| format!("the object '{key}': {damage}")))
 }
 
 async fn delete(store: &dyn Store, found: Vec<protocol::Complete>, before: u64) -> Result<Exit, UserError> {

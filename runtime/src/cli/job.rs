@@ -218,6 +218,7 @@ impl Job {
             checkpoints_kept: spec.checkpoint.retain as usize,
             restart,
             is_patient: false,
+            is_attended: true,
         })
     }
 }
@@ -226,18 +227,20 @@ fn namespace(manifest: &StreamJob) -> &str {
     manifest.metadata.namespace.as_deref().unwrap_or("default")
 }
 
+/// All of it or nothing: half of a state would be taken for another one.
 fn remove_all_but_savepoints(folder: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.ends_with(paths::SAVEPOINTS) {
-            continue;
-        }
-        match path.is_dir() {
-            true => std::fs::remove_dir_all(path)?,
-            false => std::fs::remove_file(path)?,
-        }
+    let aside = folder
+        .with_file_name(format!(".removed-{}", folder.file_name().unwrap_or_default().to_string_lossy()));
+    if aside.exists() {
+        std::fs::remove_dir_all(&aside)?;
     }
-    Ok(())
+    std::fs::rename(folder, &aside)?;
+    let kept = aside.join(paths::SAVEPOINTS);
+    if kept.exists() {
+        std::fs::create_dir(folder)?;
+        std::fs::rename(kept, folder.join(paths::SAVEPOINTS))?;
+    }
+    std::fs::remove_dir_all(aside)
 }
 
 /// Where a job's state is.

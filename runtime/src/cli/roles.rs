@@ -100,6 +100,7 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
         let clock = Clock::system();
         let (uid, attempt) = (JobUid(arguments.uid), Attempt(arguments.attempt));
         let mut settings = job.settings(uid.clone(), attempt)?;
+        settings.is_attended = false;
         settings.is_patient = matches!(settings.restart, RestartStrategy::Exponential { .. });
         let listener = Tcp.listen(&arguments.listen).await;
         let listener = listener

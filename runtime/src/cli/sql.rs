@@ -168,6 +168,7 @@ async fn run(plan: Plan, format: Format, parallelism: u32) -> Result<Exit, UserE
         // What was shown cannot be taken back.
         restart: RestartStrategy::None,
         is_patient: false,
+        is_attended: true,
     };
     let listener = Tcp.listen("127.0.0.1:0").await;
     let listener = listener.map_err(|error| UserError(format!("failed to listen on loopback: {error}")))?;

@@ -34,6 +34,7 @@ use crate::model::{Epoch, EventTime, Generation};
 use crate::outside::Outside;
 use crate::sink::{self, SinkCommitter, SinkError, SinkIdentity, Sinks};
 use crate::source::{self, SourceError};
+use crate::state::verify_segment;
 use failover::{Restart, RestartStrategy};
 use generation::{GenerationEnd, RunningJob};
 pub use report::{JobReport, Phase};
@@ -53,6 +54,8 @@ pub struct JobSettings {
     /// A failure that would come again is tried again all the same, with the delays of `restart`: on a cluster the cure (an object
     /// put back, a topic mended) comes from outside, and nobody is there to start the job anew.
     pub is_patient: bool,
+    /// Somebody waits for its end, on the command line.
+    pub is_attended: bool,
 }
 
 /// What a coordinator works with; injected.
@@ -232,7 +235,7 @@ async fn may_stop(settings: &JobSettings, context: &CoordinatorContext, own: &Ow
         Err(error) => {
             warn!(error = %chain(&error), "it is not known whether the results of the last checkpoint are visible");
             // A run on the command line that has come nowhere has begun nothing, and somebody waits for its end.
-            !settings.is_patient && own.generation.is_none()
+            settings.is_attended && own.generation.is_none()
         }
     }
 }
@@ -412,7 +415,8 @@ async fn begin_from(
     // Before it is the job's own: SQL that means something else is refused.
     plan_to_run(Some(&manifest), &settings.sql, plan)?;
     info!(from = from.location(), epoch = manifest.epoch, "beginning from there");
-    let adopted = savepoint::adopt(&taken.checkpoints, from, &manifest, taken.next_epoch).await?;
+    let adopted =
+        savepoint::adopt(&taken.checkpoints, from, &manifest, taken.next_epoch, verify_segment).await?;
     taken.next_epoch = taken.next_epoch.next();
     taken.restored = Some(adopted);
     Ok(())
@@ -615,6 +619,7 @@ mod tests {
                 jitter: 0.0,
             },
             is_patient,
+            is_attended: !is_patient,
         }
     }
 

@@ -21,6 +21,7 @@ use crate::coordinator::{JobReport, Wish};
 use crate::error::chain;
 use crate::explain::{Explained, explain};
 use crate::model::{Epoch, EventTime};
+use crate::state::verify_segment;
 
 /// How long a savepoint's checkpoint is waited for.
 const CHECKPOINT_MAX: Duration = Duration::from_secs(600);
@@ -178,6 +179,6 @@ async fn copy(store: &Arc<dyn Store>, epoch: u64) -> Result<Saved, String> {
     };
     let to = Below::new(Arc::clone(store), paths::savepoint(Epoch(epoch)));
     let manifest = found.manifest.map_err(told)?;
-    let bytes = savepoint::save(store.as_ref(), &manifest, &to).await.map_err(told)?;
+    let bytes = savepoint::save(store.as_ref(), &manifest, &to, verify_segment).await.map_err(told)?;
     Ok(Saved { epoch, location: to.location(), bytes })
 }

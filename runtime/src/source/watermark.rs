@@ -13,6 +13,8 @@ pub struct SplitWatermarks {
     /// Splits that do not hold the minimum back.
     idle: BTreeSet<String>,
     emitted: Option<EventTime>,
+    /// How far the splits that were taken out had come.
+    ended: Option<EventTime>,
 }
 
 impl SplitWatermarks {
@@ -28,9 +30,9 @@ impl SplitWatermarks {
         }
     }
 
-    /// Takes a split out for good.
+    /// Takes a split that was read out for good. Once there is none left, the one that came furthest counts.
     pub fn remove(&mut self, split: &str) {
-        self.splits.remove(split);
+        self.ended = self.ended.max(self.splits.remove(split));
         self.idle.remove(split);
     }
 
@@ -56,7 +58,10 @@ impl SplitWatermarks {
     /// The subtask's watermark if it has advanced since the last call.
     pub fn advanced(&mut self) -> Option<EventTime> {
         let active = self.splits.iter().filter(|(split, _)| !self.idle.contains(*split));
-        let lowest = active.map(|(_, time)| *time).min()?;
+        let lowest = match self.splits.is_empty() {
+            true => self.ended?,
+            false => active.map(|(_, time)| *time).min()?,
+        };
         if lowest == EventTime::MIN || self.emitted.is_some_and(|emitted| lowest <= emitted) {
             return None;
         }
@@ -83,6 +88,25 @@ mod tests {
         assert_eq!(watermarks.advanced(), None);
         watermarks.advance("b", EventTime::MAX);
         assert_eq!(watermarks.advanced(), Some(EventTime(5)));
+    }
+
+    #[test]
+    fn splits_that_were_read_let_the_others_advance_and_the_furthest_counts_in_the_end() {
+        let mut watermarks = SplitWatermarks::default();
+        for (split, time) in [("a", 5), ("b", 9), ("c", 7)] {
+            watermarks.add(split, EventTime::MIN);
+            watermarks.advance(split, EventTime(time));
+        }
+        assert_eq!(watermarks.advanced(), Some(EventTime(5)));
+        watermarks.remove("b");
+        assert_eq!(watermarks.advanced(), None);
+        watermarks.remove("a");
+        assert_eq!(watermarks.advanced(), Some(EventTime(7)));
+        watermarks.remove("c");
+        assert_eq!(watermarks.advanced(), Some(EventTime(9)));
+        watermarks.add("d", EventTime::MIN);
+        watermarks.advance("d", EventTime(8));
+        assert_eq!(watermarks.advanced(), None, "it is late, and the watermark stays");
     }
 
     #[test]

@@ -212,6 +212,15 @@ pub struct SegmentReader<'a> {
     footer: Footer,
 }
 
+/// Reads a whole segment and compares its checksums; says what is wrong.
+///
+/// # Errors
+/// What is wrong.
+pub fn verify_segment(bytes: &[u8]) -> Result<(), String> {
+    let verified = SegmentReader::open(bytes).and_then(|reader| reader.verify());
+    verified.map_err(|error| crate::error::chain(&error))
+}
+
 impl<'a> SegmentReader<'a> {
     /// Checks the frame and the footer; blocks are checked when they are read.
     pub fn open(bytes: &'a [u8]) -> Result<Self, SegmentError> {

@@ -228,6 +228,10 @@ impl SourceHead {
                 watermark: EventTime::MAX.0,
                 is_done: true,
             });
+            if self.discovery.is_some() {
+                // The others may let the watermark advance now.
+                return Poll::Ready(Ok(SourceRead::Quiet));
+            }
         }
     }
 

@@ -273,6 +273,32 @@ fn files_that_come_later_are_read_once_through_kills() {
 }
 
 #[test]
+fn windows_over_watched_files_fire_when_the_files_are_read() {
+    let place = Place::new(
+        1,
+        "CREATE TABLE numbers (n BIGINT, ts AS TO_TIMESTAMP_LTZ(n, 0), WATERMARK FOR ts AS ts)
+           WITH ('connector' = 'filesystem', 'path' = 'numbers', 'format' = 'json', 'source.monitor-interval' = '50 ms');
+         CREATE TABLE result (`start` TIMESTAMP_LTZ(3), n BIGINT)
+           WITH ('connector' = 'filesystem', 'path' = 'result', 'format' = 'json');
+         INSERT INTO result SELECT window_start, COUNT(*)
+           FROM TABLE(TUMBLE(TABLE numbers, DESCRIPTOR(ts), INTERVAL '1' SECOND)) GROUP BY window_start, window_end;",
+    );
+    fs::create_dir(place.path().join("numbers")).unwrap();
+    for file in 0..5 {
+        let lines: Vec<String> = (file * 3..file * 3 + 3).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        fs::write(place.path().join(format!("numbers/{file}.jsonl")), lines.concat()).unwrap();
+    }
+
+    let mut job = place.start(&[]);
+    // The last row's own window stays open.
+    place.wait_until("all other windows have fired", || place.rows("result").len() == 14);
+    signal(job.id(), libc::SIGINT);
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+
+    assert!(place.rows("result").iter().all(|row| row.ends_with("\"n\":1}")), "{:?}", place.rows("result"));
+}
+
+#[test]
 fn other_restart_strategies_give_up_after_so_many_failures() {
     for (strategy, restarts) in [
         ("strategy: FixedDelay, delay: 10ms, maxRestarts: 3", 3),

@@ -139,15 +139,20 @@ fn checkpoints_are_listed_inspected_verified_and_removed() {
 fn a_job_begins_from_a_savepoint_or_from_the_state_of_another_one() {
     let first = Place::new(2, SQL);
     let mut job = first.start(&[]);
-    first.wait_until("results are visible", || !first.rows("totals").is_empty());
+    first.wait_until("results are visible", || {
+        !first.rows("totals").is_empty() && first.log().matches("checkpoint complete").count() > 1
+    });
     signal(job.id(), libc::SIGINT);
     assert!(job.wait().unwrap().success(), "{}", first.log());
     let saved = first.path().join("saved/1").display().to_string();
     let said = first.verb("checkpoints", &["savepoint", &saved]);
     assert!(said.status.success() && text(&said).contains("is saved in"), "{}", text(&said));
     let again = first.verb("checkpoints", &["savepoint", &saved]);
-    assert_eq!(again.status.code(), Some(1), "{}", text(&again));
-    assert!(text(&again).contains("there is something in"), "{}", text(&again));
+    assert!(again.status.success(), "the same again: {}", text(&again));
+    let older = epochs(&first)[1].to_string();
+    let other = first.verb("checkpoints", &["savepoint", &saved, "--epoch", &older]);
+    assert_eq!(other.status.code(), Some(1), "{}", text(&other));
+    assert!(text(&other).contains("there is something in"), "{}", text(&other));
     let written = first.rows("totals");
     let of_job = first.path().join(".millrace/default/job").display().to_string();
     let fast = SQL.replace(", 'rows-per-second' = '40000'", "");
@@ -174,6 +179,18 @@ fn a_job_begins_from_a_savepoint_or_from_the_state_of_another_one() {
             fs::remove_dir_all(from).unwrap();
         }
     }
+
+    let segments = Path::new(&saved).join("segments");
+    let segment = fs::read_dir(segments).unwrap().next().unwrap().unwrap().path();
+    let whole = fs::read(&segment).unwrap();
+    fs::write(&segment, &whole[..whole.len() - 1]).unwrap();
+    let place = Place::new(2, &fast);
+    let damaged = place.run(&["--from", &saved]);
+    assert_eq!(damaged.status.code(), Some(3), "{}", text(&damaged));
+    assert!(text(&damaged).contains("is malformed or cut short"), "{}", text(&damaged));
+    fs::write(&segment, whole).unwrap();
+    let mended = place.run(&["--from", &saved]);
+    assert!(mended.status.success(), "{}", text(&mended));
 }
 
 #[test]

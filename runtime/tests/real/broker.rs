@@ -238,7 +238,10 @@ impl Broker {
 
     /// Makes a topic's partitions more.
     pub fn grow_topic(&self, topic: &str, partitions: i32) {
-        let wanted = CreatePartitionsTopic::default().with_name(name(topic)).with_count(partitions);
+        let wanted = CreatePartitionsTopic::default()
+            .with_name(name(topic))
+            .with_count(partitions)
+            .with_assignments(None);
         let request = CreatePartitionsRequest::default().with_topics(vec![wanted]).with_timeout_ms(10_000);
         let answer =
             self.runtime.block_on(async { self.client().call(&self.address, &request, 3).await }).unwrap();

@@ -189,6 +189,8 @@ fn a_poison_record_is_named_by_offset() {
     let cured = place.run(&[]);
     assert!(cured.status.success(), "{}", crate::harness::text(&cured));
     assert_eq!(broker.committed("picked", 1), ["{\"id\":3,\"k\":3}"]);
+    let total = |k: u8| format!("{{\"k\":{k},\"window_end\":\"2026-01-01 00:00:01\",\"n\":1,\"total\":{k}}}");
+    assert_eq!(broker.committed("totals", 2), [total(3), total(4)]);
 }
 
 #[test]

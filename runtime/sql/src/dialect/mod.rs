@@ -14,5 +14,5 @@ mod types;
 mod window;
 
 pub use create_table::{ColumnDeclaration, ColumnKind, CreateTable, WatermarkDeclaration};
-pub use statement::{CreateView, Insert, Name, Query, Statement, parse};
+pub use statement::{CreateView, Insert, Name, Query, SetOption, Statement, parse};
 pub use window::{Cut, WindowCall, milliseconds, sessions, windows};

@@ -24,6 +24,14 @@ pub enum Statement {
     Insert(Insert),
     /// A query whose rows are shown.
     Select(Query),
+    Set(SetOption),
+}
+
+/// SET 'key' = 'value'.
+#[derive(Debug, Clone)]
+pub struct SetOption {
+    pub key: Name,
+    pub value: Name,
 }
 
 /// CREATE VIEW name AS query.
@@ -181,9 +189,23 @@ fn statement(tokens: &[TokenWithSpan], windows: &mut usize) -> Parsed<Statement>
     if cursor.at_word("SELECT") || cursor.at_word("WITH") {
         return query(&mut cursor, windows).map(Statement::Select);
     }
+    if cursor.take_word("SET") {
+        return set_option(&mut cursor).map(Statement::Set);
+    }
     let word = first.token.to_string().to_uppercase();
     Err(mistake(&first, format!("the statement {word} is not supported"))
-        .hint("there are CREATE TABLE, CREATE VIEW, INSERT INTO … SELECT, and SELECT in `millrace sql`"))
+        .hint("there are CREATE TABLE, CREATE VIEW, SET, INSERT INTO … SELECT, and SELECT in `millrace sql`"))
+}
+
+fn set_option(cursor: &mut Cursor<'_>) -> Parsed<SetOption> {
+    let (text, span) =
+        cursor.string("the name of a setting in quotes, as in SET 'table.local-time-zone' = 'UTC'")?;
+    let key = Name { text, span };
+    cursor.expect(&Token::Eq)?;
+    let (text, span) = cursor.string("the value of the setting in quotes")?;
+    let value = Name { text, span };
+    expect_end(cursor)?;
+    Ok(SetOption { key, value })
 }
 
 fn create_view(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<CreateView> {
@@ -240,6 +262,10 @@ fn as_of(tokens: &[TokenWithSpan]) -> Option<&TokenWithSpan> {
 
 fn query(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<Query> {
     if !cursor.at_word("SELECT") && !cursor.at_word("WITH") && cursor.peek().token != Token::LParen {
+        if cursor.at_word("VALUES") {
+            return Err(mistake(&cursor.peek(), "VALUES is not supported yet")
+                .hint("read rows from a table, such as one of 'connector' = 'filesystem' or 'datagen'"));
+        }
         return Err(cursor.unexpected("SELECT"));
     }
     let rest = cursor.rest();

@@ -5,7 +5,8 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{ArrayRef, BinaryBuilder};
 use arrow::datatypes::DataType;
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use md5::Digest as _;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use regex::Regex;
@@ -48,9 +49,9 @@ pub const FUNCTIONS: &[Scalar] = &[
             texts(rows, |row| sha2(text(arguments, 0, row)?, number(&arguments[1], row)?))
         },
     },
-    of_text!("to_base64", "TO_BASE64(string)", |text| Some(BASE64.encode(text))),
+    of_text!("to_base64", "TO_BASE64(string)", |text| Some(STANDARD.encode(text))),
     of_text!("from_base64", "FROM_BASE64(string)", |text| {
-        BASE64.decode(text).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        LENIENT.decode(text).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }),
     of_text!("url_encode", "URL_ENCODE(string)", |text| {
         Some(utf8_percent_encode(text, FORM).to_string().replace("%20", "+"))
@@ -63,9 +64,11 @@ pub const FUNCTIONS: &[Scalar] = &[
         returns: |_| DataType::Utf8,
         call: |arguments, rows| {
             texts(rows, |row| {
-                let part = part_of_url(text(arguments, 0, row)?, text(arguments, 1, row)?)?;
+                let which = text(arguments, 1, row)?;
+                let part = part_of_url(text(arguments, 0, row)?, which)?;
                 match arguments.len() {
-                    3 => parameter(&part, text(arguments, 2, row)?),
+                    3 if which == "QUERY" => parameter(&part, text(arguments, 2, row)?),
+                    3 => None,
                     _ => Some(part),
                 }
             })
@@ -147,12 +150,21 @@ pub const FUNCTIONS: &[Scalar] = &[
         returns: |_| DataType::Utf8,
         call: |arguments, rows| {
             texts(rows, |row| {
-                let (from, to) = (text(arguments, 1, row)?, text(arguments, 2, row)?);
-                Some(translate(text(arguments, 0, row)?, from, to))
+                // Without characters nothing changes, and without replacements they go.
+                let (from, to) = (text(arguments, 1, row), text(arguments, 2, row));
+                Some(translate(text(arguments, 0, row)?, from.unwrap_or_default(), to.unwrap_or_default()))
             })
         },
     },
 ];
+
+/// Reads what Java reads: padding may be missing.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// Letters that forms leave as they are; Java writes a space as `+`.
 const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'*').remove(b'_');
@@ -176,16 +188,16 @@ fn sha2(text: &str, bits: i64) -> Option<String> {
     })
 }
 
-/// Hexadecimal digits as bytes; an odd first one is a byte of its own. `None` if there are other letters.
+/// Hexadecimal digits as bytes; an odd first one gives a byte of zero, as in Flink. `None` if there are other letters.
 fn bytes_of_digits(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> =
         text.chars().map(|letter| letter.to_digit(16).map(|digit| digit as u8)).collect();
     let digits = digits?;
     let (first, pairs) = digits.split_at(digits.len() % 2);
-    Some(first.iter().copied().chain(pairs.chunks(2).map(|pair| pair[0] << 4 | pair[1])).collect())
+    Some(first.iter().map(|_| 0).chain(pairs.chunks(2).map(|pair| pair[0] << 4 | pair[1])).collect())
 }
 
-/// `None` if a `%` is not followed by two digits, or what comes out is no UTF-8.
+/// `None` if a `%` is not followed by two digits. What is no UTF-8 becomes U+FFFD.
 fn decode_url(text: &str) -> Option<String> {
     let is_whole = text.split('%').skip(1).all(|after| {
         let mut digits = after.chars().take(2);
@@ -193,7 +205,7 @@ fn decode_url(text: &str) -> Option<String> {
         is_digit() && is_digit()
     });
     let spaced = text.replace('+', " ");
-    is_whole.then(|| percent_decode_str(&spaced).decode_utf8().ok().map(|text| text.into_owned())).flatten()
+    is_whole.then(|| percent_decode_str(&spaced).decode_utf8_lossy().into_owned())
 }
 
 /// The parts of an address, as RFC 3986 (appendix B) finds them.

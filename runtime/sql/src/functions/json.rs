@@ -48,12 +48,31 @@ fn parse(text: &str) -> Result<JsonPath> {
     let path = text.trim_start();
     let path = path.strip_prefix("lax ").or_else(|| path.strip_prefix("strict ")).unwrap_or(path).trim();
     match JsonPath::parse(path) {
+        Ok(_) if has_several_results(path) => {
+            plan_err!(
+                "the path '{text}' may have several results, which is not supported yet; name one: '$.list[0]'"
+            )
+        }
         Ok(path) => Ok(path),
         Err(error) => plan_err!(
             "'{text}' is not a path of JSON, such as '$.name' or '$.list[0].name': {}",
             error.message()
         ),
     }
+}
+
+/// Wildcards, filters, slices, unions and descendants, outside of quotes.
+fn has_several_results(path: &str) -> bool {
+    let mut quote = None;
+    path.contains("..")
+        || path.chars().any(|letter| {
+            match (quote, letter) {
+                (None, '\'' | '"') => quote = Some(letter),
+                (Some(open), letter) if open == letter => quote = None,
+                _ => {}
+            }
+            quote.is_none() && ['*', '?', ',', ':'].contains(&letter)
+        })
 }
 
 /// The paths of one call over a batch: mostly one.
@@ -114,7 +133,9 @@ fn exists(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
         };
         let path = paths.get(path)?;
         let json: Option<Value> = serde_json::from_str(json).ok();
-        out.append_value(json.is_some_and(|json| !path.query(&json).is_empty()));
+        // A null is as good as nothing, as in Flink.
+        let is_there = |json: Value| path.query(&json).first().is_some_and(|found| !found.is_null());
+        out.append_value(json.is_some_and(is_there));
     }
     Ok(Arc::new(out.finish()))
 }

@@ -16,6 +16,7 @@ use super::catalog::{Catalog, DeclaredTable, EventTime};
 use super::declarations;
 use super::group_windows;
 use super::mistakes::{Compiled, at, find_name, from_parser, from_planner, placed};
+use super::settings::{self, Setting};
 use super::special_forms::{self, DEPTH_MAX};
 use super::streams::StreamBuilder;
 use super::unsupported;
@@ -249,6 +250,13 @@ impl Compiler {
                 self.inserts += 1;
                 self.insert(insert)
             }
+            Statement::Set(set) => match settings::read(set).map_err(|mistake| vec![mistake])? {
+                Setting::OfSources(option, value) => {
+                    self.plan.set_for_sources(option, value);
+                    Ok(())
+                }
+                Setting::Given => Ok(()),
+            },
             Statement::Select(query) => Err(vec![
                 at(first_span(query), "a job has no place for the rows of a SELECT")
                     .hint("write INSERT INTO a table, or see them by `millrace sql`"),

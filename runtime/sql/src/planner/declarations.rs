@@ -111,7 +111,7 @@ fn roles_of(name: &str, statements: &[Statement]) -> Vec<Option<Role>> {
     let mut roles = Vec::new();
     for statement in statements {
         let query = match statement {
-            Statement::CreateTable(_) => continue,
+            Statement::CreateTable(_) | Statement::Set(_) => continue,
             Statement::CreateView(view) => &view.query,
             Statement::Select(query) => query,
             Statement::Insert(insert) => {

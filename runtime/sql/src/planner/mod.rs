@@ -16,6 +16,7 @@ mod declarations;
 mod expressions;
 mod group_windows;
 mod mistakes;
+mod settings;
 mod special_forms;
 mod streams;
 mod unsupported;

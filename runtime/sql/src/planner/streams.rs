@@ -4,7 +4,7 @@
 //! or an aggregate needs rows, and then become one Calc. So a source reads only what is used, down to the fields
 //! of its ROW columns, and views cost nothing. Aggregates are in their own file.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use datafusion_common::{DFSchemaRef, DataFusionError, Result, not_impl_err, plan_err};
@@ -28,6 +28,8 @@ pub type Refused = (DataFusionError, Option<String>);
 pub struct StreamBuilder {
     plan: Plan,
     ids: HashMap<String, usize>,
+    /// Options of sources that do not have them.
+    of_sources: BTreeMap<String, String>,
 }
 
 /// Rows of one or several operators (UNION ALL), seen through expressions.
@@ -80,7 +82,12 @@ pub fn over_physical_columns(plan: &LogicalPlan, table: &Table) -> Result<Vec<pl
 
 impl StreamBuilder {
     pub fn new() -> Self {
-        StreamBuilder { plan: Plan::default(), ids: HashMap::new() }
+        StreamBuilder { plan: Plan::default(), ids: HashMap::new(), of_sources: BTreeMap::new() }
+    }
+
+    /// Gives an option to the sources that are added from now on and do not have it.
+    pub fn set_for_sources(&mut self, option: &str, value: String) {
+        self.of_sources.insert(option.to_owned(), value);
     }
 
     pub fn finish(self) -> Plan {
@@ -394,7 +401,11 @@ impl Conversion<'_> {
         });
         let schema = Schema { fields: fields.collect() };
         let leaves = leaves.leaves;
-        let kind = OperatorKind::Source(Source { table: Some(table.table.clone()), leaves, watermark });
+        let mut table = table.table.clone();
+        for (option, value) in &self.builder.of_sources {
+            table.options.entry(option.clone()).or_insert_with(|| value.clone());
+        }
+        let kind = OperatorKind::Source(Source { table: Some(table), leaves, watermark });
         Ok(self.builder.add(&format!("{}/{name}/source", self.sink), schema, kind))
     }
 }

@@ -76,7 +76,7 @@ fn mistakes_are_shown_where_they_are() {
             "1:6+9 WITH RECURSIVE is not supported yet",
             None,
         ),
-        ("VALUES (1)", "1:1+6 expected SELECT, found 'VALUES'", None),
+        ("VALUES (1)", "1:1+6 VALUES is not supported yet", None),
         (
             "SELECT auction FROM bid WHERE auction IN (SELECT id FROM auction)",
             "1:43+6 a subquery in an expression is not supported yet",
@@ -433,7 +433,7 @@ fn all_mistakes_of_a_text_are_found_at_once() {
 
     assert_eq!(
         rendered(sql, &mistakes),
-        "line 1, column 29: the type 'MULTISET' is not supported\n 1 | CREATE TABLE a (x BIGINT, y MULTISET<INT>) WITH ('connector' = 'print');\n   |                             ^^^^^^^^\n   hint: use BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), STRING, BYTES, DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ROW<…>, ARRAY<…> or MAP<…>\nline 2, column 1: the statement DROP is not supported\n 2 | DROP TABLE a;\n   | ^^^^\n   hint: there are CREATE TABLE, CREATE VIEW, INSERT INTO … SELECT, and SELECT in `millrace sql`"
+        "line 1, column 29: the type 'MULTISET' is not supported\n 1 | CREATE TABLE a (x BIGINT, y MULTISET<INT>) WITH ('connector' = 'print');\n   |                             ^^^^^^^^\n   hint: use BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), STRING, BYTES, DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ROW<…>, ARRAY<…> or MAP<…>\nline 2, column 1: the statement DROP is not supported\n 2 | DROP TABLE a;\n   | ^^^^\n   hint: there are CREATE TABLE, CREATE VIEW, SET, INSERT INTO … SELECT, and SELECT in `millrace sql`"
     );
 }
 
@@ -602,4 +602,60 @@ INSERT INTO out SELECT id FROM t;";
             "line 2, column 3: table 't': 'properties.security.protocol' = 'SASL_SSL' needs 'properties.sasl.jaas.config'"
         ]
     );
+}
+
+#[test]
+fn a_setting_is_of_the_job_or_says_where_it_is() {
+    let job = |set: &str| {
+        format!(
+            "{set}\nCREATE TABLE t (id BIGINT) WITH ('connector' = 'nexmark');
+CREATE TABLE own (id BIGINT) WITH ('connector' = 'datagen', 'scan.watermark.idle-timeout' = '1 s');
+CREATE TABLE out (id BIGINT) WITH ('connector' = 'print');
+INSERT INTO out SELECT id FROM own;"
+        )
+    };
+    let sql =
+        job("SET 'table.exec.source.idle-timeout' = '10 s'; SET 'table.local-time-zone' = 'UTC';").replace(
+            "(id BIGINT) WITH ('connector' = 'nexmark')",
+            "(event_type INT) WITH ('connector' = 'nexmark')",
+        ) + "INSERT INTO out SELECT event_type FROM t;";
+    let timeouts: Vec<_> = plan(&sql)
+        .operators
+        .into_iter()
+        .filter_map(|operator| match operator.kind {
+            Some(millrace_sql::plan::OperatorKind::Source(source)) => source.table,
+            _ => None,
+        })
+        .map(|table| (table.name, table.options["scan.watermark.idle-timeout"].clone()))
+        .collect();
+    assert_eq!(timeouts, [("own".to_owned(), "1 s".to_owned()), ("t".to_owned(), "10 s".to_owned())]);
+
+    for (set, expected, hint) in [
+        (
+            "SET 'parallelism.default' = '4';",
+            "1:5+21 'parallelism.default' is no setting of the SQL",
+            "set spec.parallelism in the manifest",
+        ),
+        (
+            "SET 'table.local-time-zone' = 'Europe/Paris';",
+            "1:31+14 'table.local-time-zone' = 'Europe/Paris' is not supported yet",
+            "times are in 'UTC'",
+        ),
+        (
+            "SET 'table.exec.source.idle-timeout' = 'soon';",
+            "1:40+6 'table.exec.source.idle-timeout' = 'soon' is not a duration",
+            "write such as '10 s'",
+        ),
+        (
+            "SET 'table.local-timezone' = 'UTC';",
+            "1:5+22 the setting 'table.local-timezone' is not known",
+            "did you mean 'table.local-time-zone'?",
+        ),
+        ("SET parallelism = 4;", "1:5+11 expected the name of a setting in quotes", ""),
+    ] {
+        let found = compile(&job(set)).expect_err(set);
+        let place = format!("{}:{}+{} {}", found[0].line, found[0].column, found[0].length, found[0].message);
+        assert!(place.starts_with(expected), "{set}: {place}");
+        assert!(found[0].hint.clone().unwrap_or_default().starts_with(hint), "{set}: {:?}", found[0].hint);
+    }
 }

@@ -58,6 +58,20 @@ pub trait Input: Send {
     ) -> Poll<Result<usize, SourceError>>;
 }
 
+/// Of a split that was read.
+struct NoInput;
+
+impl Input for NoInput {
+    fn poll_append(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &mut Vec<u8>,
+        _: usize,
+    ) -> Poll<Result<usize, SourceError>> {
+        Poll::Ready(Ok(0))
+    }
+}
+
 /// Files as a source.
 pub struct Files {
     place: Place,
@@ -194,7 +208,10 @@ impl SourceConnector for Files {
         })?;
         let from = LineReader::first_byte(&position);
         let path = position.path.clone();
+        // Nothing is left to be read of it, and it may be gone.
+        let is_read = position.next.is_some_and(|next| next >= position.end);
         let (url, input): (String, Box<dyn Input>) = match &self.place {
+            _ if is_read => (path, Box::new(NoInput)),
             Place::Folder(_) => {
                 let file = LocalFile::open(&path, from, position.length)?;
                 (path, Box::new(file))

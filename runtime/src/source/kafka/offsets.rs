@@ -7,7 +7,7 @@ use kafka_protocol::messages::{BrokerId, ListOffsetsRequest};
 use millrace_sql::connectors::parse_offsets;
 
 use super::Position;
-use crate::kafka::{Client, KafkaError, LEADER_NOT_AVAILABLE, checked, name};
+use crate::kafka::{Client, KafkaError, LEADER_NOT_AVAILABLE, Partition, checked, name};
 use crate::options::{OptionError, TableOptions};
 
 /// Newest version that this program needs.
@@ -93,7 +93,9 @@ pub async fn positions(
     end: &End,
     is_committed_only: bool,
 ) -> Result<Vec<Position>, KafkaError> {
-    let mut asked = Asked { client, topic, is_committed_only };
+    // Once: another broker may not have heard of a new partition yet, which must not look like one without records.
+    let partitions = client.partitions(topic).await?;
+    let mut asked = Asked { client, topic, partitions, is_committed_only };
     let latest = asked.offsets(LATEST).await?;
     let begins = match start {
         Start::Earliest | Start::Offsets(_) => asked.offsets(EARLIEST).await?,
@@ -127,6 +129,7 @@ pub async fn positions(
 struct Asked<'a> {
     client: &'a mut Client,
     topic: &'a str,
+    partitions: Vec<Partition>,
     is_committed_only: bool,
 }
 
@@ -135,9 +138,9 @@ impl Asked<'_> {
     async fn offsets(&mut self, time: i64) -> Result<BTreeMap<i32, i64>, KafkaError> {
         let topic = self.topic;
         let mut offsets = BTreeMap::new();
-        for partition in self.client.partitions(topic).await? {
+        for partition in &self.partitions {
             let action = format!("find offsets of partition {} of '{topic}'", partition.index);
-            let Some(leader) = partition.leader else {
+            let Some(leader) = &partition.leader else {
                 checked(LEADER_NOT_AVAILABLE, &action, "the cluster")?;
                 continue;
             };
@@ -150,13 +153,13 @@ impl Asked<'_> {
                 .with_replica_id(BrokerId(-1))
                 .with_isolation_level(i8::from(self.is_committed_only))
                 .with_topics(vec![asked]);
-            let answer = self.client.call(&leader, &request, LIST_OFFSETS_VERSION).await?;
+            let answer = self.client.call(leader, &request, LIST_OFFSETS_VERSION).await?;
             let found = answer.topics.first().and_then(|topic| topic.partitions.first());
             let Some(found) = found else {
                 let message = "it names no offset".to_owned();
-                return Err(KafkaError::Malformed { action, address: leader, message });
+                return Err(KafkaError::Malformed { action, address: leader.clone(), message });
             };
-            checked(found.error_code, &action, &leader)?;
+            checked(found.error_code, &action, leader)?;
             offsets.insert(partition.index, found.offset);
         }
         Ok(offsets)

@@ -343,6 +343,7 @@ impl Run {
             let workers = Workers::accept(listener, uid.clone(), Attempt(1), clock);
             let settings = JobSettings {
                 is_patient: true,
+                is_attended: false,
                 identity: JobIdentity {
                     uid,
                     name: "default/simulated".to_owned(),

@@ -106,6 +106,12 @@ pub fn worker(job: &str, figures: &WorkerFigures) -> Result<String, prometheus::
     };
     let rows = counter("millrace_task_rows_total", "Rows that came into the chain in this generation")?;
     let late = counter("millrace_task_late_rows_total", "Rows dropped because their windows had fired")?;
+    let idle =
+        counter("millrace_task_idle_seconds_total", "Time in this generation that the task waited for rows")?;
+    let help = "Time in this generation that the task waited for those who take its rows";
+    let backpressured = counter("millrace_task_backpressured_seconds_total", help)?;
+    let busy =
+        counter("millrace_task_busy_seconds_total", "The rest of the time in this generation: it worked")?;
     let state = gauge("millrace_task_state_bytes", "Keyed state held in memory")?;
     let watermark = gauge("millrace_task_watermark_seconds", "Watermark of the subtask, in Unix time")?;
     for task in &figures.tasks {
@@ -114,6 +120,11 @@ pub fn worker(job: &str, figures: &WorkerFigures) -> Result<String, prometheus::
         let values = [operator, subtask.as_str()];
         rows.with_label_values(&values).inc_by(task.rows_in as f64);
         late.with_label_values(&values).inc_by(task.late_rows as f64);
+        for (counter, millis) in
+            [(&idle, task.idle_ms), (&backpressured, task.backpressured_ms), (&busy, task.busy_ms)]
+        {
+            counter.with_label_values(&values).inc_by(millis as f64 / 1e3);
+        }
         state.with_label_values(&values).set(task.state_bytes as f64);
         if is_set(&task.watermark_ms) {
             watermark.with_label_values(&values).set(task.watermark_ms as f64 / 1e3);

@@ -116,6 +116,15 @@ pub struct TaskReport {
     /// Records that are no rows and were left out, as the table's options want.
     #[prost(uint64, tag = "9")]
     pub skipped_records: u64,
+    /// How the task has spent its time in this generation, in milliseconds: it waited for rows, …
+    #[prost(uint64, tag = "10")]
+    pub idle_ms: u64,
+    /// … for those who take its rows, …
+    #[prost(uint64, tag = "11")]
+    pub backpressured_ms: u64,
+    /// … or worked.
+    #[prost(uint64, tag = "12")]
+    pub busy_ms: u64,
 }
 
 /// A worker's part of a checkpoint is durable.

@@ -63,6 +63,10 @@ struct TaskView {
     late_rows: u64,
     skipped_records: u64,
     state_bytes: u64,
+    /// How it has spent its time in this generation.
+    idle_ms: u64,
+    backpressured_ms: u64,
+    busy_ms: u64,
 }
 
 /// Answer of `POST /api/v1/job/savepoints`.
@@ -93,6 +97,9 @@ fn view(report: &JobReport, state: &CoordinatorState) -> JobView {
         late_rows: task.late_rows,
         skipped_records: task.skipped_records,
         state_bytes: task.state_bytes,
+        idle_ms: task.idle_ms,
+        backpressured_ms: task.backpressured_ms,
+        busy_ms: task.busy_ms,
     });
     let in_order: BTreeMap<(u32, u32), TaskView> =
         tasks.map(|task| ((task.chain, task.subtask), task)).collect();

@@ -243,6 +243,7 @@ pub fn build(
         figures: Arc::clone(&handle.figures),
         needs_full_snapshot: Arc::clone(&handle.needs_full_snapshot),
         crash: context.crash.clone(),
+        clock: context.outside.clock,
     };
     Ok((task, handle, states))
 }

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::chain::{Chain, Tail};
 use super::source_head::{SourceHead, SourceRead};
 use super::{SinkSnapshot, SourceSnapshot, TaskControl, TaskError, TaskEvent, TaskFigures, TaskSnapshot};
+use crate::clock::Clock;
 use crate::exchange::{Gate, Inbox, Passed};
 use crate::fault::CrashAfterRows;
 use crate::model::{Barrier, Batch, Element, EventTime};
@@ -31,6 +32,7 @@ pub struct Task {
     /// Set when a snapshot got lost: the next one must hold everything.
     pub needs_full_snapshot: Arc<AtomicBool>,
     pub crash: Option<Arc<CrashAfterRows>>,
+    pub clock: Clock,
 }
 
 enum Event {
@@ -44,6 +46,8 @@ impl Task {
     /// checkpoint is done again by the next generation.
     pub async fn run(mut self) -> Result<(), TaskError> {
         self.figures.watermark_ms.store(EventTime::MIN.0, Ordering::Relaxed);
+        let began = self.clock.elapsed().as_micros() as u64;
+        self.figures.began_us.store(began.max(1), Ordering::Relaxed);
         if let Head::Source(source) = &mut self.head
             && source.begins_idle()
         {
@@ -75,18 +79,23 @@ impl Task {
         if let Some(event) = self.try_next()? {
             return Ok(event);
         }
-        self.chain.flush().await?;
+        self.figures.backpressured.until(self.clock, self.chain.flush()).await?;
+        let (clock, idle) = (self.clock, &self.figures.idle);
         let control = &mut self.control;
         match &mut self.head {
             Head::Source(source) => {
-                tokio::select! {
-                    biased;
-                    Some(control) = control.recv() => Ok(Event::Control(control)),
-                    read = std::future::poll_fn(|cx| source.poll_read(cx)) => Ok(Event::Read(read?)),
-                }
+                let next = async {
+                    tokio::select! {
+                        biased;
+                        Some(control) = control.recv() => Ok(Event::Control(control)),
+                        read = std::future::poll_fn(|cx| source.poll_read(cx)) => Ok(Event::Read(read?)),
+                    }
+                };
+                idle.until(clock, next).await
             }
             Head::Gate { inbox, gate } => loop {
-                let (channel, element) = inbox.next(|channel| gate.is_blocked(channel)).await;
+                let (channel, element) =
+                    idle.until(clock, inbox.next(|channel| gate.is_blocked(channel))).await;
                 if let Some(passed) = gate.take(channel, element) {
                     return Ok(Event::Passed(passed));
                 }
@@ -121,7 +130,11 @@ impl Task {
         self.figures.rows_in.fetch_add(batch.rows() as u64, Ordering::Relaxed);
         self.chain.batch(batch)?;
         self.note_rows_out();
-        self.chain.flush_due().await
+        self.flush_due().await
+    }
+
+    async fn flush_due(&mut self) -> Result<(), TaskError> {
+        self.figures.backpressured.until(self.clock, self.chain.flush_due()).await
     }
 
     fn note_rows_out(&self) {
@@ -147,7 +160,7 @@ impl Task {
         self.chain.watermark(time).await?;
         self.note_rows_out();
         self.figures.watermark_ms.store(time.0, Ordering::Relaxed);
-        self.chain.flush_due().await
+        self.flush_due().await
     }
 
     async fn quiet(&mut self) -> Result<(), TaskError> {
@@ -196,7 +209,7 @@ impl Task {
         let snapshot = self.snapshot(barrier);
         // The snapshot goes first: the barrier may wait for credit, and the upload need not.
         tell(&self.events, TaskEvent::Snapshot(snapshot)).await;
-        self.chain.barrier(barrier).await?;
+        self.figures.backpressured.until(self.clock, self.chain.barrier(barrier)).await?;
         Ok(())
     }
 

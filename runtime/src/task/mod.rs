@@ -8,6 +8,7 @@ mod chain;
 mod discovery;
 mod driver;
 mod source_head;
+mod waits;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
@@ -18,6 +19,8 @@ use tokio::sync::mpsc;
 
 pub use build::{BuildError, Restored, TaskContext, build};
 pub use driver::Task;
+
+use waits::Waits;
 
 use crate::checkpoint::records::SplitState;
 use crate::exchange::output::OutputError;
@@ -119,6 +122,12 @@ pub struct TaskFigures {
     pub state_bytes: AtomicU64,
     /// Progress of a bounded source in millionths.
     pub progress_ppm: AtomicU64,
+    /// When it began to run, in microseconds of the clock; 0: it has not.
+    pub began_us: AtomicU64,
+    /// Waits for rows, or for time to pass.
+    pub idle: Waits,
+    /// Waits for those who take its rows.
+    pub backpressured: Waits,
 }
 
 /// The worker's handle of a running task.

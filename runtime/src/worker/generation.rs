@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -253,9 +254,15 @@ impl GenerationRun {
     }
 
     /// Figures of all tasks.
-    pub fn report(&self) -> Heartbeat {
+    pub fn report(&self, now: Duration) -> Heartbeat {
         let tasks = self.handles.iter().map(|handle| {
             let figures = &handle.figures;
+            let began = match figures.began_us.load(Ordering::Relaxed) {
+                0 => now,
+                began => Duration::from_micros(began),
+            };
+            let (idle, backpressured) = (figures.idle.total(now), figures.backpressured.total(now));
+            let busy = now.saturating_sub(began).saturating_sub(idle + backpressured);
             TaskReport {
                 chain: handle.chain as u32,
                 subtask: handle.subtask,
@@ -266,6 +273,9 @@ impl GenerationRun {
                 state_bytes: figures.state_bytes.load(Ordering::Relaxed),
                 progress_ppm: figures.progress_ppm.load(Ordering::Relaxed),
                 skipped_records: figures.skipped_records.load(Ordering::Relaxed),
+                idle_ms: idle.as_millis() as u64,
+                backpressured_ms: backpressured.as_millis() as u64,
+                busy_ms: busy.as_millis() as u64,
             }
         });
         Heartbeat { tasks: tasks.collect() }

@@ -251,7 +251,8 @@ impl Session<'_> {
 
     fn heartbeat(&self) -> FromWorker {
         let generation = self.run.as_ref().map_or(0, |run| run.generation().0);
-        let heartbeat = self.run.as_ref().map(GenerationRun::report).unwrap_or_default();
+        let heartbeat =
+            self.run.as_ref().map(|run| run.report(self.worker.context.clock.elapsed())).unwrap_or_default();
         self.worker.figures.send_replace(WorkerFigures {
             generation,
             operators: self.run.as_ref().map(GenerationRun::operators).unwrap_or_default(),

@@ -177,6 +177,10 @@ fn a_coordinator_that_was_fenced_stays_and_answers_nothing_but_that_it_lives() {
     let tasks = job["tasks"].as_array().unwrap();
     assert!(tasks.len() >= 2 && tasks.iter().all(|task| task["subtask"] == 0), "{job:#}");
 
+    // A thousand events a second leave the tasks idle most of the time.
+    let spent = |task: &serde_json::Value, how: &str| task[how].as_u64().unwrap();
+    assert!(tasks.iter().all(|task| spent(task, "idleMs") > spent(task, "busyMs")), "{job:#}");
+
     let (status, saved) = ask(&http, "POST", "/api/v1/job/savepoints");
     assert_eq!(status, 201, "{saved}");
     let saved: serde_json::Value = serde_json::from_str(&saved).unwrap();

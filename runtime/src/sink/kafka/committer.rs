@@ -104,21 +104,7 @@ impl Committer {
             Ok((state, _)) => state,
             Err(error) => format!("unknown: {}", chain(&error)),
         };
-        let first_write = chrono::DateTime::from_timestamp_millis(transaction.first_write_ms as i64);
-        format!(
-            "{} rows of epoch {} for the topic '{}' are lost: the broker has ended the transaction '{}' \
-             (producer {}, epoch {}, first write {}, time-out {} ms, state {state}) before it was committed ({error}); the job was \
-             down for longer than the time-out. Write these rows by other means, or start over; then keep \
-             'properties.transaction.timeout.ms' above the longest outage",
-            transaction.rows,
-            transaction.epoch,
-            transaction.topic,
-            transaction.id,
-            transaction.producer_id,
-            transaction.producer_epoch,
-            first_write.unwrap_or_default().format("%Y-%m-%d %H:%M:%S UTC"),
-            transaction.timeout_ms,
-        )
+        not_committed(transaction, &state, error)
     }
 
     /// Aborts open transactions of generations before this one that no checkpoint names.
@@ -252,6 +238,29 @@ async fn is_decided(client: &mut Client, transaction: &Transaction) -> bool {
     })
 }
 
+/// Why a transaction cannot be committed, from what the broker says of its id's last one.
+fn not_committed(transaction: &Transaction, state: &str, error: &KafkaError) -> String {
+    let Transaction { rows, epoch, topic, id, .. } = transaction;
+    if ["Empty", "CompleteCommit"].contains(&state) {
+        return format!(
+            "whether the {rows} rows of epoch {epoch} for the topic '{topic}' were committed cannot be told: the broker has no open \
+             transaction '{id}' (state {state}; {error}), which cannot be by this sink's own rules; please report it with the log, \
+             and compare the topic with the job's input before starting over"
+        );
+    }
+    let first_write = chrono::DateTime::from_timestamp_millis(transaction.first_write_ms as i64);
+    format!(
+        "{rows} rows of epoch {epoch} for the topic '{topic}' are lost: the broker has ended the transaction '{id}' \
+         (producer {}, epoch {}, first write {}, time-out {} ms, state {state}) before it was committed ({error}); the job was \
+         down for longer than the time-out. Write these rows by other means, or start over; then keep \
+         'properties.transaction.timeout.ms' above the longest outage",
+        transaction.producer_id,
+        transaction.producer_epoch,
+        first_write.unwrap_or_default().format("%Y-%m-%d %H:%M:%S UTC"),
+        transaction.timeout_ms,
+    )
+}
+
 fn undecidable(transaction: &Transaction, error: &KafkaError) -> String {
     format!(
         "whether the {} rows of epoch {} for the topic '{}' were committed cannot be told: the transaction \
@@ -286,6 +295,22 @@ fn generation_of(id: &str, prefix: &str) -> Option<Generation> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_the_broker_has_aborted_is_called_lost() {
+        let transaction = Transaction { id: "t-1".to_owned(), rows: 7, ..Transaction::default() };
+        let error = || checked(INVALID_TXN_STATE, "commit", "b:9092").unwrap_err();
+
+        for (state, part) in [
+            ("CompleteAbort", "7 rows of epoch 0 for the topic '' are lost"),
+            ("unknown: no broker", "are lost: the broker has ended the transaction 't-1'"),
+            ("CompleteCommit", "were committed cannot be told"),
+            ("Empty", "please report it"),
+        ] {
+            let said = not_committed(&transaction, state, &error());
+            assert!(said.contains(part) && said.contains(state), "{state}: {said}");
+        }
+    }
 
     #[test]
     fn the_generation_is_read_from_an_id() {

@@ -401,7 +401,19 @@ fn check_modes(options: &BTreeMap<String, String>) -> Vec<Mistake> {
 }
 
 fn check_topics(options: &BTreeMap<String, String>, role: Option<Role>) -> Option<Mistake> {
-    let topics = options.get("topic")?.split(';').filter(|topic| !topic.trim().is_empty()).count();
+    let topics: Vec<&str> =
+        options.get("topic")?.split(';').map(str::trim).filter(|topic| !topic.is_empty()).collect();
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&letter);
+    if let Some(wrong) = topics.iter().find(|topic| !topic.chars().all(is_letter)) {
+        return Some(Mistake {
+            key: Some("topic".to_owned()),
+            message: format!("the option 'topic': '{wrong}' is not the name of a topic"),
+            hint: Some(
+                "its letters are a-z, A-Z, 0-9, '.', '_' and '-'; several topics have ';' between".to_owned(),
+            ),
+        });
+    }
+    let topics = topics.len();
     let with_offsets = MODES
         .iter()
         .map(|(.., companion)| *companion)
@@ -635,6 +647,11 @@ mod tests {
                 "connector=kafka topic=a bootstrap.servers=b format=json scan.startup.mode=specific-offsets scan.startup.specific-offsets=0:4",
                 Some(Role::Source),
                 &[("are not offsets by partition", "write such as 'partition:0,offset:42")],
+            ),
+            (
+                "connector=kafka topic=a,b bootstrap.servers=b format=json",
+                Some(Role::Source),
+                &[("'a,b' is not the name of a topic", "have ';' between")],
             ),
             (
                 "connector=kafka topic=a;b bootstrap.servers=b format=json",

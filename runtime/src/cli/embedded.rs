@@ -18,7 +18,7 @@ use super::job::{Job, UserError};
 use super::{Exit, From, Logging, RunArguments, job, progress};
 use crate::checkpoint::protocol;
 use crate::checkpoint::records::JobRecord;
-use crate::checkpoint::{CheckpointError, Store};
+use crate::checkpoint::{CheckpointError, Store, savepoint};
 use crate::clock::Clock;
 use crate::coordinator::{self, CoordinatorContext, JobEnd, JobError, JobReport, JobSettings, Wish, Workers};
 use crate::error::chain;
@@ -100,11 +100,11 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
         Stored::Unfinished(found) => JobUid(found.uid),
         Stored::Nothing => new_uid(&random),
     };
+    let settings = job.settings(uid.clone(), Attempt(1))?;
     let begins_from = match &arguments.from {
-        From::Place(place) => Some(begins_from(place, &job, store.as_ref()).await?),
+        From::Place(place) => Some(begins_from(place, &job, &settings, store.as_ref()).await?),
         From::Latest | From::None => None,
     };
-    let settings = job.settings(uid.clone(), Attempt(1))?;
     let listener = Tcp.listen("127.0.0.1:0").await;
     let listener = listener.map_err(|error| UserError(format!("failed to listen on loopback: {error}")))?;
     let address = format!("127.0.0.1:{}", listener.port());
@@ -140,10 +140,20 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
 }
 
 /// The place that a job is to begin from, which has no checkpoint of its own.
-async fn begins_from(place: &str, job: &Job, own: &dyn Store) -> Result<Arc<dyn Store>, UserError> {
+async fn begins_from(
+    place: &str,
+    job: &Job,
+    settings: &JobSettings,
+    own: &dyn Store,
+) -> Result<Arc<dyn Store>, UserError> {
     let from = job::store_at(place, &job.manifest)?;
     match protocol::newest(own).await {
-        Ok(None) => Ok(from),
+        // Before the job has a place of its own, which would hold it to what is wrong now.
+        Ok(None) => match savepoint::read(from.as_ref(), &settings.identity).await {
+            Err(error @ CheckpointError::Refused { .. }) => Err(UserError(chain(&error))),
+            // What is damaged or does not answer is told as it is of any job.
+            _ => Ok(from),
+        },
         Ok(Some(newest)) => Err(UserError(format!(
             "--from: '{}' has a checkpoint of this job already ({}), and would go on from there; --from latest does so, and to begin \
              from '{place}' give the job another name or checkpoint.location",

@@ -11,7 +11,7 @@ mod roles;
 mod sql;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -113,7 +113,9 @@ impl FromStr for From {
             "latest" => Ok(From::Latest),
             "none" => Ok(From::None),
             // A word is more likely a mistake than a folder.
-            place if place.contains(['/', '.']) => Ok(From::Place(place.to_owned())),
+            place if place.contains(['/', '.']) || Path::new(place).is_dir() => {
+                Ok(From::Place(place.to_owned()))
+            }
             _ => {
                 Err("write latest, none, or a place such as ./savepoint or s3://bucket/savepoint".to_owned())
             }

@@ -209,10 +209,9 @@ fn what_a_job_cannot_begin_from_is_told_and_it_begins_once_that_is_mended() {
     };
 
     refused("earliest", 2, "write latest, none, or a place");
-    refused("./nothing", 3, "there is no state in './nothing' to begin from; name a savepoint");
+    refused("./nothing", 1, "there is no state in './nothing' to begin from; name a savepoint");
     place.edit_job("spec:", "spec:\n  maxParallelism: 64");
-    place.edit_job("name: job", "name: other");
-    refused(&from, 3, "has maxParallelism 1024, the manifest says 64; set spec.maxParallelism to 1024");
+    refused(&from, 1, "has maxParallelism 1024, the manifest says 64; set spec.maxParallelism to 1024");
     place.set_job(2, &SQL.replace("COUNT(DISTINCT bid.bidder)", "SUM(bid.bidder)"));
     refused(&from, 3, "it means something else than what the state of checkpoint");
 

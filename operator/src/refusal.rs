@@ -73,7 +73,7 @@ fn sql(pipeline: &PipelineSpec, running: Option<&str>) -> Option<Refusal> {
     Some(Refusal {
         reason: "PlanChanged",
         message: format!(
-            "spec.pipeline.sql: it means something else than what the job's state was made by: {}. The running job goes on \
+            "spec.pipeline.sql: it does not fit the job's state: {}. The running job goes on \
              unchanged; put that back, or give the new pipeline another name, and its sinks other places: it writes from the beginning",
             differences.join("; ")
         ),
@@ -136,11 +136,12 @@ mod tests {
             ),
             ("the same text", job("s3://b/j", SQL), running, None),
             ("a comment more", job("s3://b/j", &commented), running, None),
+            ("another filter", job("s3://b/j", &changed), running, None),
             (
-                "another filter",
-                job("s3://b/j", &changed),
+                "another source",
+                job("s3://b/j", &SQL.replace("'/a'", "'/c'")),
                 running,
-                Some(("PlanChanged", "'b/b/calc' does something else")),
+                Some(("PlanChanged", "the option 'path' was '/a' and is '/c'")),
             ),
             (
                 "another rate",

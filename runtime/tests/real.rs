@@ -13,3 +13,5 @@ mod disk;
 mod kafka;
 #[path = "real/s3.rs"]
 mod s3;
+#[path = "real/transactions.rs"]
+mod transactions;

@@ -19,5 +19,5 @@ pub mod savepoint;
 pub mod store;
 
 pub use bucket::{BucketSettings, BucketStore, MountedCredentials};
-pub use protocol::{CheckpointError, Checkpoints, TakenOver};
+pub use protocol::{CheckpointError, Checkpoints, Claimant, TakenOver};
 pub use store::{FolderStore, Store, StoreError};

@@ -14,7 +14,7 @@ use super::retention::{self, Kept, Removal};
 use super::store::{Created, Store, StoreError};
 use crate::fault::Safeguards;
 use crate::model::key_encoding::KEY_ENCODING_VERSION;
-use crate::model::{Attempt, Epoch, Generation, JobUid, MaxParallelism};
+use crate::model::{Attempt, Epoch, Generation, JobUid, Led, MaxParallelism};
 
 /// The checkpoint store cannot be used, or says that this process must not.
 #[derive(Debug, Snafu)]
@@ -59,6 +59,24 @@ pub struct JobIdentity {
     pub max_parallelism: MaxParallelism,
 }
 
+/// A coordinator process that claims generations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimant {
+    /// Random: tells its claims from those of others.
+    pub nonce: u64,
+    /// The last generation that it has claimed.
+    pub own: Option<Generation>,
+    /// How many subtasks it starts of each operator.
+    pub parallelism: u32,
+}
+
+impl Claimant {
+    /// One that has claimed nothing yet.
+    pub fn new(nonce: u64, parallelism: u32) -> Self {
+        Claimant { nonce, own: None, parallelism }
+    }
+}
+
 /// A generation's hold on the store.
 pub struct Checkpoints {
     store: Arc<dyn Store>,
@@ -80,6 +98,9 @@ pub struct TakenOver {
     pub replays_commit: bool,
     /// The first epoch that this generation may publish.
     pub next_epoch: Epoch,
+    /// Generations before this one, from that of the restored checkpoint on: what they have begun outside may be open still. Of very
+    /// many only the last ones.
+    pub earlier: Vec<Led>,
 }
 
 /// Whether a bounded job has ended; its end is the last epoch.
@@ -190,12 +211,12 @@ impl Checkpoints {
     pub async fn take_over(
         store: Arc<dyn Store>,
         identity: JobIdentity,
-        own: Option<Generation>,
-        nonce: u64,
+        claimant: &Claimant,
         safeguards: Safeguards,
     ) -> Result<TakenOver, CheckpointError> {
         check_owner(store.as_ref(), &identity).await?;
-        let generation = claim(store.as_ref(), &identity, own, nonce).await?;
+        let nonce = claimant.nonce;
+        let generation = claim(store.as_ref(), &identity, claimant).await?;
         // Before a seal takes the place of what is missing.
         check_records(store.as_ref()).await?;
         let last_record = Mutex::new(Epoch(0));
@@ -209,7 +230,9 @@ impl Checkpoints {
             replays_commit = checkpoints.store.get(&paths::commit(*epoch)).await?.is_none();
             restored = Some(manifest);
         }
-        Ok(TakenOver { checkpoints, restored, replays_commit, next_epoch: sealed.next() })
+        let first = restored.as_ref().map_or(1, |manifest| manifest.generation);
+        let earlier = led(checkpoints.store.as_ref(), first, generation).await?;
+        Ok(TakenOver { checkpoints, restored, replays_commit, next_epoch: sealed.next(), earlier })
     }
 
     /// The claimed generation.
@@ -417,9 +440,9 @@ fn newer_format(location: &str, format: u32) -> String {
 async fn claim(
     store: &dyn Store,
     identity: &JobIdentity,
-    own: Option<Generation>,
-    nonce: u64,
+    claimant: &Claimant,
 ) -> Result<Generation, CheckpointError> {
+    let Claimant { nonce, own, parallelism } = *claimant;
     loop {
         let newest = match newest_generation(store).await? {
             Some(generation) => {
@@ -438,11 +461,25 @@ async fn claim(
             Claim::Next(next) => next,
             Claim::Superseded { by } => return SupersededSnafu { by }.fail(),
         };
-        let ours = GenerationClaim { uid: identity.uid.0.clone(), attempt: identity.attempt.0, nonce };
+        let (uid, attempt) = (identity.uid.0.clone(), identity.attempt.0);
+        let ours = GenerationClaim { uid, attempt, nonce, parallelism };
         if create_or_own(store, &paths::generation(next), records::encode(&ours)).await? {
             return Ok(next);
         }
     }
+}
+
+/// Of so many generations before this one the parallelism is looked up.
+const EARLIER_MAX: u64 = 64;
+
+/// Which generations have led the job from `first` on until `until`.
+async fn led(store: &dyn Store, first: u64, until: Generation) -> Result<Vec<Led>, CheckpointError> {
+    let first = first.max(until.0.saturating_sub(EARLIER_MAX)).max(1);
+    let claims = (first..until.0).map(|generation| async move {
+        let claim: GenerationClaim = read(store, &paths::generation(Generation(generation))).await?;
+        Ok(Led { generation: Generation(generation), parallelism: claim.parallelism })
+    });
+    futures::future::try_join_all(claims).await
 }
 
 async fn newest_generation(store: &dyn Store) -> Result<Option<Generation>, StoreError> {
@@ -520,9 +557,14 @@ mod tests {
     }
 
     async fn take_over(store: &Arc<dyn Store>, nonce: u64) -> TakenOver {
-        Checkpoints::take_over(Arc::clone(store), identity("a", 1), None, nonce, Safeguards::default())
-            .await
-            .unwrap()
+        Checkpoints::take_over(
+            Arc::clone(store),
+            identity("a", 1),
+            &Claimant::new(nonce, 1),
+            Safeguards::default(),
+        )
+        .await
+        .unwrap()
     }
 
     fn store() -> (tempfile::TempDir, Arc<dyn Store>) {
@@ -617,8 +659,7 @@ mod tests {
             Checkpoints::take_over(
                 Arc::clone(&store),
                 identity("a", 1),
-                own.map(Generation),
-                nonce,
+                &Claimant { nonce, own: own.map(Generation), parallelism: 1 },
                 Safeguards::default(),
             )
             .await
@@ -686,9 +727,13 @@ mod tests {
         let (_folder, store) = store();
         take_over(&store, 1).await;
 
-        let refused =
-            Checkpoints::take_over(Arc::clone(&store), identity("b", 1), None, 2, Safeguards::default())
-                .await;
+        let refused = Checkpoints::take_over(
+            Arc::clone(&store),
+            identity("b", 1),
+            &Claimant::new(2, 1),
+            Safeguards::default(),
+        )
+        .await;
 
         let text = refused.err().unwrap().to_string();
         let asked = check_owner(store.as_ref(), &identity("b", 1)).await;
@@ -709,9 +754,13 @@ mod tests {
         manifest.format = FORMAT_VERSION + 1;
         first.checkpoints.publish(&manifest).await.unwrap();
 
-        let refused =
-            Checkpoints::take_over(Arc::clone(&store), identity("a", 1), None, 2, Safeguards::default())
-                .await;
+        let refused = Checkpoints::take_over(
+            Arc::clone(&store),
+            identity("a", 1),
+            &Claimant::new(2, 1),
+            Safeguards::default(),
+        )
+        .await;
 
         let text = refused.err().unwrap().to_string();
         let expected = format!("has format {}, this release reads up to", FORMAT_VERSION + 1);
@@ -738,7 +787,8 @@ mod tests {
             let store: Arc<dyn Store> = Arc::new(Careless { inner, create });
 
             let refused =
-                Checkpoints::take_over(store, identity("a", 1), None, 1, Safeguards::default()).await;
+                Checkpoints::take_over(store, identity("a", 1), &Claimant::new(1, 1), Safeguards::default())
+                    .await;
 
             let Err(CheckpointError::Refused { message }) = refused else {
                 panic!("{overwrites} {answer:?} was not refused")
@@ -765,13 +815,22 @@ mod tests {
     #[tokio::test]
     async fn an_older_attempt_ends_itself() {
         let (_folder, store) = store();
-        Checkpoints::take_over(Arc::clone(&store), identity("a", 2), None, 1, Safeguards::default())
-            .await
-            .unwrap();
+        Checkpoints::take_over(
+            Arc::clone(&store),
+            identity("a", 2),
+            &Claimant::new(1, 1),
+            Safeguards::default(),
+        )
+        .await
+        .unwrap();
 
-        let refused =
-            Checkpoints::take_over(Arc::clone(&store), identity("a", 1), None, 2, Safeguards::default())
-                .await;
+        let refused = Checkpoints::take_over(
+            Arc::clone(&store),
+            identity("a", 1),
+            &Claimant::new(2, 1),
+            Safeguards::default(),
+        )
+        .await;
 
         assert!(matches!(refused, Err(CheckpointError::Superseded { by: Attempt(2) })));
     }

@@ -87,6 +87,9 @@ pub struct GenerationClaim {
     /// Random: tells our own claim from a competitor's after a doubtful answer.
     #[prost(fixed64, tag = "3")]
     pub nonce: u64,
+    /// How many subtasks it may start, from which the names follow of what they begin outside. 0 in records of earlier releases.
+    #[prost(uint32, tag = "4")]
+    pub parallelism: u32,
 }
 
 /// `epochs/<e>`.

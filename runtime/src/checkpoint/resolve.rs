@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     fn claim(generation: u64, uid: &str, attempt: u64) -> (Generation, GenerationClaim) {
-        (Generation(generation), GenerationClaim { uid: uid.to_owned(), attempt, nonce: 0 })
+        (Generation(generation), GenerationClaim { uid: uid.to_owned(), attempt, nonce: 0, parallelism: 1 })
     }
 
     #[test]

@@ -322,7 +322,7 @@ async fn parent_gone(is_wanted: bool) {
 mod tests {
     use super::*;
     use crate::checkpoint::protocol::JobIdentity;
-    use crate::checkpoint::{Checkpoints, FolderStore};
+    use crate::checkpoint::{Checkpoints, Claimant, FolderStore};
     use crate::model::MaxParallelism;
 
     #[tokio::test(start_paused = true)]
@@ -335,9 +335,10 @@ mod tests {
             attempt: Attempt(1),
             max_parallelism: MaxParallelism::new(8).unwrap(),
         };
-        let leader = Checkpoints::take_over(Arc::clone(&store), identity, None, 1, Safeguards::default())
-            .await
-            .unwrap();
+        let leader =
+            Checkpoints::take_over(Arc::clone(&store), identity, &Claimant::new(1, 1), Safeguards::default())
+                .await
+                .unwrap();
         let clock = Clock::starting_at(0);
         let patience = Duration::from_secs(20);
         let waiting = stand_by(store.as_ref(), clock, patience);

@@ -18,7 +18,7 @@ mod workers;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_sql::plan::{OperatorKind, Plan, succeed};
+use millrace_sql::plan::{OperatorKind, Plan, Succession, succeed};
 use parking_lot::Mutex;
 use snafu::Snafu;
 use tokio::sync::watch;
@@ -26,11 +26,11 @@ use tracing::{error, info, warn};
 
 use crate::checkpoint::protocol::{self, JobIdentity};
 use crate::checkpoint::records::{Manifest, SplitState, SubtaskState};
-use crate::checkpoint::{CheckpointError, Checkpoints, Store, TakenOver, savepoint};
+use crate::checkpoint::{CheckpointError, Checkpoints, Claimant, Store, TakenOver, savepoint};
 use crate::clock::Clock;
 use crate::error::chain;
 use crate::fault::Safeguards;
-use crate::model::{Epoch, EventTime, Generation};
+use crate::model::{Epoch, EventTime, Generation, Led};
 use crate::outside::Outside;
 use crate::sink::{self, SinkCommitter, SinkError, SinkIdentity, Sinks};
 use crate::source::{self, SourceError};
@@ -141,14 +141,16 @@ pub async fn run(
     report: watch::Sender<JobReport>,
 ) -> Result<JobEnd, JobError> {
     let mut restart = Restart::new(settings.restart.clone());
-    let mut own = Own { nonce: rand::Rng::random(&mut *context.random.lock()), generation: None };
+    let nonce = rand::Rng::random(&mut *context.random.lock());
+    let mut claimant = Claimant::new(nonce, settings.parallelism);
     let mut looks_before = false;
     loop {
         let ended = async {
             if looks_before {
                 look_before(&settings, &plan, &context).await?;
             }
-            one_generation(&settings, &plan, &context, &mut workers, wish.clone(), &report, &mut own).await
+            one_generation(&settings, &plan, &context, &mut workers, wish.clone(), &report, &mut claimant)
+                .await
         };
         let failure = match ended.await {
             Ok(end) => {
@@ -180,7 +182,7 @@ pub async fn run(
         };
         let has_run = report.borrow().public.phase == Phase::Running;
         let is_stopping = *wish.borrow() == Wish::Stop && !has_run;
-        if is_stopping && may_stop(&settings, &context, &own).await {
+        if is_stopping && may_stop(&settings, &context, &claimant).await {
             // There is nothing that a last checkpoint could hold.
             info!(error = %failure.message, "stopped while recovering");
             workers.dismiss("the job has been stopped").await;
@@ -229,13 +231,13 @@ pub async fn run(
 
 /// Whether a job that does not run can be left as it is: not while a checkpoint is complete whose results are not visible yet. Kafka
 /// would throw them away after a while.
-async fn may_stop(settings: &JobSettings, context: &CoordinatorContext, own: &Own) -> bool {
+async fn may_stop(settings: &JobSettings, context: &CoordinatorContext, claimant: &Claimant) -> bool {
     match protocol::is_committed(context.store.as_ref()).await {
         Ok(is_committed) => is_committed,
         Err(error) => {
             warn!(error = %chain(&error), "it is not known whether the results of the last checkpoint are visible");
             // A run on the command line that has come nowhere has begun nothing, and somebody waits for its end.
-            settings.is_attended && own.generation.is_none()
+            settings.is_attended && claimant.own.is_none()
         }
     }
 }
@@ -247,12 +249,12 @@ async fn stop_wished(mut wish: watch::Receiver<Wish>) {
     }
 }
 
-/// Results that the broker has thrown away: to go on would be to pretend that they were written. Somebody has to decide.
-const LOST_FOR_GOOD: &str = "SinkTransactionLost";
+/// Results that the broker has thrown away, or may have: to go on would be to pretend that they were written. Somebody has to decide.
+const LOST_FOR_GOOD: [&str; 2] = ["SinkTransactionLost", "SinkTransactionUndecided"];
 
 /// Whether a failure is followed by another try.
 fn goes_on(settings: &JobSettings, is_permanent: bool, kind: &str) -> bool {
-    !is_permanent || (settings.is_patient && kind != LOST_FOR_GOOD)
+    !is_permanent || (settings.is_patient && !LOST_FOR_GOOD.contains(&kind))
 }
 
 /// What would fail for the same reason again is seen without taking a generation, so that a job which waits for its cure leaves no
@@ -310,13 +312,6 @@ impl From<SourceError> for Stop {
     }
 }
 
-/// What a coordinator process knows its own claims by.
-struct Own {
-    nonce: u64,
-    /// The last one claimed.
-    generation: Option<Generation>,
-}
-
 async fn one_generation(
     settings: &JobSettings,
     plan: &Plan,
@@ -324,7 +319,7 @@ async fn one_generation(
     workers: &mut Workers,
     wish: watch::Receiver<Wish>,
     sender: &watch::Sender<JobReport>,
-    own: &mut Own,
+    claimant: &mut Claimant,
 ) -> Result<JobEnd, Stop> {
     // Whose state it is comes first: the end of a namesake is not the end of this job.
     protocol::check_owner(context.store.as_ref(), &settings.identity).await?;
@@ -340,18 +335,24 @@ async fn one_generation(
     let mut taken = Checkpoints::take_over(
         Arc::clone(&context.store),
         settings.identity.clone(),
-        own.generation,
-        own.nonce,
+        claimant,
         context.safeguards,
     )
     .await?;
     let generation = taken.checkpoints.generation();
-    own.generation = Some(generation);
+    claimant.own = Some(generation);
     if let (Some(from), None) = (&context.begins_from, &taken.restored) {
         begin_from(from.as_ref(), settings, plan, &mut taken).await?;
     }
     let restored_epoch = taken.restored.as_ref().map_or(0, |manifest| manifest.epoch);
-    let plan = &plan_to_run(taken.restored.as_ref(), &settings.sql, plan)?;
+    let Succession { plan, changes } = &plan_to_run(taken.restored.as_ref(), &settings.sql, plan)?;
+    if !changes.is_empty() {
+        info!(
+            restored_epoch,
+            changes = changes.join("; "),
+            "the SQL has changed, and goes on from the state"
+        );
+    }
     let committers = committers(plan, settings, generation, context)?;
     replay(&taken, &committers, context, generation).await?;
     let restored_checkpoint = taken.restored.as_ref().map(|manifest| report::checkpoint(manifest, plan));
@@ -385,15 +386,17 @@ async fn one_generation(
     }
     let state = match &taken.restored {
         Some(manifest) => manifest.subtasks.clone(),
-        None => first_splits(plan, settings, &context.outside).await?,
+        None => Vec::new(),
     };
+    let state = with_first_splits(state, plan, settings, &context.outside).await?;
     let job = RunningJob { settings, plan, context, taken, committers, state, report: sender };
     let end = job.run(workers, wish).await?;
     if end == GenerationEnd::Stopped {
         // Rows after the last checkpoint are read again later; what sinks have begun with them must not stand in the way.
         workers.cancel().await;
+        let led = [Led { generation, parallelism: settings.parallelism }];
         for (operator, committer) in &job.committers {
-            if let Err(error) = committer.clean_up(Generation(generation.0 + 1), &[]).await {
+            if let Err(error) = committer.clean_up(Generation(generation.0 + 1), &led, &[]).await {
                 warn!(%operator, error = %chain(&error), "failed to remove what was begun after the last checkpoint");
             }
         }
@@ -412,7 +415,7 @@ async fn begin_from(
     taken: &mut TakenOver,
 ) -> Result<(), Stop> {
     let manifest = savepoint::read(from, &settings.identity).await?;
-    // Before it is the job's own: SQL that means something else is refused.
+    // Before it is the job's own: SQL that does not fit it is refused.
     plan_to_run(Some(&manifest), &settings.sql, plan)?;
     info!(from = from.location(), epoch = manifest.epoch, "beginning from there");
     let adopted =
@@ -422,19 +425,20 @@ async fn begin_from(
     Ok(())
 }
 
-/// The plan that goes on from a checkpoint: the one that is stored with it, so that another release changes nothing. SQL that
-/// was edited is let through only if it means the same.
-fn plan_to_run(restored: Option<&Manifest>, sql: &str, compiled: &Plan) -> Result<Plan, Stop> {
+/// The plan that goes on from a checkpoint: the one that is stored with it, so that another release changes nothing; or that of
+/// SQL that was edited, if it fits the state.
+fn plan_to_run(restored: Option<&Manifest>, sql: &str, compiled: &Plan) -> Result<Succession, Stop> {
+    let unchanged = |plan: &Plan| Succession { plan: plan.clone(), changes: Vec::new() };
     let Some((manifest, stored)) = restored.and_then(|manifest| Some((manifest, manifest.plan.as_ref()?)))
     else {
-        return Ok(compiled.clone());
+        return Ok(unchanged(compiled));
     };
     if manifest.sql == sql {
-        return Ok(stored.clone());
+        return Ok(unchanged(stored));
     }
     succeed(stored, compiled).map_err(|differences| {
         let message = format!(
-            "spec.pipeline.sql: it means something else than what the state of checkpoint {} was made by: {}; put that back, start \
+            "spec.pipeline.sql: it does not fit the state of checkpoint {}: {}; put that back, start \
              over with --from none, or give the new pipeline another name, and its sinks other places: it writes from the beginning",
             manifest.epoch,
             differences.join("; ")
@@ -531,20 +535,23 @@ async fn replay(
     let nothing = Manifest::default();
     let manifest = taken.restored.as_ref().unwrap_or(&nothing);
     for (operator, committer) in committers {
-        committer.clean_up(generation, &committables(manifest, operator)).await?;
+        committer.clean_up(generation, &taken.earlier, &committables(manifest, operator)).await?;
     }
     Ok(())
 }
 
-/// State of a job that has never run: the splits of its sources.
-async fn first_splits(
+/// The first splits of sources that have never run, beside the state of all that has.
+async fn with_first_splits(
+    mut states: Vec<SubtaskState>,
     plan: &Plan,
     settings: &JobSettings,
     outside: &Outside,
 ) -> Result<Vec<SubtaskState>, SourceError> {
-    let mut states = Vec::new();
     for operator in &plan.operators {
         let Some(OperatorKind::Source(source)) = &operator.kind else { continue };
+        if states.iter().any(|state| state.operator == operator.id) {
+            continue;
+        }
         let splits = source::connector(source, outside)?.splits(settings.parallelism).await?;
         let split = |split: source::Split| SplitState {
             id: split.id,
@@ -572,11 +579,11 @@ mod tests {
 
     #[test]
     fn a_restart_runs_the_stored_plan_and_other_sql_is_refused() {
-        let sql = |limit: u32| {
+        let sql = |folder: u32| {
             format!(
-                "CREATE TABLE a (x BIGINT) WITH ('connector' = 'filesystem', 'path' = '/a', 'format' = 'json');
+                "CREATE TABLE a (x BIGINT) WITH ('connector' = 'filesystem', 'path' = '/a{folder}', 'format' = 'json');
                  CREATE TABLE b (x BIGINT) WITH ('connector' = 'blackhole');
-                 INSERT INTO b SELECT x FROM a WHERE x > {limit};"
+                 INSERT INTO b SELECT x FROM a WHERE x > 1;"
             )
         };
         let (first, second) = (sql(1), sql(2));
@@ -585,14 +592,14 @@ mod tests {
         let manifest =
             Manifest { epoch: 7, sql: first.clone(), plan: Some(stored.clone()), ..Default::default() };
 
-        assert_eq!(plan_to_run(None, &second, &other).unwrap(), other, "nothing is restored");
+        assert_eq!(plan_to_run(None, &second, &other).unwrap().plan, other, "nothing is restored");
         assert_eq!(
-            plan_to_run(Some(&manifest), &first, &other).unwrap(),
+            plan_to_run(Some(&manifest), &first, &other).unwrap().plan,
             stored,
             "another release compiles differently"
         );
         let commented = format!("-- a comment\n{first}");
-        assert_eq!(plan_to_run(Some(&manifest), &commented, &stored).unwrap(), stored);
+        assert_eq!(plan_to_run(Some(&manifest), &commented, &stored).unwrap().plan, stored);
         let Err(Stop::Error(refused)) = plan_to_run(Some(&manifest), &second, &other) else {
             panic!("let through")
         };
@@ -631,6 +638,7 @@ mod tests {
             (true, true, "InvalidData", true),
             (true, true, "StateDamaged", true),
             (true, true, "SinkTransactionLost", false),
+            (true, true, "SinkTransactionUndecided", false),
             (false, true, "SinkTransactionLost", false),
         ];
         for (is_patient, is_permanent, kind, expected) in cases {
@@ -644,11 +652,11 @@ mod tests {
         let store: Arc<dyn Store> = Arc::new(FolderStore::new(folder.path()));
         let clock = Clock::system();
         let settings = settings(true);
+        let claimant = Claimant::new(1, 1);
         let first = Checkpoints::take_over(
             Arc::clone(&store),
             settings.identity.clone(),
-            None,
-            1,
+            &claimant,
             Safeguards::default(),
         );
         let first = first.await.unwrap();

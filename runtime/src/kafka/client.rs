@@ -143,15 +143,32 @@ impl Client {
 
     /// Address of the broker that coordinates a transactional id.
     pub async fn coordinator(&mut self, transactional_id: &str) -> Result<String, KafkaError> {
-        let request = FindCoordinatorRequest::default()
-            .with_key_type(TRANSACTION)
-            .with_coordinator_keys(vec![StrBytes::from_string(transactional_id.to_owned())]);
+        let found = self.coordinators(&[transactional_id.to_owned()]).await?;
+        // Either it is found, or an error has said why not.
+        Ok(found.into_keys().next().unwrap_or_default())
+    }
+
+    /// Transactional ids by the address of the broker that coordinates them.
+    pub async fn coordinators(
+        &mut self,
+        transactional_ids: &[String],
+    ) -> Result<BTreeMap<String, Vec<String>>, KafkaError> {
+        let mut by_broker: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        if transactional_ids.is_empty() {
+            return Ok(by_broker);
+        }
+        let keys = transactional_ids.iter().map(|id| StrBytes::from_string(id.clone())).collect();
+        let request =
+            FindCoordinatorRequest::default().with_key_type(TRANSACTION).with_coordinator_keys(keys);
         let (address, answer) = self.call_any(&request, FIND_COORDINATOR_VERSION).await?;
-        let action = format!("find the coordinator of '{transactional_id}'");
-        let Some(found) = answer.coordinators.first() else {
-            return super::MalformedSnafu { action, address, message: "it names no coordinator" }.fail();
-        };
-        checked(found.error_code, &action, &address)?;
-        Ok(format!("{}:{}", found.host, found.port))
+        for id in transactional_ids {
+            let action = format!("find the coordinator of '{id}'");
+            let Some(found) = answer.coordinators.iter().find(|found| found.key.as_str() == id) else {
+                return super::MalformedSnafu { action, address, message: "it names no coordinator" }.fail();
+            };
+            checked(found.error_code, &action, &address)?;
+            by_broker.entry(format!("{}:{}", found.host, found.port)).or_default().push(id.clone());
+        }
+        Ok(by_broker)
     }
 }

@@ -38,6 +38,8 @@ pub const INVALID_TXN_STATE: i16 = 48;
 pub const INVALID_TRANSACTION_TIMEOUT: i16 = 50;
 /// The identity is not known: the id has expired.
 pub const INVALID_PRODUCER_ID_MAPPING: i16 = 49;
+/// The broker knows no such transactional id.
+pub const TRANSACTIONAL_ID_NOT_FOUND: i16 = 105;
 /// A newer transaction of the id has begun.
 pub const PRODUCER_FENCED: i16 = 90;
 /// An earlier transaction of the id is not quite over.

@@ -54,3 +54,11 @@ impl fmt::Display for JobUid {
         f.write_str(&self.0)
     }
 }
+
+/// A generation that has led a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Led {
+    pub generation: Generation,
+    /// How many subtasks of each operator it may have started; 0 if it is not known.
+    pub parallelism: u32,
+}

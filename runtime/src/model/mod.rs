@@ -6,5 +6,5 @@ pub mod key_encoding;
 pub mod key_group;
 
 pub use element::{Barrier, Batch, Element, EventTime, RowKind};
-pub use ids::{Attempt, Epoch, Generation, JobUid, Subtask, WorkerId};
+pub use ids::{Attempt, Epoch, Generation, JobUid, Led, Subtask, WorkerId};
 pub use key_group::{KeyGroups, MaxParallelism};

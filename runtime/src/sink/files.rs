@@ -19,7 +19,7 @@ use super::{
 };
 use crate::folders::{local_path, sync_folder, with_cure};
 use crate::format::{Encoder, OutputFormat};
-use crate::model::{Batch, Epoch, Generation, Subtask};
+use crate::model::{Batch, Epoch, Generation, Led, Subtask};
 use crate::options::TableOptions;
 
 /// Bytes collected before they are written to the file.
@@ -188,7 +188,12 @@ impl SinkCommitter for FileCommitter {
         .await
     }
 
-    async fn clean_up(&self, generation: Generation, named: &[Committable]) -> Result<(), SinkError> {
+    async fn clean_up(
+        &self,
+        generation: Generation,
+        _earlier: &[Led],
+        named: &[Committable],
+    ) -> Result<(), SinkError> {
         let named = decode(named)?;
         let (folder, prefix) = (self.folder.clone(), format!(".{}-", self.prefix));
         blocking_result(move || {
@@ -342,7 +347,7 @@ mod tests {
         let left = writer.prepare(Epoch(2)).await.unwrap();
         let committer = files(folder.path(), 2).committer().unwrap();
 
-        committer.clean_up(Generation(2), &named).await.unwrap();
+        committer.clean_up(Generation(2), &[], &named).await.unwrap();
 
         committer.commit(&named).await.unwrap();
         let error = committer.commit(&left).await.unwrap_err();

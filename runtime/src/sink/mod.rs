@@ -21,7 +21,7 @@ use snafu::Snafu;
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::model::{Batch, Epoch, Generation, JobUid, Subtask};
+use crate::model::{Batch, Epoch, Generation, JobUid, Led, Subtask};
 use crate::options::{OptionError, TableOptions};
 use crate::outside::Outside;
 use crate::secrets::SecretError;
@@ -111,8 +111,14 @@ pub trait SinkCommitter: Send + Sync {
         None
     }
 
-    /// Removes what earlier generations left behind; `named` are the committables of the restored checkpoint.
-    async fn clean_up(&self, _generation: Generation, _named: &[Committable]) -> Result<(), SinkError> {
+    /// Removes what generations before this one left behind: `earlier` are those that may have; `named` are the committables of the
+    /// restored checkpoint.
+    async fn clean_up(
+        &self,
+        _generation: Generation,
+        _earlier: &[Led],
+        _named: &[Committable],
+    ) -> Result<(), SinkError> {
         Ok(())
     }
 }

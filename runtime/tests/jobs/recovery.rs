@@ -351,3 +351,49 @@ INSERT INTO seen SELECT bid.auction, window_end FROM TABLE(TUMBLE(TABLE events, 
     assert!(restored_epochs(&text(&output)).last().is_some_and(|epoch| *epoch > 0));
     assert_eq!(place.rows("seen"), straight.rows("seen"));
 }
+
+/// An INSERT is put before another one into the same table, and a third one gets a condition that all rows meet: what there was
+/// goes on from its state, and what is new reads from the beginning.
+#[test]
+fn edited_sql_goes_on_from_its_state() {
+    let before = "INSERT INTO picked SELECT";
+    let edited = SQL
+        .replace(
+            before,
+            &format!(
+                "INSERT INTO picked SELECT auction, price FROM bids WHERE MOD(auction, 10) = 5;\n{before}"
+            ),
+        )
+        .replace("  GROUP BY", "  WHERE price > 0 GROUP BY");
+    let straight = Place::new(2, &edited.replace(", 'rows-per-second' = '50000'", ""));
+    assert!(straight.run(&[]).status.success());
+    let place = Place::new(2, SQL);
+    let mut job = place.start(&[]);
+    place.wait_until("two checkpoints are complete", || checkpoints(&place.log()) >= 2);
+    signal(job.id(), libc::SIGINT);
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+
+    place.set_job(3, &edited);
+    let mut job = place.start(&[]);
+    place.wait_until("two checkpoints are complete", || checkpoints(&place.log()) >= 2);
+    job.kill().unwrap();
+    job.wait().unwrap();
+    let log = place.log();
+    assert!(log.contains("the SQL has changed, and goes on from the state"), "{log}");
+    assert!(log.contains("there is a new 'picked/events/source/2'"), "{log}");
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(restored_epochs(&text(&output))[0] > restored_epochs(&log)[0], "{}", text(&output));
+    assert_eq!(place.rows("totals"), straight.rows("totals"));
+    assert_eq!(place.rows("picked"), straight.rows("picked"));
+    // Going on from what is kept would be wrong here.
+    place.set_job(3, &edited.replace("SUM(price)", "MAX(price)"));
+    let output = place.run(&[]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(
+        text(&output).contains("finished at") && text(&output).contains("and would keep "),
+        "{}",
+        text(&output)
+    );
+}

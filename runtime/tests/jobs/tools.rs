@@ -213,7 +213,7 @@ fn what_a_job_cannot_begin_from_is_told_and_it_begins_once_that_is_mended() {
     place.edit_job("spec:", "spec:\n  maxParallelism: 64");
     refused(&from, 1, "has maxParallelism 1024, the manifest says 64; set spec.maxParallelism to 1024");
     place.set_job(2, &SQL.replace("COUNT(DISTINCT bid.bidder)", "SUM(bid.bidder)"));
-    refused(&from, 3, "it means something else than what the state of checkpoint");
+    refused(&from, 3, "it does not fit the state of checkpoint");
 
     place.set_job(2, SQL);
     let mut job = place.start(&["--from", &from]);

@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_request::{CreatableReplicaAssignment, CreatableTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    CreatePartitionsRequest, CreateTopicsRequest, ListTransactionsRequest, ProduceRequest,
+    BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DescribeTransactionsRequest, EndTxnRequest,
+    InitProducerIdRequest, ListTransactionsRequest, ProduceRequest, ProducerId, TransactionalId,
 };
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
@@ -34,6 +35,8 @@ pub struct Broker {
     folder: tempfile::TempDir,
     process: Child,
     address: String,
+    /// The port of its controller.
+    controller: u16,
     secured: Option<Secured>,
     runtime: tokio::runtime::Runtime,
 }
@@ -120,15 +123,26 @@ fn secured_listener(folder: &Path) -> (Secured, String) {
     (secured, settings)
 }
 
+fn transactional(id: &str) -> TransactionalId {
+    TransactionalId(StrBytes::from_string(id.to_owned()))
+}
+
 impl Broker {
     /// Starts a broker whose transactions are of this level.
     pub fn start(transaction_level: u32) -> Self {
-        Self::start_with(transaction_level, false)
+        Self::start_with(transaction_level, false, "")
     }
 
     /// Starts a broker that has a secured listener, too.
     pub fn start_secured() -> Self {
-        Self::start_with(2, true)
+        Self::start_with(2, true, "")
+    }
+
+    /// Starts a broker that forgets transactional ids within a second once they are not used.
+    pub fn start_forgetful() -> Self {
+        let settings = "transactional.id.expiration.ms=1000\n\
+                        transaction.remove.expired.transaction.cleanup.interval.ms=200\nproducer.id.expiration.ms=1000\n";
+        Self::start_with(2, false, settings)
     }
 
     /// How the secured listener is reached.
@@ -136,7 +150,7 @@ impl Broker {
         self.secured.as_ref().expect("the broker was started with a secured listener")
     }
 
-    fn start_with(transaction_level: u32, is_secured: bool) -> Self {
+    fn start_with(transaction_level: u32, is_secured: bool, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, controller) = (free_port(), free_port());
         let secured = is_secured.then(|| secured_listener(folder.path()));
@@ -153,31 +167,56 @@ impl Broker {
              auto.create.topics.enable=false\ngroup.initial.rebalance.delay.ms=0\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=2\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
              transaction.state.log.num.partitions=2\ntransaction.abort.timed.out.transaction.cleanup.interval.ms=200\n\
-             share.coordinator.state.topic.replication.factor=1\nshare.coordinator.state.topic.min.isr=1\n",
+             share.coordinator.state.topic.replication.factor=1\nshare.coordinator.state.topic.min.isr=1\n{more}",
             folder.path().display()
         );
+        let scram = format!("SCRAM-SHA-512=[name={},password={}]", SCRAM_USER.0, SCRAM_USER.1);
+        let level = format!("transaction.version={transaction_level}");
+        let format = ["--feature", level.as_str(), "--add-scram", scram.as_str()];
+        let secured = secured.map(|(secured, _)| secured);
+        Self::run(folder, &config, &format, port, controller, secured)
+    }
+
+    /// Starts a second broker of the same cluster.
+    pub fn start_second(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (port, controller) = (free_port(), self.controller);
+        let config = format!(
+            "process.roles=broker\nnode.id=2\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+             controller.listener.names=CONTROLLER\nlisteners=PLAIN://127.0.0.1:{port}\ninter.broker.listener.name=PLAIN\n\
+             listener.security.protocol.map=PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}/data\n\
+             broker.heartbeat.interval.ms=500\nbroker.session.timeout.ms=4000\n",
+            folder.path().display()
+        );
+        let second = Self::run(folder, &config, &[], port, controller, None);
+        wait_until("both brokers are known", || {
+            let brokers = self.runtime.block_on(async { self.client().brokers().await });
+            brokers.is_ok_and(|brokers| brokers.len() == 2)
+        });
+        second
+    }
+
+    fn run(
+        folder: tempfile::TempDir,
+        config: &str,
+        format: &[&str],
+        port: u16,
+        controller: u16,
+        secured: Option<Secured>,
+    ) -> Self {
         let file = folder.path().join("server.properties");
         fs::write(&file, config).unwrap();
         let formatted = java("kafka.tools.StorageTool")
             .args(["format", "--cluster-id", "MillraceTestClusterAAA", "--config"])
             .arg(&file)
-            .args(["--feature", &format!("transaction.version={transaction_level}")])
-            .args([
-                "--add-scram",
-                &format!("SCRAM-SHA-512=[name={},password={}]", SCRAM_USER.0, SCRAM_USER.1),
-            ])
+            .args(format)
             .output()
             .unwrap();
         assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
         let process = Self::spawn(&folder);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let broker = Broker {
-            folder,
-            process,
-            address: format!("127.0.0.1:{port}"),
-            secured: secured.map(|(secured, _)| secured),
-            runtime,
-        };
+        let address = format!("127.0.0.1:{port}");
+        let broker = Broker { folder, process, address, controller, secured, runtime };
         broker.wait();
         broker
     }
@@ -210,17 +249,38 @@ impl Broker {
 
     /// Kills the broker and starts it again over its data.
     pub fn crash(&mut self) {
+        self.kill();
+        self.revive();
+    }
+
+    pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// Starts a killed broker again over its data.
+    pub fn revive(&mut self) {
         self.process = Self::spawn(&self.folder);
         self.wait();
     }
 
     pub fn create_topic(&self, topic: &str, partitions: i32) {
+        let wanted = CreatableTopic::default().with_num_partitions(partitions).with_replication_factor(1);
+        self.create(topic, partitions, wanted);
+    }
+
+    /// Makes a topic with one partition, which the second broker alone has.
+    pub fn create_topic_at_second(&self, topic: &str) {
+        let second = CreatableReplicaAssignment::default().with_broker_ids(vec![BrokerId(2)]);
         let wanted = CreatableTopic::default()
-            .with_name(name(topic))
-            .with_num_partitions(partitions)
-            .with_replication_factor(1);
+            .with_num_partitions(-1)
+            .with_replication_factor(-1)
+            .with_assignments(vec![second]);
+        self.create(topic, 1, wanted);
+    }
+
+    fn create(&self, topic: &str, partitions: i32, wanted: CreatableTopic) {
+        let wanted = wanted.with_name(name(topic));
         let request = CreateTopicsRequest::default().with_topics(vec![wanted]).with_timeout_ms(10_000);
         let answer =
             self.runtime.block_on(async { self.client().call(&self.address, &request, 7).await }).unwrap();
@@ -291,6 +351,45 @@ impl Broker {
         let listed = async { self.client().call(&self.address, &request, 1).await };
         let listed = self.runtime.block_on(listed).unwrap();
         listed.transaction_states.iter().map(|state| state.transactional_id.0.to_string()).collect()
+    }
+
+    /// What the broker says of an id's last transaction: state, producer, epoch. `None`: it does not know the id.
+    pub fn describe_transaction(&self, id: &str) -> Option<(String, i64, i16)> {
+        let request = DescribeTransactionsRequest::default().with_transactional_ids(vec![transactional(id)]);
+        let described = async { self.client().call(&self.address, &request, 0).await };
+        let described = self.runtime.block_on(described).unwrap();
+        let state = &described.transaction_states[0];
+        let known = (state.transaction_state.to_string(), state.producer_id.0, state.producer_epoch);
+        (state.error_code == 0).then_some(known)
+    }
+
+    /// Ends a transaction with an identity, as its writer would; returns the code of the answer.
+    pub fn commit_transaction(&self, id: &str, producer: i64, epoch: i16) -> i16 {
+        let request = EndTxnRequest::default()
+            .with_transactional_id(transactional(id))
+            .with_producer_id(ProducerId(producer))
+            .with_producer_epoch(epoch)
+            .with_committed(true);
+        let ended = async { self.client().call(&self.address, &request, 5).await };
+        self.runtime.block_on(ended).unwrap().error_code
+    }
+
+    /// Takes a transactional id for another writer.
+    pub fn supersede(&self, id: &str) {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(Some(transactional(id)))
+            .with_transaction_timeout_ms(60_000)
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1);
+        wait_until("the id belongs to another writer", || {
+            let taken = async {
+                let mut client = self.client();
+                // The log of transactions is made when it is asked for first.
+                client.coordinator(id).await?;
+                client.call(&self.address, &request, 5).await
+            };
+            self.runtime.block_on(taken).is_ok_and(|taken| taken.error_code == 0)
+        });
     }
 
     /// All committed records of a topic as key and value, those of a partition in order, as Kafka's own consumer reads them.

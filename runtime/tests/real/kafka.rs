@@ -4,7 +4,7 @@ use crate::broker::{Broker, PLAIN_USER, SCRAM_USER};
 use crate::harness::{Job, Place, signal, text};
 use std::collections::BTreeMap;
 
-fn sql(broker: &str) -> String {
+pub(super) fn sql(broker: &str) -> String {
     let options =
         format!("'connector' = 'kafka', 'properties.bootstrap.servers' = '{broker}', 'format' = 'json'");
     format!(
@@ -18,7 +18,7 @@ INSERT INTO totals SELECT k, window_end, COUNT(*), SUM(id)
     )
 }
 
-fn row(id: i64) -> String {
+pub(super) fn row(id: i64) -> String {
     let (minute, second, milli) = (id / 60_000, id / 1000 % 60, id % 1000);
     format!(
         "{{\"id\": {id}, \"k\": {}, \"ts\": \"2026-01-01 00:{minute:02}:{second:02}.{milli:03}\"}}",
@@ -27,7 +27,7 @@ fn row(id: i64) -> String {
 }
 
 /// What the job must write for rows 0 to `rows`, each a millisecond after the other, computed here by other means.
-fn expected(rows: i64) -> (Vec<String>, Vec<String>) {
+pub(super) fn expected(rows: i64) -> (Vec<String>, Vec<String>) {
     let mut picked: Vec<String> =
         (0..rows).filter(|id| id % 7 == 3).map(|id| format!("{{\"id\":{id},\"k\":3}}")).collect();
     let mut totals: BTreeMap<(i64, i64), (i64, i64)> = BTreeMap::new();
@@ -47,13 +47,13 @@ fn expected(rows: i64) -> (Vec<String>, Vec<String>) {
     (picked, totals)
 }
 
-fn restored(log: &str) -> Vec<u64> {
+pub(super) fn restored(log: &str) -> Vec<u64> {
     let epochs = log.split("restored_epoch=").skip(1);
     epochs.map(|rest| rest.split_whitespace().next().unwrap().parse().unwrap()).collect()
 }
 
 /// A figure of the newest checkpoint in a log; 0 if there is none.
-fn last(log: &str, figure: &str) -> i64 {
+pub(super) fn last(log: &str, figure: &str) -> i64 {
     let last = log.rsplit(figure).next().filter(|_| log.contains(figure));
     last.map_or(0, |rest| rest.split_whitespace().next().unwrap().parse().unwrap())
 }
@@ -154,7 +154,7 @@ fn missing_topics_are_named_and_the_job_runs_once_they_are_there() {
 }
 
 /// Ends a job whose input has no end.
-fn stop(place: &Place, job: &mut Job) {
+pub(super) fn stop(place: &Place, job: &mut Job) {
     signal(job.id(), libc::SIGINT);
     assert!(job.wait().unwrap().success(), "{}", place.log());
 }
@@ -191,106 +191,6 @@ fn a_poison_record_is_named_by_offset() {
     assert_eq!(broker.committed("picked", 1), ["{\"id\":3,\"k\":3}"]);
     let total = |k: u8| format!("{{\"k\":{k},\"window_end\":\"2026-01-01 00:00:01\",\"n\":1,\"total\":{k}}}");
     assert_eq!(broker.committed("totals", 2), [total(3), total(4)]);
-}
-
-#[test]
-fn a_broker_without_the_second_generation_of_transactions_is_refused() {
-    let broker = Broker::start(1);
-    for topic in ["events", "picked", "totals"] {
-        broker.create_topic(topic, 1);
-    }
-    broker.append("events", 0, &[row(3)]);
-
-    let output = Place::new(1, &sql(broker.address())).run(&[]);
-
-    let text = text(&output);
-    assert_eq!(output.status.code(), Some(3), "{text}");
-    assert!(text.contains("transaction.version at 2, and it is at 1"), "{text}");
-}
-
-/// A job with a checkpoint whose results are prepared and not committed, and a short time-out.
-fn cut_off_before_commit(broker: &Broker, timeout_ms: u64) -> Place {
-    for topic in ["events", "picked", "totals"] {
-        broker.create_topic(topic, 1);
-    }
-    broker.append("events", 0, &[row(3), row(4), row(10)]);
-    let timeout = format!("'topic' = 'picked', 'properties.transaction.timeout.ms' = '{timeout_ms}'");
-    let place = Place::new(1, &sql(broker.address()).replace("'topic' = 'picked'", &timeout));
-    let crashed = place.start_crashing("MILLRACE_TEST_CRASH_BEFORE_COMMIT", "1").wait().unwrap();
-    assert!(!crashed.success());
-    assert!(!broker.open_transactions().is_empty(), "{}", place.log());
-    place
-}
-
-#[test]
-fn a_commit_that_was_cut_off_is_made_by_the_next_start() {
-    let broker = Broker::start(2);
-    let place = cut_off_before_commit(&broker, 60_000);
-
-    let mut job = place.start(&[]);
-    place.wait_until("the job runs on", || place.log().contains("checkpoint complete"));
-    stop(&place, &mut job);
-
-    assert_eq!(broker.committed("picked", 2), ["{\"id\":10,\"k\":3}", "{\"id\":3,\"k\":3}"]);
-}
-
-#[test]
-fn a_transaction_that_the_broker_has_ended_is_reported_as_lost() {
-    let broker = Broker::start(2);
-    let place = cut_off_before_commit(&broker, 3_000);
-    place.wait_until("the broker has ended the transaction", || broker.open_transactions().is_empty());
-
-    for _ in 0..2 {
-        let output = place.run(&[]);
-
-        let text = text(&output);
-        assert_eq!(output.status.code(), Some(3), "{text}");
-        for words in [
-            "SinkTransactionLost: 2 rows of epoch",
-            "the topic 'picked' are lost",
-            "CompleteAbort",
-            "start over",
-        ] {
-            assert!(text.contains(words), "{words} is not in: {text}");
-        }
-    }
-
-    // One of the cures that the message names.
-    let mut job = place.start(&["--from", "none"]);
-    place.wait_until("the rows are written", || last(&place.log(), "rows_out=") == 2);
-    stop(&place, &mut job);
-    assert_eq!(broker.committed("picked", 2), ["{\"id\":10,\"k\":3}", "{\"id\":3,\"k\":3}"]);
-}
-
-/// While the store takes no record, the broker ends the transactions that the record would name: the rows are read again.
-#[test]
-fn a_checkpoint_is_not_recorded_once_its_transactions_have_ended() {
-    let broker = Broker::start(2);
-    for topic in ["events", "picked", "totals"] {
-        broker.create_topic(topic, 1);
-    }
-    broker.append("events", 0, &[row(1)]);
-    let timeout = "'topic' = 'picked', 'properties.transaction.timeout.ms' = '3000'";
-    let place = Place::new(1, &sql(broker.address()).replace("'topic' = 'picked'", timeout));
-    let mut job = place.start(&[]);
-    place.wait_until("the job runs", || place.log().contains("checkpoint complete"));
-    let records = place.path().join(".millrace/default/job/epochs");
-    let aside = records.with_extension("aside");
-    std::fs::rename(&records, &aside).unwrap();
-    std::fs::write(&records, "in the way").unwrap();
-    broker.append("events", 0, &[row(3), row(10)]);
-    place.wait_until("a record is refused", || place.log().contains("a checkpoint cannot be recorded"));
-    place.wait_until("rows are in a transaction", || !broker.open_transactions().is_empty());
-    place.wait_until("the broker has ended it", || broker.open_transactions().is_empty());
-
-    std::fs::remove_file(&records).unwrap();
-    std::fs::rename(&aside, &records).unwrap();
-    place.wait_until("the rows are written", || last(&place.log(), "rows_out=") == 2);
-    stop(&place, &mut job);
-
-    assert!(!place.log().contains("SinkTransactionLost"), "{}", place.log());
-    assert!(place.log().contains("raise 'properties.transaction.timeout.ms' of the sink"), "{}", place.log());
-    assert_eq!(broker.committed("picked", 2), ["{\"id\":10,\"k\":3}", "{\"id\":3,\"k\":3}"]);
 }
 
 #[test]

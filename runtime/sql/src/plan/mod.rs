@@ -4,6 +4,7 @@
 //! ever grow: tags are never reused, and no type of a library appears in them.
 
 mod expr;
+mod matching;
 mod secrets;
 mod succession;
 pub mod text;
@@ -11,7 +12,7 @@ mod types;
 
 pub use expr::{Branch, Call, Case, Cast, Expr, FieldAccess, Literal, Node, Value, function};
 pub use secrets::NamedSecret;
-pub use succession::succeed;
+pub use succession::{Succession, succeed};
 pub use types::{DataType, Field, Schema, TypeKind, map_type};
 
 /// A job's dataflow: operators joined by edges, acyclic, in topological order.

@@ -14,14 +14,15 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use super::producer::{Retry, initialise, transactional};
-use super::{Settings, Transaction, failed};
+use super::slots::SLOTS;
+use super::{Settings, Transaction, failed, transactional_id};
 use crate::clock::Clock;
 use crate::error::chain;
 use crate::kafka::{
     CONCURRENT_TRANSACTIONS, Client, INVALID_PRODUCER_ID_MAPPING, INVALID_TXN_STATE, KafkaError,
-    PRODUCER_FENCED, checked,
+    PRODUCER_FENCED, TRANSACTIONAL_ID_NOT_FOUND, checked,
 };
-use crate::model::Generation;
+use crate::model::{Generation, Led, Subtask};
 use crate::outside::Outside;
 use crate::sink::{Committable, SinkCommitter, SinkError};
 
@@ -64,7 +65,7 @@ impl Committer {
     /// Commits all that can be committed, whatever becomes of the others; they would only expire meanwhile.
     async fn commit_all(&self, client: &mut Client, mut left: Vec<Transaction>) -> Result<(), SinkError> {
         let mut retry = Retry::new(self.clock);
-        let mut lost = Vec::new();
+        let (mut lost, mut undecided) = (Vec::new(), Vec::new());
         loop {
             let (mut again, mut passing) = (Vec::new(), None);
             for transaction in left {
@@ -76,7 +77,7 @@ impl Committer {
                     Err(error)
                         if matches!(error.code(), Some(PRODUCER_FENCED | INVALID_PRODUCER_ID_MAPPING)) =>
                     {
-                        lost.push(undecidable(&transaction, &error));
+                        undecided.push(undecidable(&transaction, &error));
                     }
                     Err(error)
                         if error.code() == Some(CONCURRENT_TRANSACTIONS)
@@ -92,10 +93,13 @@ impl Committer {
             left = again;
             retry.wait(error, &self.settings.topic).await?;
         }
-        match lost.is_empty() {
-            true => Ok(()),
-            false => Err(SinkError::Lost { kind: "SinkTransactionLost", message: lost.join("; ") }),
-        }
+        let kind = match (lost.is_empty(), undecided.is_empty()) {
+            (true, true) => return Ok(()),
+            (true, false) => "SinkTransactionUndecided",
+            (false, _) => "SinkTransactionLost",
+        };
+        lost.append(&mut undecided);
+        Err(SinkError::Lost { kind, message: lost.join("; ") })
     }
 
     /// Says what is lost, in full.
@@ -105,6 +109,21 @@ impl Committer {
             Err(error) => format!("unknown: {}", chain(&error)),
         };
         not_committed(transaction, &state, error)
+    }
+
+    /// Aborts those of these transactions that are open.
+    async fn abort_open(&self, client: &mut Client, ids: &[String]) -> Result<(), KafkaError> {
+        for (coordinator, ids) in client.coordinators(ids).await? {
+            for id in open_among(client, &coordinator, &ids).await? {
+                self.abort(client, &id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn abort(&self, client: &mut Client, id: &str) -> Result<(), KafkaError> {
+        info!(id, "aborting a transaction that an earlier generation has left open");
+        initialise(client, id, self.settings.transaction_timeout_ms).await.map(|_| ())
     }
 
     /// Aborts open transactions of generations before this one that no checkpoint names.
@@ -118,8 +137,7 @@ impl Committer {
             for id in open_ids(client, &broker, &self.settings.prefix).await? {
                 let is_older = generation_of(&id, &self.settings.prefix).is_some_and(|of| of < generation);
                 if is_older && !named.contains(&id) {
-                    info!(id, "aborting a transaction that an earlier generation has left open");
-                    initialise(client, &id, self.settings.transaction_timeout_ms).await?;
+                    self.abort(client, &id).await?;
                 }
             }
         }
@@ -178,15 +196,28 @@ impl SinkCommitter for Committer {
         Ok(())
     }
 
-    async fn clean_up(&self, generation: Generation, named: &[Committable]) -> Result<(), SinkError> {
+    async fn clean_up(
+        &self,
+        generation: Generation,
+        earlier: &[Led],
+        named: &[Committable],
+    ) -> Result<(), SinkError> {
         let named = decode(named)?.into_iter().map(|transaction| transaction.id).collect();
+        let ids = ids_of(&self.settings.prefix, earlier, &named);
         let mut state = self.state.lock().await;
         state.generation = generation;
         let mut retry = Retry::new(self.clock);
-        while let Err(error) = self.sweep(&mut state.client, generation, &named).await {
-            retry.wait(error, &self.settings.topic).await?;
+        loop {
+            // Each id is asked for where it is coordinated, wherever that moves to; lists find those that cannot be computed.
+            let ended = match self.abort_open(&mut state.client, &ids).await {
+                Ok(()) => self.sweep(&mut state.client, generation, &named).await,
+                failed => failed,
+            };
+            match ended {
+                Ok(()) => return Ok(()),
+                Err(error) => retry.wait(error, &self.settings.topic).await?,
+            }
         }
-        Ok(())
     }
 }
 
@@ -287,6 +318,39 @@ async fn open_ids(client: &mut Client, broker: &str, prefix: &str) -> Result<Vec
     Ok(ids.filter(|id| id.starts_with(&prefix)).collect())
 }
 
+/// All ids that writers of these generations use while checkpoints succeed, but those that a checkpoint names: it commits them.
+fn ids_of(prefix: &str, earlier: &[Led], named: &HashSet<String>) -> Vec<String> {
+    let writers =
+        earlier.iter().flat_map(|led| (0..led.parallelism).map(|subtask| (led.generation, subtask)));
+    let ids = writers.flat_map(|(generation, subtask)| {
+        (0..SLOTS).map(move |slot| transactional_id(prefix, generation, Subtask(subtask), slot))
+    });
+    ids.filter(|id| !named.contains(id)).collect()
+}
+
+/// Those of some ids whose transactions are open. A broker makes none of those that it does not know.
+async fn open_among(
+    client: &mut Client,
+    coordinator: &str,
+    ids: &[String],
+) -> Result<Vec<String>, KafkaError> {
+    let asked = ids.iter().map(|id| transactional(id)).collect();
+    let request = DescribeTransactionsRequest::default().with_transactional_ids(asked);
+    let answer = client.call(coordinator, &request, DESCRIBE_VERSION).await?;
+    let mut open = Vec::new();
+    for state in answer.transaction_states {
+        let id = state.transactional_id.0.to_string();
+        if state.error_code == TRANSACTIONAL_ID_NOT_FOUND {
+            continue;
+        }
+        checked(state.error_code, &format!("describe the transaction '{id}'"), coordinator)?;
+        if state.transaction_state.as_str() == "Ongoing" {
+            open.push(id);
+        }
+    }
+    Ok(open)
+}
+
 /// The generation in an id `<prefix>/<generation>/<subtask>/<slot>`.
 fn generation_of(id: &str, prefix: &str) -> Option<Generation> {
     id.strip_prefix(prefix)?.strip_prefix('/')?.split('/').next()?.parse().ok().map(Generation)
@@ -310,6 +374,22 @@ mod tests {
             let said = not_committed(&transaction, state, &error());
             assert!(said.contains(part) && said.contains(state), "{state}: {said}");
         }
+    }
+
+    #[test]
+    fn ids_of_earlier_writers_are_computed_but_those_that_are_named() {
+        let led = |generation, parallelism| Led { generation: Generation(generation), parallelism };
+        let id =
+            |generation, subtask, slot| transactional_id("p", Generation(generation), Subtask(subtask), slot);
+        let named = HashSet::from([id(4, 0, 1)]);
+
+        // What an earlier release has claimed does not say its parallelism.
+        let ids = ids_of("p", &[led(3, 0), led(4, 1), led(5, 2)], &named);
+
+        let mut expected: Vec<String> = [0, 2, 3].map(|slot| id(4, 0, slot)).into();
+        expected.extend((0..2).flat_map(|subtask| (0..4).map(move |slot| id(5, subtask, slot))));
+        assert_eq!(ids, expected);
+        assert_eq!(generation_of(&ids[0], "p"), Some(Generation(4)));
     }
 
     #[test]

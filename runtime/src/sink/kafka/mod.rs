@@ -31,7 +31,7 @@ use super::{Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, 
 use crate::format::json::JsonStyle;
 use crate::format::{Encoder, OutputFormat};
 use crate::kafka::{Client, KafkaError, Security, servers, topic};
-use crate::model::{Batch, Epoch, Subtask};
+use crate::model::{Batch, Epoch, Generation, Subtask};
 use crate::options::TableOptions;
 use crate::outside::Outside;
 use committer::Committer;
@@ -105,6 +105,11 @@ struct Transaction {
     rows: u64,
     #[prost(uint64, tag = "9")]
     epoch: u64,
+}
+
+/// The id that a slot of a writer of a generation writes with: `<prefix>/<generation>/<subtask>/<slot>`.
+fn transactional_id(prefix: &str, generation: Generation, subtask: Subtask, slot: usize) -> String {
+    format!("{prefix}/{generation}/{subtask}/{slot}")
 }
 
 impl Kafka {

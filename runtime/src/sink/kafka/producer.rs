@@ -18,14 +18,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use super::slots::{Identity, Slots};
-use super::{Partitioner, Record, Settings, Shared, SinkIdentity, Transaction, by_key, failed};
+use super::{
+    Partitioner, Record, Settings, Shared, SinkIdentity, Transaction, by_key, failed, transactional_id,
+};
 use crate::clock::Clock;
 use crate::error::chain;
 use crate::kafka::{
     Client, INVALID_TRANSACTION_TIMEOUT, KafkaError, LEADER_NOT_AVAILABLE, MESSAGE_TOO_LARGE, Partition,
     checked, name,
 };
-use crate::model::{Epoch, Subtask};
+use crate::model::{Epoch, Generation, Subtask};
 use crate::sink::{Committable, SinkError};
 
 /// Versions of Kafka's second generation of transactions; what ends a transaction is saved with it.
@@ -80,8 +82,7 @@ pub struct Producer {
     commands: mpsc::UnboundedReceiver<Command>,
     completed: watch::Receiver<Epoch>,
     shared: Arc<Shared>,
-    /// Of this subtask in this generation.
-    id_prefix: String,
+    generation: Generation,
     subtask: Subtask,
     partitions: Vec<Partition>,
     turn: usize,
@@ -99,7 +100,7 @@ impl Producer {
     ) -> Self {
         Producer {
             client: settings.client(&identity.outside),
-            id_prefix: format!("{}/{}/{subtask}", settings.prefix, identity.generation),
+            generation: identity.generation,
             settings,
             clock: identity.outside.clock,
             commands,
@@ -326,7 +327,7 @@ impl Producer {
         let completed = *self.completed.borrow_and_update();
         self.slots.completed(completed);
         let taken = self.slots.take();
-        let id = format!("{}/{}", self.id_prefix, taken.slot);
+        let id = transactional_id(&self.settings.prefix, self.generation, self.subtask, taken.slot);
         let identity = match taken.identity {
             Some(identity) => identity,
             None => self.initialise(&id).await?,

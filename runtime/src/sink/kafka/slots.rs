@@ -10,6 +10,10 @@ use crate::model::Epoch;
 /// no longer be told from a lost one.
 const LAST_EPOCH: i16 = 32_766;
 
+/// As many slots as a writer needs while checkpoints succeed: one is written, one waits for its commit, and one for a checkpoint
+/// that does not name it any more. One more is there for a checkpoint that fails.
+pub const SLOTS: usize = 4;
+
 /// What a producer writes with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {

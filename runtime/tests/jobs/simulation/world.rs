@@ -11,7 +11,7 @@ use millrace::checkpoint::store::Created;
 use millrace::checkpoint::{Store, StoreError};
 use millrace::clock::Clock;
 use millrace::format::json::{JsonEncoder, JsonStyle};
-use millrace::model::{Batch, Epoch, Generation, Subtask};
+use millrace::model::{Batch, Epoch, Generation, Led, Subtask};
 use millrace::sink::{Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter, Sinks};
 use millrace_sql::plan::Sink as SinkPlan;
 use parking_lot::Mutex;
@@ -297,7 +297,12 @@ impl SinkCommitter for Committer {
         Ok(())
     }
 
-    async fn clean_up(&self, generation: Generation, named: &[Committable]) -> Result<(), SinkError> {
+    async fn clean_up(
+        &self,
+        generation: Generation,
+        _earlier: &[Led],
+        named: &[Committable],
+    ) -> Result<(), SinkError> {
         let named: Vec<&[u8]> = named.iter().map(Vec::as_slice).collect();
         let mut state = self.world.state.lock();
         state.staged.retain(|id, (of, _)| *of >= generation || named.contains(&id.as_bytes()));

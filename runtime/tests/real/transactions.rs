@@ -1,0 +1,230 @@
+//! Transactions through what a broker answers when they were ended, superseded, forgotten or are being committed.
+
+use crate::broker::Broker;
+use crate::harness::{Place, signal, text};
+use crate::kafka::{expected, last, restored, row, sql, stop};
+
+#[test]
+fn a_broker_without_the_second_generation_of_transactions_is_refused() {
+    let broker = Broker::start(1);
+    for topic in ["events", "picked", "totals"] {
+        broker.create_topic(topic, 1);
+    }
+    broker.append("events", 0, &[row(3)]);
+
+    let output = Place::new(1, &sql(broker.address())).run(&[]);
+
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("transaction.version at 2, and it is at 1"), "{text}");
+}
+
+/// A job with a checkpoint whose results are prepared and not committed, and a short time-out.
+fn cut_off_before_commit(broker: &Broker, timeout_ms: u64) -> Place {
+    broker.create_topic("picked", 1);
+    cut_off_once_there_is_a_sink(broker, timeout_ms)
+}
+
+fn cut_off_once_there_is_a_sink(broker: &Broker, timeout_ms: u64) -> Place {
+    for topic in ["events", "totals"] {
+        broker.create_topic(topic, 1);
+    }
+    broker.append("events", 0, &[row(3), row(4), row(10)]);
+    let timeout = format!("'topic' = 'picked', 'properties.transaction.timeout.ms' = '{timeout_ms}'");
+    let place = Place::new(1, &sql(broker.address()).replace("'topic' = 'picked'", &timeout));
+    let crashed = place.start_crashing("MILLRACE_TEST_CRASH_BEFORE_COMMIT", "1").wait().unwrap();
+    assert!(!crashed.success());
+    assert!(!broker.open_transactions().is_empty(), "{}", place.log());
+    place
+}
+
+#[test]
+fn a_commit_that_was_cut_off_is_made_by_the_next_start() {
+    let broker = Broker::start(2);
+    let place = cut_off_before_commit(&broker, 60_000);
+
+    let mut job = place.start(&[]);
+    place.wait_until("the job runs on", || place.log().contains("checkpoint complete"));
+    stop(&place, &mut job);
+
+    assert_eq!(broker.committed("picked", 2), ["{\"id\":10,\"k\":3}", "{\"id\":3,\"k\":3}"]);
+}
+
+#[test]
+fn a_transaction_that_the_broker_has_ended_is_reported_as_lost() {
+    let broker = Broker::start(2);
+    let place = cut_off_before_commit(&broker, 3_000);
+    place.wait_until("the broker has ended the transaction", || broker.open_transactions().is_empty());
+
+    for _ in 0..2 {
+        let output = place.run(&[]);
+
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        for words in [
+            "SinkTransactionLost: 2 rows of epoch",
+            "the topic 'picked' are lost",
+            "CompleteAbort",
+            "start over",
+        ] {
+            assert!(text.contains(words), "{words} is not in: {text}");
+        }
+    }
+
+    // One of the cures that the message names.
+    let mut job = place.start(&["--from", "none"]);
+    place.wait_until("the rows are written", || last(&place.log(), "rows_out=") == 2);
+    stop(&place, &mut job);
+    assert_eq!(broker.committed("picked", 2), ["{\"id\":10,\"k\":3}", "{\"id\":3,\"k\":3}"]);
+}
+
+/// While the store takes no record, the broker ends the transactions that the record would name: the rows are read again.
+#[test]
+fn a_checkpoint_is_not_recorded_once_its_transactions_have_ended() {
+    let broker = Broker::start(2);
+    for topic in ["events", "picked", "totals"] {
+        broker.create_topic(topic, 1);
+    }
+    broker.append("events", 0, &[row(1)]);
+    let timeout = "'topic' = 'picked', 'properties.transaction.timeout.ms' = '3000'";
+    let place = Place::new(1, &sql(broker.address()).replace("'topic' = 'picked'", timeout));
+    let mut job = place.start(&[]);
+    place.wait_until("the job runs", || place.log().contains("checkpoint complete"));
+    let records = place.path().join(".millrace/default/job/epochs");
+    let aside = records.with_extension("aside");
+    std::fs::rename(&records, &aside).unwrap();
+    std::fs::write(&records, "in the way").unwrap();
+    broker.append("events", 0, &[row(3), row(10)]);
+    place.wait_until("a record is refused", || place.log().contains("a checkpoint cannot be recorded"));
+    place.wait_until("rows are in a transaction", || !broker.open_transactions().is_empty());
+    place.wait_until("the broker has ended it", || broker.open_transactions().is_empty());
+
+    std::fs::remove_file(&records).unwrap();
+    std::fs::rename(&aside, &records).unwrap();
+    place.wait_until("the rows are written", || last(&place.log(), "rows_out=") == 2);
+    stop(&place, &mut job);
+
+    assert!(!place.log().contains("SinkTransactionLost"), "{}", place.log());
+    assert!(place.log().contains("raise 'properties.transaction.timeout.ms' of the sink"), "{}", place.log());
+    assert_eq!(broker.committed("picked", 2), ["{\"id\":10,\"k\":3}", "{\"id\":3,\"k\":3}"]);
+}
+
+/// The one open transaction of a job that was cut off.
+fn open_transaction(broker: &Broker) -> String {
+    let open = broker.open_transactions();
+    assert_eq!(open.len(), 1, "{open:?}");
+    open.into_iter().next().unwrap()
+}
+
+/// Nobody can tell then whether the rows were committed before: that is said, and nothing goes on by itself.
+fn is_reported_as_undecided(broker: &Broker, place: &Place) {
+    for _ in 0..2 {
+        let output = place.run(&[]);
+
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        for words in [
+            "SinkTransactionUndecided: whether the 2 rows of epoch",
+            "for the topic 'picked' were committed cannot be told",
+            "was superseded or has expired",
+            "compare the topic with the job's input, then start over",
+        ] {
+            assert!(text.contains(words), "{words} is not in: {text}");
+        }
+    }
+    assert_eq!(broker.committed("picked", 0), [""; 0], "nothing is written twice by going on");
+}
+
+#[test]
+fn a_transaction_that_another_writer_has_superseded_is_reported_as_undecided() {
+    let broker = Broker::start(2);
+    let place = cut_off_before_commit(&broker, 60_000);
+    broker.supersede(&open_transaction(&broker));
+
+    is_reported_as_undecided(&broker, &place);
+}
+
+#[test]
+fn a_transaction_that_the_broker_has_forgotten_is_reported_as_undecided() {
+    let broker = Broker::start_forgetful();
+    let place = cut_off_before_commit(&broker, 1_000);
+    let id = open_transaction(&broker);
+    place.wait_until("the broker knows nothing of the id", || broker.describe_transaction(&id).is_none());
+
+    is_reported_as_undecided(&broker, &place);
+}
+
+/// The decision is made, and no mark can be written where the rows are: that counts as committed, however often it is repeated.
+#[test]
+fn a_commit_whose_marks_wait_for_a_broker_is_a_commit() {
+    let broker = Broker::start(2);
+    // So that the log of transactions is made while there is one broker.
+    broker.supersede("first");
+    let mut second = broker.start_second();
+    broker.create_topic_at_second("picked");
+    let place = cut_off_once_there_is_a_sink(&broker, 60_000);
+    let id = open_transaction(&broker);
+    let state = || broker.describe_transaction(&id).unwrap().0;
+    let (_, producer, epoch) = broker.describe_transaction(&id).unwrap();
+    second.kill();
+    assert_eq!(broker.commit_transaction(&id, producer, epoch), 0);
+    assert_eq!(state(), "PrepareCommit");
+    assert_eq!(broker.commit_transaction(&id, producer, epoch), 51, "the answer that the job gets, too");
+
+    let mut job = place.start(&[]);
+    place.wait_until("the job runs on", || place.log().contains("checkpoint complete"));
+    assert_eq!(state(), "PrepareCommit", "{}", place.log());
+    second.revive();
+    assert_eq!(broker.committed("picked", 2), ["{\"id\":10,\"k\":3}", "{\"id\":3,\"k\":3}"]);
+
+    broker.append("events", 0, &[row(17)]);
+    place.wait_until("a further row is written", || last(&place.log(), "rows_out=") == 3);
+    stop(&place, &mut job);
+    assert_eq!(broker.committed("picked", 3).len(), 3);
+}
+
+/// A process that was stopped in the middle of its transactions wakes up when another one has taken the job over.
+#[test]
+fn a_producer_that_wakes_up_after_it_was_replaced_adds_nothing() {
+    let broker = Broker::start(2);
+    for topic in ["events", "picked", "totals"] {
+        broker.create_topic(topic, 1);
+    }
+    let place = Place::new(2, &sql(broker.address()));
+    let mut sent = 0;
+    let mut send = |rows: i64| {
+        broker.append("events", 0, &(sent..sent + rows).map(row).collect::<Vec<_>>());
+        sent += rows;
+        sent
+    };
+    let covers = |place: &Place, log: &str, rows: i64| {
+        let log = std::fs::read_to_string(place.path().join(log)).unwrap_or_default();
+        last(&log, "rows_in=") / 2 == rows
+    };
+    let mut zombie = place.start(&[]);
+    let first = send(3_000);
+    place.wait_until("a checkpoint covers the first rows", || covers(&place, "log", first));
+    std::fs::rename(place.path().join("log"), place.path().join("log-of-zombie")).unwrap();
+    send(3_000);
+    place.wait_until("rows are in a transaction", || !broker.open_transactions().is_empty());
+    signal(zombie.id(), libc::SIGSTOP);
+
+    let mut job = place.start(&[]);
+    let second = send(3_000);
+    place.wait_until("a checkpoint of the second process covers all", || covers(&place, "log", second));
+    assert!(restored(&place.log())[0] > 0, "{}", place.log());
+    let third = send(3_000);
+    signal(zombie.id(), libc::SIGCONT);
+    let ended = zombie.wait().unwrap();
+    assert!(!ended.success());
+    place.wait_until("a checkpoint covers what came since", || covers(&place, "log", third));
+    broker.append("events", 0, &["{\"id\": 0, \"k\": -1, \"ts\": \"2027-01-01 00:00:00\"}".to_owned()]);
+    let (picked, totals) = expected(third);
+    let written = (picked.len() + totals.len()) as i64;
+    place.wait_until("a checkpoint covers all results", || last(&place.log(), "rows_out=") == written);
+    stop(&place, &mut job);
+
+    assert!(broker.open_transactions().is_empty(), "{:?} hold back readers", broker.open_transactions());
+    assert_eq!(broker.committed("picked", picked.len()), picked);
+    assert_eq!(broker.committed("totals", totals.len()), totals);
+}

@@ -18,6 +18,7 @@ import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
+import org.apache.kafka.common.PartitionInfo;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
@@ -38,6 +39,7 @@ public class Kafka {
             case "load" -> load(brokers, topic, Long.parseLong(arguments[3]), Long.parseLong(arguments[4]));
             case "close" -> close(brokers, topic);
             case "poison" -> poison(brokers, topic);
+            case "mark" -> mark(brokers, topic);
             case "read" -> read(brokers, topic);
             default -> throw new IllegalArgumentException(arguments[0]);
         }
@@ -83,6 +85,15 @@ public class Kafka {
     }
 
     // One row far ahead in each partition closes all windows.
+    /** Writes a record to each partition, behind all others: a reader that has seen them has seen all. */
+    static void mark(String brokers, String topic) throws Exception {
+        try (KafkaProducer<byte[], byte[]> producer = producer(brokers)) {
+            for (PartitionInfo partition : producer.partitionsFor(topic)) {
+                producer.send(record(topic, partition.partition(), "mark")).get();
+            }
+        }
+    }
+
     static void close(String brokers, String topic) throws Exception {
         try (KafkaProducer<byte[], byte[]> producer = producer(brokers)) {
             for (int partition = 0; partition < FILLED_PARTITIONS; partition++) {

@@ -73,6 +73,37 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the log of a coordinator says.
+fn led(log: &str) -> Led {
+    let mut led = Led::default();
+    for line in log.lines() {
+        let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+        let fields = &line["fields"];
+        let number = |name: &str| match &fields[name] {
+            // Ids are logged as text.
+            Value::String(text) => text.parse().unwrap_or_default(),
+            other => other.as_u64().unwrap_or_default(),
+        };
+        match fields["message"].as_str() {
+            Some("leading the job") => {
+                led = Led {
+                    generation: number("generation"),
+                    restored_epoch: number("restored_epoch"),
+                    restored_rows: number("restored_rows_in"),
+                    ..Default::default()
+                };
+            }
+            Some("checkpoint complete") => {
+                led.epoch = number("epoch");
+                led.rows_in = number("rows_in");
+                led.rows_out = number("rows_out");
+            }
+            _ => {}
+        }
+    }
+    led
+}
+
 impl Test {
     #[expect(clippy::disallowed_methods, reason = "the edge: names a run and times it")]
     fn new(arguments: Arguments) -> Outcome<Self> {
@@ -115,9 +146,14 @@ impl Test {
         format!("{}-{table}", self.name)
     }
 
+    /// Where the logs of all pods are followed into.
+    fn logs(&self) -> PathBuf {
+        self.arguments.folder.join("pods")
+    }
+
     fn pass(&self) -> Outcome<()> {
         self.make_namespace()?;
-        let logs = self.arguments.folder.join("pods");
+        let logs = self.logs();
         let _logs =
             (FollowedLogs::start(&self.name, &logs)?, FollowedLogs::start(SYSTEM, &logs.join(SYSTEM))?);
         if !self.arguments.life {
@@ -235,34 +271,7 @@ impl Test {
     /// What the present coordinator has logged.
     fn led(&self) -> Outcome<Led> {
         let pod = self.pod("coordinator")?;
-        let log = kubectl(&["logs", "-n", &self.name, &pod])?;
-        let mut led = Led::default();
-        for line in log.lines() {
-            let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
-            let fields = &line["fields"];
-            let number = |name: &str| match &fields[name] {
-                // Ids are logged as text.
-                Value::String(text) => text.parse().unwrap_or_default(),
-                other => other.as_u64().unwrap_or_default(),
-            };
-            match fields["message"].as_str() {
-                Some("leading the job") => {
-                    led = Led {
-                        generation: number("generation"),
-                        restored_epoch: number("restored_epoch"),
-                        restored_rows: number("restored_rows_in"),
-                        ..Default::default()
-                    };
-                }
-                Some("checkpoint complete") => {
-                    led.epoch = number("epoch");
-                    led.rows_in = number("rows_in");
-                    led.rows_out = number("rows_out");
-                }
-                _ => {}
-            }
-        }
-        Ok(led)
+        Ok(led(&kubectl(&["logs", "-n", &self.name, &pod])?))
     }
 
     /// Causes a fault while rows are in flight and after a checkpoint, and waits until the job has gone on from it.
@@ -291,7 +300,7 @@ impl Test {
             );
         }
         self.say(&format!(
-            "  restored epoch {} with {} rows as generation {}; the next checkpoint was complete after {took:.1} s",
+            "  restored epoch {} with {} rows, which are not read again, as generation {}; the next checkpoint was complete after {took:.1} s",
             after.restored_epoch, after.restored_rows, after.generation
         ));
         // What a reader has seen before the fault must still be there, the same, after it.
@@ -334,7 +343,7 @@ impl Test {
 
     /// Changes the parallelism: a last checkpoint, then new pods that go on from it.
     fn rescale(&self, parallelism: u32) -> Outcome<()> {
-        let before = self.led()?;
+        let (before, pod) = (self.led()?, self.pod("coordinator")?);
         let job = "streamjob/totals";
         kubectl(&["scale", job, "-n", &self.name, &format!("--replicas={parallelism}")])?;
         let after = wait("the job runs at another parallelism", RECOVERY_SECONDS, || {
@@ -343,8 +352,18 @@ impl Test {
             let is_right = running == format!("Running {parallelism} 2") && led.epoch > 0;
             Ok(is_right.then_some(led).filter(|led| led.generation > before.generation))
         })?;
-        if after.restored_epoch < before.epoch {
-            whatever!("the change of parallelism lost a checkpoint: {before:?} {after:?}");
+        // The old pods have taken a last checkpoint, and the new ones begin from that very one.
+        let log = self.logs().join(format!("{pod}.0.log"));
+        let last =
+            led(&std::fs::read_to_string(&log)
+                .whatever_context("the log of the old coordinator is missing")?);
+        if after.restored_epoch != last.epoch
+            || after.restored_rows != last.rows_in
+            || last.epoch <= before.epoch
+        {
+            whatever!(
+                "the change of parallelism did not begin from a last checkpoint: {before:?} {last:?} {after:?}"
+            );
         }
         self.say(&format!("parallelism {parallelism}: restored epoch {}", after.restored_epoch));
         Ok(())

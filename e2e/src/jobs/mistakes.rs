@@ -273,11 +273,16 @@ impl Jobs<'_> {
         self.phase("topic", "Succeeded")?;
         let expected = self.expected()?;
         let file = self.folder.join("late.tsv");
+        self.kafka.run("mark", &topic, &[])?;
         let _reader = self.kafka.start("read", &topic, &[], &file)?;
-        let found = wait("all rows are in the topic", SECONDS, || {
-            Ok(Some(records(&file)?).filter(|found| found.len() >= expected.len()))
+        let is_mark = |row: &&str| *row == "mark";
+        let found = wait("the ends of all three partitions are read", SECONDS, || {
+            let found = records(&file)?;
+            let marks = found.values().map(String::as_str).filter(is_mark).count();
+            Ok((marks == 3).then_some(found))
         })?;
-        let difference = compare::compare(found.values().map(String::as_str), &expected);
+        let rows = found.values().map(String::as_str).filter(|row| !is_mark(row));
+        let difference = compare::compare(rows, &expected);
         if !difference.is_empty() {
             whatever!("topic: {}", difference.describe());
         }

@@ -1,5 +1,6 @@
 //! A bucket of an object store as checkpoint store.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -229,6 +230,16 @@ impl Store for BucketStore {
         match read.await {
             Ok(bytes) => Ok(Some(bytes.to_vec())),
             // A missing bucket looks alike, and is an error.
+            Err(Error::NotFound { ref source, .. }) if !source.to_string().contains("NoSuchBucket") => {
+                Ok(None)
+            }
+            Err(error) => Err(self.failed("read", key, &error)),
+        }
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.store.get_range(&self.path(key), range).await {
+            Ok(bytes) => Ok(Some(bytes.to_vec())),
             Err(Error::NotFound { ref source, .. }) if !source.to_string().contains("NoSuchBucket") => {
                 Ok(None)
             }

@@ -1,7 +1,8 @@
 //! The few things that the protocol needs of a store, and a folder that can do them.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,6 +40,15 @@ pub trait Store: Send + Sync {
     /// Reads an object; `None` if there is none.
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
+    /// Reads a part of an object, less where the object ends before; `None` if there is no such object.
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        let part = |bytes: Vec<u8>| {
+            let end = bytes.len().min(range.end as usize);
+            bytes[end.min(range.start as usize)..end].to_vec()
+        };
+        Ok(self.get(key).await?.map(part))
+    }
+
     /// Keys under a prefix, sorted.
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError>;
 
@@ -74,6 +84,10 @@ impl Store for Below {
 
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.store.get(&self.key(key)).await
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.get_range(&self.key(key), range).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
@@ -172,6 +186,21 @@ impl Store for FolderStore {
         let read = move || match fs::read(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             read => read.map(Some),
+        };
+        self.blocking(format!("read '{key}'"), read).await
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.root.join(key);
+        let read = move || {
+            let mut file = match fs::File::open(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                file => file?,
+            };
+            file.seek(SeekFrom::Start(range.start))?;
+            let mut bytes = Vec::new();
+            file.take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes)?;
+            Ok(Some(bytes))
         };
         self.blocking(format!("read '{key}'"), read).await
     }

@@ -9,6 +9,7 @@ use crate::state::{BlockRow, StateTable};
 const DELTAS_MAX: u32 = 8;
 
 /// A table and how it was written last.
+#[derive(Clone)]
 pub struct Kept {
     pub table: StateTable,
     deltas: u32,

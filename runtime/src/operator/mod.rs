@@ -11,6 +11,7 @@ mod kept;
 pub mod local_aggregate;
 pub mod session_aggregate;
 mod slice;
+mod stacks;
 pub mod window_aggregate;
 
 use std::borrow::Cow;

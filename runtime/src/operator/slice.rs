@@ -44,7 +44,8 @@ struct DistinctColumn {
     accumulators: Vec<usize>,
 }
 
-/// Aggregates per key over one slice, or over several that were merged.
+/// Aggregates per key over one slice, or over several that were merged. A copy shares its chunks until either is written.
+#[derive(Clone)]
 pub struct Slice {
     groups: Kept,
     /// Per distinct column: keys, each followed by a value.
@@ -236,6 +237,11 @@ fn add_new(into: &mut StateTable, from: &StateTable) -> EncodedKeys {
 }
 
 impl Slice {
+    /// How many keys.
+    pub fn len(&self) -> usize {
+        self.groups.table.len()
+    }
+
     /// Aggregates per key, in chunks.
     pub fn chunks(&self) -> &[Arc<Chunk>] {
         self.groups.table.chunks()

@@ -2,7 +2,7 @@
 //!
 //! A window is a run of slices; tumbling windows have one. A window fires when the watermark reaches its last
 //! millisecond, a slice is dropped with the last window that needs it (Li et al., "No pane, no gain"). No timer per key exists.
-//! Cumulating windows only grow, so what has fired is kept merged in the first slice, and each slice is merged once.
+//! Hopping windows of many slices are merged in two stacks. Cumulating windows only grow, so what has fired is kept merged in the first slice, and each slice is merged once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use millrace_sql::plan::{Window, WindowAggregate as Plan};
 use snafu::{OptionExt, ResultExt};
 
 use super::slice::{Partial, Shape, Slice};
+use super::stacks::Stacks;
 use super::{
     Collector, ComputeSnafu, Operator, OperatorError, OperatorFigures, OperatorSnapshot, PlanSnafu, Progress,
     StateSnafu,
@@ -32,6 +33,8 @@ pub struct WindowAggregate {
     keys: usize,
     shape: Shape,
     slices: BTreeMap<i64, Slice>,
+    /// What is merged of them beforehand.
+    stacks: Stacks,
     /// Ends of windows that have rows and have not fired.
     pending: BTreeSet<i64>,
     /// Results of the window that fires now and are not emitted yet.
@@ -51,6 +54,7 @@ impl WindowAggregate {
             keys: plan.key_fields.len(),
             shape: Shape::new(plan)?,
             slices: BTreeMap::new(),
+            stacks: Stacks::default(),
             pending: BTreeSet::new(),
             firing: VecDeque::new(),
             watermark: EventTime::MIN,
@@ -88,14 +92,24 @@ impl WindowAggregate {
             self.gather_into_first(start, window_end)?;
         }
         let parts: Vec<&Slice> = self.slices.range(start + 1..=window_end).map(|(_, slice)| slice).collect();
+        let pays = self.stacks.pay(&self.window, parts.iter().map(|slice| slice.len()).sum());
+        if !pays {
+            self.stacks.clear();
+        }
         let chunks = match parts.as_slice() {
             [] => Vec::new(),
+            _ if pays => {
+                let merged = self.stacks.merge(&self.shape, &self.window, window_end, &self.slices)?;
+                self.stacks.fired(merged.len());
+                merged.chunks().to_vec()
+            }
             [only] => only.chunks().to_vec(),
             parts => {
                 let mut merged = self.shape.slice();
                 for part in parts {
                     self.shape.absorb(&mut merged, part)?;
                 }
+                self.stacks.fired(merged.len());
                 merged.chunks().to_vec()
             }
         };
@@ -155,7 +169,9 @@ impl Operator for WindowAggregate {
             }
             self.add_slice(slice_end);
             let Some(slice) = self.slices.get_mut(&slice_end) else { continue };
-            self.shape.add(slice, &Partial { columns, keys: &keys, hashes, values: &values, rows: &rows })?;
+            let partial = Partial { columns, keys: &keys, hashes, values: &values, rows: &rows };
+            self.shape.add(slice, &partial)?;
+            self.stacks.add(&self.shape, slice_end, &partial)?;
         }
         Ok(())
     }
@@ -200,7 +216,117 @@ impl Operator for WindowAggregate {
     }
 
     fn figures(&self) -> OperatorFigures {
-        let state_bytes = self.slices.values().map(|slice| slice.byte_len() as u64).sum();
-        OperatorFigures { late_rows: self.late_rows, state_bytes }
+        let slices: usize = self.slices.values().map(Slice::byte_len).sum();
+        OperatorFigures { late_rows: self.late_rows, state_bytes: slices as u64 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use arrow::array::Int64Array;
+    use millrace_sql::plan::{Aggregate, AggregateFunction, DataType, Field, TypeKind};
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    /// Rows of key, end of the window, sum, and number of distinct values.
+    #[derive(Default)]
+    struct Given(Vec<(i64, i64, i64, i64)>);
+
+    impl Collector for Given {
+        fn batch(&mut self, batch: Batch) -> Result<(), OperatorError> {
+            let column = |index: usize| batch.records.column(index).as_primitive::<Int64Type>().clone();
+            let ends = batch.records.column(2).as_primitive::<arrow::datatypes::TimestampMillisecondType>();
+            let (keys, sums, distinct) = (column(0), column(4), column(5));
+            let row = |row| (keys.value(row), ends.value(row), sums.value(row), distinct.value(row));
+            self.0.extend((0..batch.rows()).map(row));
+            Ok(())
+        }
+    }
+
+    fn operator(window: Window) -> WindowAggregate {
+        let bigint = || DataType::simple(TypeKind::BigInt);
+        let aggregate = |function: AggregateFunction, argument, is_distinct| Aggregate {
+            function: function.into(),
+            argument: Some(argument),
+            argument_type: Some(bigint()),
+            result_type: Some(bigint()),
+            is_distinct,
+            ..Default::default()
+        };
+        let plan = Plan {
+            keys: vec![1],
+            window: Some(window),
+            aggregates: vec![
+                aggregate(AggregateFunction::Sum, 0, false),
+                aggregate(AggregateFunction::Count, 0, true),
+            ],
+            key_fields: vec![Field::new("k", bigint())],
+            distinct_fields: vec![Field::new("v", bigint())],
+            ..Default::default()
+        };
+        WindowAggregate::new(&plan).unwrap()
+    }
+
+    /// Random rows, some of them late for some of their windows, some for all; each window's results against those that are counted
+    /// here row by row.
+    #[test]
+    fn windows_merged_in_stacks_are_those_merged_slice_by_slice() {
+        for (size_ms, slide_ms, keys) in [(12, 1, 5), (24, 3, 5), (20, 2, 40), (4, 2, 5), (12, 1, 2000)] {
+            let window = Window { size_ms, slide_ms, offset_ms: 1, is_cumulating: false };
+            let mut random = StdRng::seed_from_u64(size_ms as u64 + keys as u64);
+            let mut operator = operator(window);
+            let (mut given, mut used) = (Given::default(), 0);
+            let mut expected: HashMap<(i64, i64), (i64, Vec<i64>)> = HashMap::new();
+            for now in 0..120 {
+                let rows: Vec<(i64, i64, i64)> = (0..60)
+                    .map(|_| {
+                        let oldest = if random.random_bool(0.1) { 35 } else { 5 };
+                        let time: i64 = (now + 3 - random.random_range(0..oldest)).max(0);
+                        (window.slice_end(time), random.random_range(0..keys), random.random_range(0..9))
+                    })
+                    .collect();
+                for (slice_end, key, value) in &rows {
+                    for end in window.window_ends(*slice_end).filter(|end| !operator.is_fired(*end)) {
+                        let (sum, values) = expected.entry((end, *key)).or_default();
+                        *sum += value;
+                        values.push(*value);
+                    }
+                }
+                let column = |of: &dyn Fn(&(i64, i64, i64)) -> i64| -> ArrayRef {
+                    Arc::new(rows.iter().map(|row| Some(of(row))).collect::<Int64Array>())
+                };
+                let records = RecordBatch::try_from_iter_with_nullable([
+                    ("slice_end", column(&|row| row.0), true),
+                    ("k", column(&|row| row.1), true),
+                    ("v", column(&|row| row.2), true),
+                    ("sum", column(&|row| row.2), true),
+                    ("count", column(&|_| 1), true),
+                ]);
+                operator
+                    .process(Batch { records: records.unwrap(), kinds: None, hashes: None }, &mut given)
+                    .unwrap();
+                while operator.watermark(EventTime(now), &mut given).unwrap() == Progress::More {}
+                used += usize::from(operator.stacks.is_used());
+            }
+            while operator.watermark(EventTime::MAX, &mut given).unwrap() == Progress::More {}
+
+            let mut expected: Vec<(i64, i64, i64, i64)> = expected
+                .into_iter()
+                .map(|((end, key), (sum, mut values))| {
+                    values.sort_unstable();
+                    values.dedup();
+                    (key, end, sum, values.len() as i64)
+                })
+                .collect();
+            expected.sort_unstable();
+            given.0.sort_unstable();
+            assert_eq!(given.0, expected, "size {size_ms}, slide {slide_ms}, {keys} keys");
+            let pays = size_ms / slide_ms >= 8 && keys < 100;
+            assert_eq!(used > 50, pays, "size {size_ms}, slide {slide_ms}, {keys} keys: {used}");
+        }
     }
 }

@@ -13,5 +13,7 @@ pub mod segment;
 pub mod table;
 
 pub use column::{StateColumn, StateType};
-pub use segment::{BlockRow, SegmentError, SegmentReader, SegmentWriter, verify_segment};
+pub use segment::{
+    BlockRow, SegmentError, SegmentIndex, SegmentReader, SegmentTail, SegmentWriter, verify_segment,
+};
 pub use table::{StateTable, TableSnapshot};

@@ -7,6 +7,9 @@
 //! crc32c. The footer tells the key groups of each block, so that a reader fetches only those it owns. A row without values
 //! says that its key was removed.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use prost::Message;
 use snafu::{OptionExt, ResultExt, Snafu, ensure};
 
@@ -206,10 +209,24 @@ fn write_row(hash: u64, key: &[u8], values: impl FnOnce(&mut Vec<u8>), out: &mut
     out[place..place + 4].copy_from_slice(&length.to_le_bytes());
 }
 
-/// Reads runs out of a segment.
-pub struct SegmentReader<'a> {
-    bytes: &'a [u8],
+/// What a segment holds where.
+#[derive(Clone)]
+pub struct SegmentIndex {
     footer: Footer,
+}
+
+/// The last bytes of a segment.
+pub enum SegmentTail {
+    Index(SegmentIndex),
+    /// The index begins before them: so many bytes from the end are needed.
+    Longer(usize),
+}
+
+/// Reads runs out of a segment, or out of the parts of it that were fetched.
+pub struct SegmentReader<'a> {
+    /// Each with where it begins.
+    parts: Vec<(u64, Cow<'a, [u8]>)>,
+    index: SegmentIndex,
 }
 
 /// Reads a whole segment and compares its checksums; says what is wrong.
@@ -221,27 +238,69 @@ pub fn verify_segment(bytes: &[u8]) -> Result<(), String> {
     verified.map_err(|error| crate::error::chain(&error))
 }
 
-impl<'a> SegmentReader<'a> {
-    /// Checks the frame and the footer; blocks are checked when they are read.
-    pub fn open(bytes: &'a [u8]) -> Result<Self, SegmentError> {
+impl SegmentIndex {
+    /// Looks for it in the last bytes of a segment.
+    pub fn in_tail(bytes: &[u8]) -> Result<SegmentTail, SegmentError> {
         let tail_len = 8 + MAGIC.len();
-        ensure!(bytes.len() >= MAGIC.len() + tail_len, TruncatedSnafu { bytes: bytes.len() });
-        ensure!(bytes.starts_with(MAGIC), MalformedSnafu { part: "start" });
+        ensure!(bytes.len() >= tail_len, TruncatedSnafu { bytes: bytes.len() });
         let (body, mut tail) = bytes.split_at(bytes.len() - tail_len);
         ensure!(tail.ends_with(MAGIC), TruncatedSnafu { bytes: bytes.len() });
         let malformed = MalformedSnafu { part: "footer" };
         let length = u32::from_le_bytes(take(&mut tail).context(malformed)?) as usize;
         let crc = u32::from_le_bytes(take(&mut tail).context(MalformedSnafu { part: "footer" })?);
-        ensure!(length <= body.len(), MalformedSnafu { part: "footer" });
+        if length > body.len() {
+            return Ok(SegmentTail::Longer(length + tail_len));
+        }
         let footer = &body[body.len() - length..];
         ensure!(crc32c::crc32c(footer) == crc, ChecksumSnafu { part: "footer" });
         let footer = Footer::decode(footer).ok().context(MalformedSnafu { part: "footer" })?;
-        Ok(SegmentReader { bytes: body, footer })
+        Ok(SegmentTail::Index(SegmentIndex { footer }))
+    }
+
+    /// The bytes that hold these key groups of these runs, without what is between.
+    pub fn ranges(&self, wanted: &[(u32, KeyGroups)]) -> Vec<Range<u64>> {
+        let is_wanted =
+            |block: &&Block| wanted.iter().any(|(run, groups)| block.run == *run && block.overlaps(groups));
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        // Blocks are listed in their order in the segment.
+        for block in self.footer.blocks.iter().filter(is_wanted) {
+            let end = block.offset.saturating_add(block.length);
+            match ranges.last_mut() {
+                Some(last) if last.end == block.offset => last.end = end,
+                _ => ranges.push(block.offset..end),
+            }
+        }
+        ranges
+    }
+}
+
+impl Block {
+    fn overlaps(&self, groups: &KeyGroups) -> bool {
+        self.first_group < groups.end && self.last_group >= groups.start
+    }
+}
+
+impl<'a> SegmentReader<'a> {
+    /// Checks the frame and the footer of a whole segment; blocks are checked when they are read.
+    pub fn open(bytes: impl Into<Cow<'a, [u8]>>) -> Result<Self, SegmentError> {
+        let bytes = bytes.into();
+        ensure!(bytes.len() >= MAGIC.len() + 8 + MAGIC.len(), TruncatedSnafu { bytes: bytes.len() });
+        ensure!(bytes.starts_with(MAGIC), MalformedSnafu { part: "start" });
+        match SegmentIndex::in_tail(&bytes)? {
+            SegmentTail::Index(index) => Ok(SegmentReader { parts: vec![(0, bytes)], index }),
+            SegmentTail::Longer(_) => MalformedSnafu { part: "footer" }.fail(),
+        }
+    }
+
+    /// Of parts that were fetched, each with where it begins.
+    pub fn of_parts(index: SegmentIndex, parts: Vec<(u64, Vec<u8>)>) -> SegmentReader<'static> {
+        let parts = parts.into_iter().map(|(start, bytes)| (start, Cow::Owned(bytes))).collect();
+        SegmentReader { parts, index }
     }
 
     /// Checks every block.
     pub fn verify(&self) -> Result<(), SegmentError> {
-        self.footer.blocks.iter().try_for_each(|block| self.raw(block).map(|_| ()))
+        self.index.footer.blocks.iter().try_for_each(|block| self.raw(block).map(|_| ()))
     }
 
     /// Calls `each` for every row of a run whose key group is in `groups`.
@@ -252,10 +311,8 @@ impl<'a> SegmentReader<'a> {
         all: MaxParallelism,
         mut each: impl FnMut(BlockRow<'_>) -> Option<()>,
     ) -> Result<(), SegmentError> {
-        let is_wanted = |block: &&Block| {
-            block.run == run && block.first_group < groups.end && block.last_group >= groups.start
-        };
-        for block in self.footer.blocks.iter().filter(is_wanted) {
+        let is_wanted = |block: &&Block| block.run == run && block.overlaps(groups);
+        for block in self.index.footer.blocks.iter().filter(is_wanted) {
             let raw = self.raw(block)?;
             let mut rest = raw.as_slice();
             for _ in 0..block.rows {
@@ -269,9 +326,11 @@ impl<'a> SegmentReader<'a> {
     }
 
     fn raw(&self, block: &Block) -> Result<Vec<u8>, SegmentError> {
-        let end = block.offset.checked_add(block.length).context(MalformedSnafu { part: "footer" })?;
-        let range = block.offset as usize..end as usize;
-        let compressed = self.bytes.get(range).context(TruncatedSnafu { bytes: self.bytes.len() })?;
+        let holds = |part: &&(u64, Cow<'_, [u8]>)| part.0 <= block.offset;
+        let (start, bytes) = self.parts.iter().rfind(holds).context(TruncatedSnafu { bytes: 0_usize })?;
+        let from = (block.offset - start) as usize;
+        let to = from.checked_add(block.length as usize).context(MalformedSnafu { part: "footer" })?;
+        let compressed = bytes.get(from..to).context(TruncatedSnafu { bytes: bytes.len() })?;
         let part = || format!("block at byte {}", block.offset);
         ensure!(crc32c::crc32c(compressed) == block.crc32c, ChecksumSnafu { part: part() });
         zstd::bulk::decompress(compressed, block.raw_length as usize).context(DecompressSnafu)

@@ -29,7 +29,7 @@ pub struct SlotSet {
 }
 
 /// Keys with their state.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StateTable {
     layout: Arc<[StateType]>,
     chunks: Vec<Arc<Chunk>>,

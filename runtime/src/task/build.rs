@@ -99,7 +99,8 @@ pub struct TaskContext {
 #[derive(Default)]
 pub struct Restored {
     pub subtasks: Vec<SubtaskState>,
-    pub segments: HashMap<String, Vec<u8>>,
+    /// What was fetched of each.
+    pub segments: HashMap<String, SegmentReader<'static>>,
 }
 
 impl Restored {
@@ -324,9 +325,9 @@ fn restore(
     }
     for table in &state.tables {
         for run in &table.runs {
-            let bytes = restored.segments.get(&run.segment).context(NotFetchedSnafu { key: &run.segment })?;
+            let reader =
+                restored.segments.get(&run.segment).context(NotFetchedSnafu { key: &run.segment })?;
             let in_segment = |source| BuildError::Segment { key: run.segment.clone(), source };
-            let reader = SegmentReader::open(bytes).map_err(in_segment)?;
             let groups = run.first_group..run.end_group;
             let mut failure = None;
             let read = reader.read(run.run, &groups, all, |row| {

@@ -1,6 +1,6 @@
 //! The tasks of one generation in one worker: deployed, started, checkpointed, and ended all together.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::WorkerContext;
 use super::data_plane::DataPlane;
+use super::restore::fetch;
 use super::snapshots::{SnapshotError, Snapshots};
 use crate::error::chain;
 use crate::exchange::channel::CreditReturn;
@@ -19,9 +20,7 @@ use crate::exchange::network::{Connection, Route, run_sender};
 use crate::exchange::{ChannelSender, Credit, Inbox, Output};
 use crate::model::{Barrier, Epoch, Generation, JobUid, MaxParallelism, Subtask, WorkerId};
 use crate::rpc::{Deploy, Exhausted, Failed, Heartbeat, Snapshot, TaskReport, WorkerSays};
-use crate::task::{
-    Restored, Task, TaskContext, TaskControl, TaskError, TaskEvent, TaskHandle, TaskSnapshot, build,
-};
+use crate::task::{Task, TaskContext, TaskControl, TaskError, TaskEvent, TaskHandle, TaskSnapshot, build};
 use crate::topology::Topology;
 
 /// Events of tasks queued for the worker: every task has at most a snapshot and an end under way.
@@ -117,7 +116,7 @@ impl GenerationRun {
         };
         let mine: Vec<u32> =
             (0..deploy.parallelism).filter(|slot| deploy.slots[*slot as usize] == worker.0).collect();
-        let restored = fetch(&deploy, &mine, groups, context).await?;
+        let restored = fetch(&deploy, &mine, groups, context.store.as_ref()).await?;
         let mut wiring = Wiring::new(&task_context, &deploy, worker, &mine);
         let (mut tasks, mut handles, mut states) = (Vec::new(), Vec::new(), HashMap::new());
         for chain_index in 0..task_context.topology.chains.len() {
@@ -282,41 +281,8 @@ impl GenerationRun {
     }
 }
 
-fn failed(message: &str, kind: &str, is_permanent: bool) -> Failed {
+pub(super) fn failed(message: &str, kind: &str, is_permanent: bool) -> Failed {
     Failed { message: message.to_owned(), is_permanent, kind: kind.to_owned() }
-}
-
-/// Fetches the segments that hold state of this worker's slots.
-async fn fetch(
-    deploy: &Deploy,
-    mine: &[u32],
-    groups: MaxParallelism,
-    context: &WorkerContext,
-) -> Result<Restored, Failed> {
-    let mut keys = BTreeSet::new();
-    let ranges: Vec<_> =
-        mine.iter().map(|slot| groups.owned_by(Subtask(*slot), deploy.parallelism)).collect();
-    for run in deploy.restored.iter().flat_map(|state| &state.tables).flat_map(|table| &table.runs) {
-        if ranges.iter().any(|range| run.first_group < range.end && run.end_group > range.start) {
-            keys.insert(run.segment.clone());
-        }
-    }
-    let mut segments = HashMap::new();
-    for key in keys {
-        match context.store.get(&key).await {
-            Ok(Some(bytes)) => drop(segments.insert(key, bytes)),
-            Ok(None) => {
-                let message = format!(
-                    "the segment '{key}' is missing from {}; put it back from a copy, and the job goes on. To begin anew choose another \
-                     checkpoint.location",
-                    context.store.location()
-                );
-                return Err(failed(&message, "StateDamaged", true));
-            }
-            Err(error) => return Err(failed(&chain(&error), "StoreUnavailable", false)),
-        }
-    }
-    Ok(Restored { subtasks: deploy.restored.clone(), segments })
 }
 
 /// Uploads epochs in order; each answer is told.

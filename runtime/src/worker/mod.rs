@@ -5,6 +5,7 @@
 
 mod data_plane;
 mod generation;
+mod restore;
 mod snapshots;
 
 use std::sync::Arc;

@@ -1,0 +1,247 @@
+//! Fetches what this worker's slots need of a checkpoint: of each segment the blocks with their key groups.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use futures::{StreamExt, TryStreamExt};
+
+use super::generation::failed;
+use crate::checkpoint::Store;
+use crate::error::chain;
+use crate::model::{KeyGroups, MaxParallelism, Subtask};
+use crate::rpc::{Deploy, Failed};
+use crate::state::{SegmentIndex, SegmentReader, SegmentTail};
+use crate::task::{BuildError, Restored};
+
+/// Segments that are fetched at a time.
+const FETCHES: usize = 8;
+
+/// A segment of at most so many bytes is fetched whole: another request takes as long as these do.
+const WHOLE_BYTES: u64 = 1 << 20;
+
+/// The index is looked for in so many bytes from the end.
+const TAIL_BYTES: u64 = 64 << 10;
+
+/// What is needed of a segment.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    /// Of the segment; 0 if the checkpoint does not say it.
+    bytes: u64,
+    runs: Vec<(u32, KeyGroups)>,
+}
+
+/// Fetches the state of a worker's slots.
+pub async fn fetch(
+    deploy: &Deploy,
+    mine: &[u32],
+    groups: MaxParallelism,
+    store: &dyn Store,
+) -> Result<Restored, Failed> {
+    let owned: Vec<KeyGroups> =
+        mine.iter().map(|slot| groups.owned_by(Subtask(*slot), deploy.parallelism)).collect();
+    let fetched = futures::stream::iter(wanted(deploy, &owned))
+        .map(|(key, wanted)| async move { segment(store, &key, &wanted).await.map(|reader| (key, reader)) })
+        .buffered(FETCHES);
+    let segments = fetched.try_collect().await?;
+    Ok(Restored { subtasks: deploy.restored.clone(), segments })
+}
+
+/// Which key groups of which runs of which segments hold state of these key groups.
+fn wanted(deploy: &Deploy, owned: &[KeyGroups]) -> BTreeMap<String, Wanted> {
+    let mut segments: BTreeMap<String, Wanted> = BTreeMap::new();
+    for run in deploy.restored.iter().flat_map(|state| &state.tables).flat_map(|table| &table.runs) {
+        for range in owned {
+            let groups = run.first_group.max(range.start)..run.end_group.min(range.end);
+            if !groups.is_empty() {
+                let wanted = segments.entry(run.segment.clone()).or_default();
+                wanted.bytes = run.segment_bytes;
+                wanted.runs.push((run.run, groups));
+            }
+        }
+    }
+    segments
+}
+
+async fn segment(store: &dyn Store, key: &str, wanted: &Wanted) -> Result<SegmentReader<'static>, Failed> {
+    if wanted.bytes > WHOLE_BYTES
+        && let Some(parts) = parts(store, key, wanted).await
+    {
+        return Ok(parts);
+    }
+    let bytes = store.get(key).await.map_err(|error| failed(&chain(&error), "StoreUnavailable", false))?;
+    let Some(bytes) = bytes else {
+        let message = format!(
+            "the segment '{key}' is missing from {}; put it back from a copy, and the job goes on. To begin anew choose another \
+             checkpoint.location",
+            store.location()
+        );
+        return Err(failed(&message, "StateDamaged", true));
+    };
+    SegmentReader::open(bytes).map_err(|source| {
+        let error = BuildError::Segment { key: key.to_owned(), source };
+        failed(&chain(&error), error.kind(), error.is_permanent())
+    })
+}
+
+/// The blocks that are needed; `None` if they are most of the segment, or anything is not as the checkpoint says: fetched whole it
+/// tells what.
+async fn parts(store: &dyn Store, key: &str, wanted: &Wanted) -> Option<SegmentReader<'static>> {
+    let read = async |range: Range<u64>| {
+        let length = range.end - range.start;
+        let part = store.get_range(key, range).await.ok().flatten()?;
+        (part.len() as u64 == length).then_some(part)
+    };
+    let mut tail_bytes = TAIL_BYTES.min(wanted.bytes);
+    let index = loop {
+        let tail = read(wanted.bytes - tail_bytes..wanted.bytes).await?;
+        match SegmentIndex::in_tail(&tail).ok()? {
+            SegmentTail::Index(index) => break index,
+            SegmentTail::Longer(bytes) => {
+                let longer = (bytes as u64).min(wanted.bytes);
+                if longer <= tail_bytes {
+                    return None;
+                }
+                tail_bytes = longer;
+            }
+        }
+    };
+    let ranges = index.ranges(&wanted.runs);
+    if ranges.iter().map(|range| range.end - range.start).sum::<u64>() > wanted.bytes / 2 {
+        return None;
+    }
+    let mut parts = Vec::new();
+    for range in ranges {
+        parts.push((range.start, read(range).await?));
+    }
+    Some(SegmentReader::of_parts(index, parts))
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::checkpoint::records::{Run, SubtaskState, TableState};
+    use crate::checkpoint::store::Created;
+    use crate::checkpoint::{FolderStore, StoreError};
+    use crate::state::{SegmentWriter, StateTable, StateType};
+
+    /// Counts the bytes that are read.
+    struct Counting(FolderStore, Mutex<u64>);
+
+    #[async_trait::async_trait]
+    impl Store for Counting {
+        async fn create(&self, key: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
+            self.0.create(key, bytes).await
+        }
+
+        async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+            let bytes = self.0.get(key).await?;
+            *self.1.lock() += bytes.as_ref().map_or(0, Vec::len) as u64;
+            Ok(bytes)
+        }
+
+        async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+            let bytes = self.0.get_range(key, range).await?;
+            *self.1.lock() += bytes.as_ref().map_or(0, Vec::len) as u64;
+            Ok(bytes)
+        }
+
+        async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+            self.0.list(prefix).await
+        }
+
+        async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+            self.0.delete(keys).await
+        }
+
+        fn location(&self) -> String {
+            self.0.location()
+        }
+    }
+
+    /// Keys that do not compress, in a segment with many blocks.
+    fn segment_of(keys: u64, groups: MaxParallelism) -> (Vec<u8>, Run) {
+        let mut table = StateTable::new([StateType::I64].into());
+        for number in 0..keys {
+            let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let key: Vec<u8> =
+                (0..16).flat_map(|n| hash.rotate_left(n * 7).wrapping_mul(hash | 1).to_le_bytes()).collect();
+            table.slot(hash, &key);
+        }
+        let mut writer = SegmentWriter::new();
+        let written = writer.add(&table.snapshot(true), groups).unwrap().unwrap();
+        let bytes = writer.finish();
+        let run = Run {
+            segment: "segments/a".to_owned(),
+            run: written.run,
+            rows: written.rows,
+            end_group: groups.groups(),
+            offset: written.offset,
+            length: written.length,
+            segment_bytes: bytes.len() as u64,
+            ..Run::default()
+        };
+        (bytes, run)
+    }
+
+    fn deploy(run: Run, parallelism: u32) -> Deploy {
+        let tables = vec![TableState { table: "t".to_owned(), namespace: 0, runs: vec![run] }];
+        let restored = vec![SubtaskState { tables, ..SubtaskState::default() }];
+        Deploy { restored, parallelism, ..Deploy::default() }
+    }
+
+    #[tokio::test]
+    async fn only_the_blocks_of_the_slots_are_read_after_a_change_of_parallelism() {
+        let groups = MaxParallelism::new(1024).unwrap();
+        let (bytes, run) = segment_of(100_000, groups);
+        let all = bytes.len() as u64;
+        assert!(all > 8 << 20, "{all}");
+        let folder = tempfile::tempdir().unwrap();
+        let store = Counting(FolderStore::new(folder.path()), Mutex::new(0));
+        store.create(&run.segment, bytes).await.unwrap();
+        let mut seen = 0;
+        for slot in 0..8 {
+            *store.1.lock() = 0;
+
+            let restored = fetch(&deploy(run.clone(), 8), &[slot], groups, &store).await.unwrap();
+
+            let read = *store.1.lock();
+            assert!(read < all / 3, "slot {slot}: {read} of {all} bytes");
+            let mine = groups.owned_by(Subtask(slot), 8);
+            let count = |row: crate::state::BlockRow<'_>| {
+                assert!(mine.contains(&groups.group_of(row.hash)));
+                seen += 1;
+                Some(())
+            };
+            restored.segments[&run.segment].read(run.run, &mine, groups, count).unwrap();
+        }
+        assert_eq!(seen, run.rows);
+        *store.1.lock() = 0;
+        fetch(&deploy(run.clone(), 1), &[0], groups, &store).await.unwrap();
+        assert!(*store.1.lock() <= all + TAIL_BYTES, "all of it is read once");
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_segment_is_told_whatever_is_needed_of_it() {
+        let groups = MaxParallelism::new(1024).unwrap();
+        let (bytes, run) = segment_of(20_000, groups);
+        for (what, damaged, words) in [
+            ("cut", bytes[..bytes.len() / 2].to_vec(), "cut short"),
+            ("nearly nothing left", bytes[..3].to_vec(), "cut short"),
+            ("another end", [&bytes[..bytes.len() - 30], &[7; 30][..]].concat(), "cut short"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = FolderStore::new(folder.path());
+            store.create(&run.segment, damaged).await.unwrap();
+
+            let failed = fetch(&deploy(run.clone(), 8), &[3], groups, &store).await.err().unwrap();
+
+            assert_eq!(failed.kind, "StateDamaged", "{what}: {failed:?}");
+            assert!(
+                failed.message.contains("segments/a") && failed.message.contains(words),
+                "{what}: {failed:?}"
+            );
+        }
+    }
+}

@@ -4,6 +4,8 @@ CARGO := cargo
 CLUSTER := e2e/cluster
 
 .DEFAULT_GOAL := help
+# Verbs of the cluster come after each other.
+.NOTPARALLEL:
 .PHONY: help build bench demo test simulate test-real lint deny generate ci cluster-check cluster-up cluster-install cluster-down cluster-test demo-cluster e2e
 
 help: ## show this list

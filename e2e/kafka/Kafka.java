@@ -2,6 +2,8 @@
 // Usage: java -cp JARS Kafka.java create BROKERS TOPIC PARTITIONS
 //        java -cp JARS Kafka.java load BROKERS TOPIC ROWS ROWS_A_SECOND
 //        java -cp JARS Kafka.java close BROKERS TOPIC
+//        java -cp JARS Kafka.java poison BROKERS TOPIC    a record that is no JSON
+//        java -cp JARS Kafka.java mark BROKERS TOPIC      a record at the end of each partition
 //        java -cp JARS Kafka.java read BROKERS TOPIC      prints partition, offset and value of committed records for ever
 
 import java.nio.charset.StandardCharsets;
@@ -84,7 +86,6 @@ public class Kafka {
         }
     }
 
-    // One row far ahead in each partition closes all windows.
     /** Writes a record to each partition, behind all others: a reader that has seen them has seen all. */
     static void mark(String brokers, String topic) throws Exception {
         try (KafkaProducer<byte[], byte[]> producer = producer(brokers)) {
@@ -94,6 +95,7 @@ public class Kafka {
         }
     }
 
+    // One row far ahead in each partition closes all windows.
     static void close(String brokers, String topic) throws Exception {
         try (KafkaProducer<byte[], byte[]> producer = producer(brokers)) {
             for (int partition = 0; partition < FILLED_PARTITIONS; partition++) {

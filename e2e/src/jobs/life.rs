@@ -65,7 +65,7 @@ impl Jobs<'_> {
         let pods = self.pods("life")?;
         let good = job.sql.clone();
         for (sql, reason, part) in [
-            (good.replace("SUM(", "MAX("), "PlanChanged", "and would keep MAX("),
+            (good.replace("SUM(", "MAX("), "PlanChanged", "MAX(bid.price) of BIGINT per ("),
             (good.replace("/life'", "/elsewhere'"), "PlanChanged", "the option 'path' was"),
             (good.replace("event_type = 2", "event_typ = 2"), "InvalidSql", "line "),
         ] {

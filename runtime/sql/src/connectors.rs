@@ -1,5 +1,6 @@
 //! The connectors and their options: what may stand in WITH, what it may say, and what may be edited while a job has state.
 
+pub mod kafka_keys;
 pub mod kafka_security;
 
 use std::collections::BTreeMap;
@@ -148,6 +149,11 @@ const SECURITY: &[Setting] = &[
 const SOURCE: &[Setting] =
     &[connection("scan.watermark.idle-timeout", Duration), connection("scan.rows-per-second", Number(1))];
 
+const KEY_FORMAT: Setting = meaning(kafka_keys::FORMAT, kafka_keys::FORMATS);
+const KEY_FIELDS: Setting = meaning(kafka_keys::FIELDS, Text("id;region"));
+const KEY_PREFIX: Setting = meaning(kafka_keys::PREFIX, Text("key_"));
+const VALUE_FIELDS: Setting = meaning(kafka_keys::INCLUDE, kafka_keys::INCLUDES);
+
 const KAFKA_SOURCE: &[Setting] = &[
     required("topic", Text("orders")),
     SERVERS,
@@ -163,6 +169,10 @@ const KAFKA_SOURCE: &[Setting] = &[
     meaning("scan.bounded.timestamp-millis", Number(0)),
     meaning("scan.bounded.specific-offsets", Offsets),
     connection("scan.topic-partition-discovery.interval", Duration),
+    KEY_FORMAT,
+    KEY_FIELDS,
+    KEY_PREFIX,
+    VALUE_FIELDS,
     meaning("properties.isolation.level", OneOf(&["read_committed", "read_uncommitted"])),
 ];
 
@@ -175,6 +185,10 @@ const KAFKA_SINK: &[Setting] = &[
     SERVERS,
     SERVERS_SHORT,
     FORMAT,
+    KEY_FORMAT,
+    KEY_FIELDS,
+    KEY_PREFIX,
+    VALUE_FIELDS,
     connection("sink.partitioner", OneOf(&["default", "fixed", "round-robin"])),
     meaning("sink.delivery-guarantee", OneOf(&["exactly-once"])),
     connection("properties.transaction.timeout.ms", Number(1)),
@@ -353,6 +367,9 @@ pub fn check(options: &BTreeMap<String, String>, role: Option<Role>) -> Vec<Mist
                 key: Some(key.clone()),
                 message: format!("the option '{key}' is not known here"),
                 hint: Some(match closest(key, &known) {
+                    _ if key == "value.format" && known.iter().any(|known| known == FORMAT.key) => {
+                        "write 'format', and its options without 'value.' before them".to_owned()
+                    }
                     Some(similar) => format!("did you mean '{similar}'?"),
                     None if known.is_empty() => format!("take it out: '{connector}' has no options"),
                     None => format!("known are {}", known.join(", ")),

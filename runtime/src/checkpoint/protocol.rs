@@ -8,7 +8,9 @@ use prost::Message;
 use snafu::{OptionExt, Snafu};
 
 use super::paths;
-use super::records::{self, EpochRecord, FORMAT_VERSION, GenerationClaim, JobRecord, Manifest, Marker};
+use super::records::{
+    self, EpochRecord, FORMAT_VERSION, GenerationClaim, JobRecord, Manifest, Marker, OLDEST_FORMAT_VERSION,
+};
 use super::resolve::{self, Claim, Owner};
 use super::retention::{self, Kept, Removal};
 use super::store::{Created, Store, StoreError};
@@ -427,6 +429,10 @@ pub async fn check_owner(store: &dyn Store, identity: &JobIdentity) -> Result<()
             ours.max_parallelism
         ),
         Owner::NewerFormat { format } => newer_format(&location, format),
+        Owner::OlderFormat { format } => format!(
+            "the state in '{location}' has format {format}, and this release reads {OLDEST_FORMAT_VERSION} and later ones; choose \
+             another checkpoint.location, or remove what is there"
+        ),
     };
     RefusedSnafu { message }.fail()
 }

@@ -12,6 +12,8 @@ use snafu::{OptionExt, Snafu, ensure};
 
 /// Version of these forms. Version 3 has removed keys in segments, and more operators in plans; version 4 metadata columns.
 pub const FORMAT_VERSION: u32 = 4;
+/// The oldest form that is read. Those before were of builds that were never released.
+pub const OLDEST_FORMAT_VERSION: u32 = 3;
 
 const MAGIC: &[u8; 8] = b"MRREC\0\0\x02";
 const HEADER_BYTES: usize = MAGIC.len() + 4 + 4;

@@ -1,6 +1,6 @@
 //! What the objects mean: from facts to what a new coordinator does. Pure.
 
-use super::records::{EpochRecord, GenerationClaim, JobRecord};
+use super::records::{EpochRecord, GenerationClaim, JobRecord, OLDEST_FORMAT_VERSION};
 use crate::model::{Attempt, Epoch, Generation, JobUid};
 
 /// May a coordinator with this attempt claim a generation?
@@ -36,6 +36,10 @@ pub enum Owner {
     OtherMaxParallelism {
         stored: u32,
     },
+    /// Written before the first form that is read.
+    OlderFormat {
+        format: u32,
+    },
     /// Written by a newer release.
     NewerFormat {
         format: u32,
@@ -44,7 +48,9 @@ pub enum Owner {
 
 /// Compares the stored job with ours.
 pub fn owner(stored: &JobRecord, ours: &JobRecord) -> Owner {
-    if stored.format > ours.format || stored.key_encoding > ours.key_encoding {
+    if stored.format < OLDEST_FORMAT_VERSION {
+        Owner::OlderFormat { format: stored.format }
+    } else if stored.format > ours.format || stored.key_encoding > ours.key_encoding {
         Owner::NewerFormat { format: stored.format.max(stored.key_encoding) }
     } else if stored.uid != ours.uid {
         Owner::Other { name: stored.name.clone(), uid: stored.uid.clone() }
@@ -103,7 +109,7 @@ mod tests {
     fn state_of_another_job_is_told_apart() {
         let ours = JobRecord {
             uid: "a".into(),
-            format: 1,
+            format: 4,
             max_parallelism: 1024,
             key_encoding: 1,
             name: "ns/a".into(),
@@ -117,6 +123,8 @@ mod tests {
         assert_eq!(stored(|_| {}), Owner::Ours);
         assert_eq!(stored(|job| job.uid = "b".into()), Owner::Other { name: "ns/a".into(), uid: "b".into() });
         assert_eq!(stored(|job| job.max_parallelism = 64), Owner::OtherMaxParallelism { stored: 64 });
-        assert_eq!(stored(|job| job.format = 2), Owner::NewerFormat { format: 2 });
+        assert_eq!(stored(|job| job.format = 3), Owner::Ours);
+        assert_eq!(stored(|job| job.format = 2), Owner::OlderFormat { format: 2 });
+        assert_eq!(stored(|job| job.format = 5), Owner::NewerFormat { format: 5 });
     }
 }

@@ -40,9 +40,12 @@ const RESPAWN_MIN: Duration = Duration::from_secs(1);
 
 /// Runs a job to its end.
 pub fn run(arguments: RunArguments, logging: &Logging) -> Result<Exit, UserError> {
-    let job = job::read(&arguments.file)?;
-    job::check_embedded(&job.manifest)?;
     let services = runtime("service", SERVICE_THREADS)?;
+    let job = match job::read(&arguments.file) {
+        Ok(job) => job,
+        Err(error) => services.block_on(job::stored(&arguments.file)).ok_or(error)?,
+    };
+    job::check_embedded(&job.manifest)?;
     services.block_on(run_job(job, arguments, logging))
 }
 

@@ -9,7 +9,9 @@ use millrace_crds::manifest;
 use millrace_crds::v1alpha1::RestartStrategy as RestartSpec;
 use millrace_sql::plan::{OperatorKind, Plan};
 
-use crate::checkpoint::protocol::JobIdentity;
+use tracing::warn;
+
+use crate::checkpoint::protocol::{self, JobIdentity};
 use crate::checkpoint::{
     BucketSettings, BucketStore, FolderStore, MountedCredentials, Store, StoreError, paths,
 };
@@ -61,6 +63,16 @@ pub fn read(file: &Path) -> Result<Job, UserError> {
     check_options(&plan)
         .map_err(|message| UserError(format!("{}: spec.pipeline.sql: {message}", file.display())))?;
     Ok(Job { manifest, plan })
+}
+
+/// The job of a manifest whose SQL this release does not compile, if the newest checkpoint was made by that very text: the plan that
+/// is stored with it runs.
+pub async fn stored(file: &Path) -> Option<Job> {
+    let job = Job { manifest: read_manifest(file).ok()?, plan: Plan::default() };
+    let newest = protocol::newest(job.store().ok()?.as_ref()).await.ok()??;
+    let plan = newest.plan.filter(|_| newest.sql == job.manifest.spec.pipeline.sql)?;
+    warn!(epoch = newest.epoch, "this release does not compile the SQL; the plan of the checkpoint runs");
+    Some(Job { plan, ..job })
 }
 
 /// Reads and checks a manifest, without its SQL.

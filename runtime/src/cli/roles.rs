@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use super::embedded::{machine_random, runtime};
 use super::job::{self, UserError};
 use super::{Exit, progress};
+use crate::checkpoint::CheckpointError;
 use crate::checkpoint::{Store, protocol};
 use crate::clock::Clock;
 use crate::coordinator::failover::RestartStrategy;
@@ -93,8 +94,11 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
     let services = runtime("service", 2)?;
     let job = match job::read(&arguments.file) {
         Ok(job) => job,
-        // Not the end of the process: it would only be started again, and the mistake would be seen in a log at best.
-        Err(error) => return services.block_on(show_failure(&arguments, error)),
+        Err(error) => match services.block_on(job::stored(&arguments.file)) {
+            Some(job) => job,
+            // Not the end of the process: it would only be started again, and the mistake would be seen in a log at best.
+            None => return services.block_on(show_failure(&arguments, error)),
+        },
     };
     services.block_on(async move {
         let clock = Clock::system();
@@ -137,7 +141,10 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
                 Ok(end) => progress::log_summary(*end, &report.borrow()),
                 Err(error) => error!(error = %chain(error), "the job has failed"),
             }
-            if let Err(JobError::Fenced { .. }) = ended {
+            if let Err(JobError::Fenced { source }) = ended {
+                if matches!(source, CheckpointError::Superseded { .. }) {
+                    return Exit::NotInCharge;
+                }
                 is_in_charge.store(false, Ordering::Relaxed);
                 stand_by(store.as_ref(), clock, patience).await;
                 return Exit::NotInCharge;

@@ -201,7 +201,7 @@ pub fn connector(plan: &SinkPlan, identity: SinkIdentity) -> Result<Box<dyn Sink
     let kind = options.required("connector")?;
     let connector: Box<dyn SinkConnector> = match kind.as_str() {
         "filesystem" => files::open(&mut options, identity)?,
-        "kafka" => Box::new(kafka::Kafka::new(&mut options, identity)?),
+        "kafka" => Box::new(kafka::Kafka::new(&mut options, &table, identity)?),
         "upsert-kafka" => Box::new(kafka::Kafka::by_key(&mut options, &table, identity)?),
         "print" => Box::new(print::Print::new(&mut options, &table)),
         "blackhole" => Box::new(blackhole::Blackhole),

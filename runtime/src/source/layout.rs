@@ -23,13 +23,19 @@ enum Place {
     Record(usize),
     /// So manieth of the metadata.
     Metadata(usize),
+    /// So manieth column of the record's key.
+    Key(usize),
 }
 
 impl Layout {
-    /// The layout of a source's leaves.
-    pub fn new(leaves: &[Leaf]) -> Self {
-        let (mut of_record, mut metadata) = (0, Vec::new());
+    /// The layout of a source's leaves, of which some come out of keys.
+    pub fn new(leaves: &[Leaf], is_in_key: impl Fn(&Leaf) -> bool) -> Self {
+        let (mut of_record, mut of_key, mut metadata) = (0, 0, Vec::new());
         let place = |leaf: &Leaf| {
+            if is_in_key(leaf) {
+                of_key += 1;
+                return Place::Key(of_key - 1);
+            }
             if leaf.metadata.is_empty() {
                 of_record += 1;
                 return Place::Record(of_record - 1);
@@ -46,22 +52,28 @@ impl Layout {
         &self.metadata
     }
 
-    /// Puts the columns of records and their metadata together.
+    /// Puts the columns of records, of their metadata and of their keys together.
     ///
     /// # Errors
     /// If they are not of the table's types, or not as many as there are rows.
-    pub fn join(&self, records: RecordBatch, metadata: &[ArrayRef]) -> Result<RecordBatch, SourceError> {
-        if self.metadata.is_empty() {
+    pub fn join(
+        &self,
+        records: RecordBatch,
+        metadata: &[ArrayRef],
+        keys: &[ArrayRef],
+    ) -> Result<RecordBatch, SourceError> {
+        if self.metadata.is_empty() && keys.is_empty() {
             return Ok(records);
         }
         let column = |place: &Place| match place {
+            Place::Key(index) => keys.get(*index).cloned(),
             Place::Record(index) => records.columns().get(*index).cloned(),
             Place::Metadata(index) => metadata.get(*index).cloned(),
         };
         let columns = self.places.iter().filter_map(column).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(records.num_rows()));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map_err(|error| {
-            SourceError::Data { message: format!("the metadata do not fit the table: {error}") }
+            SourceError::Data { message: format!("the metadata or keys do not fit the table: {error}") }
         })
     }
 }

@@ -22,7 +22,7 @@ use snafu::Snafu;
 use crate::options::OptionError;
 use crate::outside::Outside;
 use crate::secrets::SecretError;
-pub use record_format::RecordFormat;
+pub use record_format::{KeyDecoder, RecordFormat};
 
 /// A source cannot be opened or read.
 #[derive(Debug, Snafu)]

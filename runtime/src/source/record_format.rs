@@ -3,13 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options, concat_batches};
+use arrow::datatypes::SchemaRef;
+use arrow::util::display::FormatOptions;
+use bytes::Bytes;
+use millrace_sql::connectors::kafka_keys::{self, Keys};
 use millrace_sql::plan::{Leaf, Source as SourcePlan};
 use tracing::warn;
 
 use super::SourceError;
 use super::layout::Layout;
-use crate::format::{Decoder, InputFormat};
+use crate::format::csv::CsvStyle;
+use crate::format::{Decoder, InputFormat, leaf_schema};
 use crate::options::{OptionError, TableOptions};
 
 /// The format of a source's records.
@@ -22,10 +28,19 @@ pub struct RecordFormat {
     /// Records that are no rows are left out instead of failing the job.
     skips: bool,
     skipped: Arc<AtomicU64>,
+    key: Option<KeyFormat>,
+}
+
+/// The format of records' keys, and the leaves that come out of them.
+#[derive(Debug, Clone)]
+struct KeyFormat {
+    /// `None`: the bytes are the value.
+    format: Option<InputFormat>,
+    leaves: Vec<Leaf>,
 }
 
 impl RecordFormat {
-    /// Reads the options that say what a record is.
+    /// Reads the options that say what a record without a key is.
     pub fn new(plan: &SourcePlan, options: &mut TableOptions<'_>) -> Result<Self, OptionError> {
         let format = InputFormat::new(&plan.table.clone().unwrap_or_default(), options)?;
         let skips = options.flag(&format!("{}.ignore-parse-errors", format.name()))?;
@@ -35,8 +50,64 @@ impl RecordFormat {
             return Err(options.wrong("json.fail-on-missing-field", message));
         }
         let leaves = plan.leaves.iter().filter(|leaf| leaf.metadata.is_empty()).cloned().collect();
-        let layout = Layout::new(&plan.leaves);
-        Ok(RecordFormat { format, leaves, layout, skips, skipped: Arc::default() })
+        let layout = Layout::new(&plan.leaves, |_| false);
+        Ok(RecordFormat { format, leaves, layout, skips, skipped: Arc::default(), key: None })
+    }
+
+    /// Reads the options that say what a record is, and what its key is.
+    pub fn with_key(plan: &SourcePlan, options: &mut TableOptions<'_>) -> Result<Self, OptionError> {
+        let whole = Self::new(plan, options)?;
+        let given = options.optional(kafka_keys::FORMAT);
+        for option in [kafka_keys::FIELDS, kafka_keys::PREFIX, kafka_keys::INCLUDE] {
+            options.optional(option);
+        }
+        // What is in the value, too, is read from there.
+        let keys = plan.table.as_ref().and_then(Keys::of).filter(|keys| !keys.are_in_value);
+        let (Some(keys), Some(given)) = (keys, given) else { return Ok(whole) };
+        let names = keyed_columns(plan, &keys);
+        let is_in_key = |leaf: &Leaf| {
+            leaf.metadata.is_empty() && leaf.path.first().is_some_and(|name| names.contains(name))
+        };
+        let format = match given.as_str() {
+            "raw" => None,
+            "json" => Some(InputFormat::Json { needs_fields: false }),
+            "csv" => {
+                let columns = names.iter().map(|name| keys.name(name).to_owned()).collect();
+                Some(InputFormat::Csv { style: CsvStyle::new(options)?, columns })
+            }
+            _ => return Err(options.wrong(kafka_keys::FORMAT, "is none of 'json', 'csv' and 'raw'")),
+        };
+        let bare = |leaf: &Leaf| {
+            let mut leaf = leaf.clone();
+            if let Some(name) = leaf.path.first_mut() {
+                *name = keys.name(name).to_owned();
+            }
+            leaf
+        };
+        let of_key: Vec<Leaf> = plan.leaves.iter().filter(|leaf| is_in_key(leaf)).map(bare).collect();
+        let leaves = whole.leaves.iter().filter(|leaf| !is_in_key(leaf)).cloned().collect();
+        let layout = Layout::new(&plan.leaves, is_in_key);
+        let key = (!of_key.is_empty()).then_some(KeyFormat { format, leaves: of_key });
+        Ok(RecordFormat { leaves, layout, key, ..whole })
+    }
+
+    /// A decoder of the leaves that come out of keys; `None` if none does.
+    pub fn key_decoder(&self) -> Result<Option<KeyDecoder>, SourceError> {
+        let Some(key) = &self.key else { return Ok(None) };
+        let decoder = match &key.format {
+            Some(format) => Some(
+                format
+                    .decoder(&key.leaves)
+                    .map_err(|error| SourceError::Data { message: error.to_string() })?,
+            ),
+            None => None,
+        };
+        Ok(Some(KeyDecoder { decoder, schema: leaf_schema(&key.leaves) }))
+    }
+
+    /// True if records of which something is no value of its column are left out.
+    pub fn skips(&self) -> bool {
+        self.skips
     }
 
     /// Which metadata are read, and where they stand among the columns.
@@ -115,9 +186,87 @@ impl RecordFormat {
     }
 
     /// Counts what was left out; the first time it is logged.
-    fn skip(&self, records: u64, place: &str) {
+    pub fn skip(&self, records: u64, place: &str) {
         if records > 0 && self.skipped.fetch_add(records, Ordering::Relaxed) == 0 {
             warn!(place, "records that are no rows are left out and counted; this is logged once");
+        }
+    }
+}
+
+/// Names of the columns that come out of keys, in the key's order.
+fn keyed_columns(plan: &SourcePlan, keys: &Keys) -> Vec<String> {
+    let schema = plan.table.as_ref().and_then(|table| table.schema.as_ref());
+    let name = |column: &usize| schema?.fields.get(*column).map(|field| field.name.clone());
+    keys.columns.iter().filter_map(name).collect()
+}
+
+/// Bytes that are no UTF-8 are no text.
+const STRICT: CastOptions<'_> = CastOptions { safe: false, format_options: FormatOptions::new() };
+
+/// Decodes keys of records.
+pub struct KeyDecoder {
+    /// `None`: the bytes are the value.
+    decoder: Option<Decoder>,
+    schema: SchemaRef,
+}
+
+impl KeyDecoder {
+    /// The columns of these keys: of a record without one all are NULL.
+    ///
+    /// # Errors
+    /// The first one that is wrong, and why.
+    pub fn decode(&mut self, keys: &[Option<Bytes>]) -> Result<Vec<ArrayRef>, (usize, String)> {
+        if let Some(columns) = self.decode_together(keys) {
+            return Ok(columns);
+        }
+        let rows = keys
+            .iter()
+            .enumerate()
+            .map(|(index, key)| self.decode_one(key.as_ref()).map_err(|why| (index, why)));
+        let rows: Vec<RecordBatch> = rows.collect::<Result<_, _>>()?;
+        let joined = concat_batches(&self.schema, &rows).map_err(|error| (0, error.to_string()))?;
+        Ok(joined.columns().to_vec())
+    }
+
+    /// All at once, which is fast; `None` if it is not certain that each is one row.
+    fn decode_together(&mut self, keys: &[Option<Bytes>]) -> Option<Vec<ArrayRef>> {
+        let Some(decoder) = &mut self.decoder else {
+            let bytes: ArrayRef =
+                Arc::new(BinaryArray::from_opt_vec(keys.iter().map(Option::as_deref).collect()));
+            return Some(vec![cast_with_options(&bytes, self.schema.field(0).data_type(), &STRICT).ok()?]);
+        };
+        let mut lines = Vec::new();
+        for key in keys {
+            let key = key.as_ref().filter(|key| !key.contains(&b'\n') && key.starts_with(b"{"))?;
+            lines.extend_from_slice(key);
+            lines.push(b'\n');
+        }
+        let rows = decoder.decode(&lines).ok()?;
+        (rows.num_rows() == keys.len()).then(|| rows.columns().to_vec())
+    }
+
+    fn decode_one(&mut self, key: Option<&Bytes>) -> Result<RecordBatch, String> {
+        let row = match (key, &mut self.decoder) {
+            (None, _) => {
+                let nulls = self.schema.fields().iter().map(|field| new_null_array(field.data_type(), 1));
+                RecordBatch::try_new(Arc::clone(&self.schema), nulls.collect())
+                    .map_err(|error| error.to_string())?
+            }
+            (Some(key), None) => {
+                let column = self.schema.field(0).data_type();
+                let bytes: ArrayRef = Arc::new(BinaryArray::from_vec(vec![key]));
+                let value = cast_with_options(&bytes, column, &STRICT).map_err(|error| error.to_string())?;
+                RecordBatch::try_new(Arc::clone(&self.schema), vec![value])
+                    .map_err(|error| error.to_string())?
+            }
+            (Some(key), Some(decoder)) => {
+                let line = [key, &b"\n"[..]].concat();
+                decoder.decode(&line).map_err(|error| error.to_string())?
+            }
+        };
+        match row.num_rows() {
+            1 => Ok(row),
+            rows => Err(format!("the key holds {rows} rows instead of one")),
         }
     }
 }

@@ -126,18 +126,56 @@ impl Shared {
         let mut state = self.state.lock();
         let worker = state.worker;
         let expected = state.expected.as_mut()?;
-        let ours = Handshake {
-            magic: MAGIC,
-            protocol: PROTOCOL_VERSION,
-            job_uid: self.job.0.clone(),
-            generation: expected.generation.0,
-            from: hello.from,
-            to: worker.0,
-        };
-        if *hello != ours {
+        if !is_for(hello, &self.job, expected.generation, worker) {
             return None;
         }
         let routes = expected.routes.remove(&WorkerId(hello.from))?;
         Some((routes, expected.broken.clone(), expected.ended.clone()))
+    }
+}
+
+/// True if a connection is for this worker in this generation of this job, and speaks as it does. Addresses of pods are used again by
+/// others: whoever connects may mean another one.
+fn is_for(hello: &Handshake, job: &JobUid, generation: Generation, worker: WorkerId) -> bool {
+    let ours = Handshake {
+        magic: MAGIC,
+        protocol: PROTOCOL_VERSION,
+        job_uid: job.0.clone(),
+        generation: generation.0,
+        from: hello.from,
+        to: worker.0,
+    };
+    *hello == ours
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_mismatch_closes_a_connection() {
+        let right = Handshake {
+            magic: MAGIC,
+            protocol: PROTOCOL_VERSION,
+            job_uid: "a".to_owned(),
+            generation: 7,
+            from: 1,
+            to: 2,
+        };
+        let cases = [
+            ("right", right.clone(), true),
+            ("from another worker", Handshake { from: 3, ..right.clone() }, true),
+            ("no handshake", Handshake { magic: MAGIC + 1, ..right.clone() }, false),
+            ("another protocol", Handshake { protocol: PROTOCOL_VERSION + 1, ..right.clone() }, false),
+            ("another job", Handshake { job_uid: "b".to_owned(), ..right.clone() }, false),
+            ("an older generation", Handshake { generation: 6, ..right.clone() }, false),
+            ("a newer generation", Handshake { generation: 8, ..right.clone() }, false),
+            ("another worker is meant", Handshake { to: 3, ..right.clone() }, false),
+        ];
+        for (case, hello, expected) in cases {
+            let found = is_for(&hello, &JobUid("a".to_owned()), Generation(7), WorkerId(2));
+
+            assert_eq!(found, expected, "{case}");
+        }
     }
 }

@@ -326,6 +326,46 @@ fn a_secret_can_only_be_read_on_a_cluster_and_the_environment_stands_in_for_it()
 }
 
 #[test]
+fn a_secret_that_the_sql_names_is_asked_for_by_its_variable() {
+    let place = Place::new(1, SQL);
+    let secrets =
+        "pipeline:\n    secrets: [{name: kafka-password, secretKeyRef: {name: broker, key: password}}]";
+    place.edit_job("pipeline:", secrets);
+    refused(
+        &place,
+        1,
+        &[
+            "spec.pipeline.secrets: 'kafka-password' is a key of the Secret 'broker'",
+            "here set MILLRACE_SECRET_KAFKA_PASSWORD",
+        ],
+    );
+
+    let place = place.with_env(&[("MILLRACE_SECRET_KAFKA_PASSWORD", "p")]);
+
+    runs(&place);
+}
+
+#[test]
+fn input_without_rows_ends_like_any_other() {
+    for sql in [
+        SQL.to_owned(),
+        SQL.replace("'connector' = 'filesystem', 'path' = 'numbers', 'format' = 'json'", "'connector' = 'datagen', 'number-of-rows' = '0'"),
+        SQL.replace("SELECT n FROM numbers WHERE n > 1", "SELECT COUNT(*) FROM TABLE(TUMBLE(TABLE numbers, DESCRIPTOR(ts), INTERVAL '1' SECOND)) GROUP BY window_start, window_end")
+            .replace("(n BIGINT) WITH ('connector' = 'filesystem', 'path' = 'numbers'", "(ts TIMESTAMP(3), WATERMARK FOR ts AS ts) WITH ('connector' = 'filesystem', 'path' = 'numbers'"),
+    ] {
+        let place = Place::new(2, &sql);
+        write_numbers(&place, "");
+
+        let output = place.run(&["--workers", "2"]);
+
+        assert!(output.status.success(), "{}", text(&output));
+        assert!(place.files("result").is_empty(), "no empty files");
+        let again = place.run(&[]);
+        assert!(again.status.success() && text(&again).contains("finished at"), "{}", text(&again));
+    }
+}
+
+#[test]
 fn poison_records_are_left_out_if_the_table_says_so() {
     let place = Place::new(
         1,

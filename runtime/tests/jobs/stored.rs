@@ -91,3 +91,63 @@ fn store() {
         copy(&place.path().join(name), &to.join(stored));
     }
 }
+
+/// A later release may refuse SQL that an earlier one has compiled: a job whose text is unchanged does not depend on it.
+#[test]
+fn a_job_goes_on_by_its_stored_plan_if_its_sql_is_not_compiled_any_more() {
+    let place = Place::new(1, SQL);
+    let mut job = place.start(&[]);
+    place.wait_until("a checkpoint is complete", || place.log().contains("checkpoint complete"));
+    signal(job.id(), libc::SIGINT);
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    let straight = Place::new(1, &SQL.replace(", 'rows-per-second' = '3000'", ""));
+    assert!(straight.run(&[]).status.success());
+    let refused = SQL.replace("COUNT(*), COUNT(DISTINCT bidder), AVG(price)", "FORMERLY_COUNT(*)");
+    place.set_job(1, &refused);
+    let output = place.run(&[]);
+    assert_eq!(output.status.code(), Some(1), "the text is another one: {}", text(&output));
+
+    let store: std::sync::Arc<dyn millrace::checkpoint::Store> = std::sync::Arc::new(
+        millrace::checkpoint::FolderStore::new(place.path().join(".millrace/default/job")),
+    );
+    let sql = sql_of(&place);
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(rewritten(&store, sql));
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("this release does not compile the SQL"), "{}", text(&output));
+    assert_eq!(place.rows("totals"), straight.rows("totals"));
+    assert_eq!(place.rows("sessions"), straight.rows("sessions"));
+}
+
+/// The SQL of a place's manifest, as it is read.
+fn sql_of(place: &Place) -> String {
+    let manifest = fs::read_to_string(place.path().join("job.yaml")).unwrap();
+    let manifest = millrace_crds::manifest::read(&manifest).unwrap();
+    manifest.spec.pipeline.sql
+}
+
+/// Publishes the newest checkpoint once more, as made by other SQL.
+async fn rewritten(store: &std::sync::Arc<dyn millrace::checkpoint::Store>, sql: String) {
+    use millrace::checkpoint::protocol::{self, JobIdentity};
+    use millrace::checkpoint::{Checkpoints, Claimant};
+    let owner = protocol::owner(store.as_ref()).await.unwrap().unwrap();
+    let identity = JobIdentity {
+        uid: millrace::model::JobUid(owner.uid),
+        name: owner.name,
+        attempt: millrace::model::Attempt(1),
+        max_parallelism: millrace::model::MaxParallelism::new(owner.max_parallelism).unwrap(),
+    };
+    let safeguards = millrace::fault::Safeguards::default();
+    let claimant = Claimant::new(1, 1);
+    let taken = Checkpoints::take_over(std::sync::Arc::clone(store), identity, &claimant, safeguards);
+    let taken = taken.await.unwrap();
+    let newest = taken.restored.unwrap();
+    let next = taken.checkpoints.manifest(taken.next_epoch, 1, newest.plan.clone().unwrap(), sql);
+    let next = millrace::checkpoint::records::Manifest { subtasks: newest.subtasks, ..next };
+    taken.checkpoints.publish(&next).await.unwrap();
+}

@@ -538,3 +538,113 @@ INSERT INTO picked SELECT id, '{mechanism}' FROM events;"
     let row = |mechanism: &str| format!("{{\"id\":1,\"mechanism\":\"{mechanism}\"}}");
     assert_eq!(rows, [row("PLAIN"), row("PLAIN"), row("SCRAM-SHA-512")]);
 }
+
+/// Rows go out with keys of their columns, and come in again with the columns of their keys.
+#[test]
+fn columns_travel_in_the_keys_of_records() {
+    let broker = Broker::start(2);
+    for topic in ["events", "apart", "whole", "named"] {
+        broker.create_topic(topic, 3);
+    }
+    broker.create_topic("back", 1);
+    let options = |topic: &str, more: &str| {
+        format!(
+            "'connector' = 'kafka', 'properties.bootstrap.servers' = '{}', 'topic' = '{topic}', 'format' = 'json'{more}",
+            broker.address()
+        )
+    };
+    let apart = ", 'key.format' = 'json', 'key.fields' = 'k_id;k_name', 'key.fields-prefix' = 'k_', 'value.fields-include' = 'EXCEPT_KEY'";
+    let tables = format!(
+        "CREATE TABLE events (id BIGINT, k INT, name STRING) WITH ({});
+CREATE TABLE apart (k_id BIGINT, v INT, k_name STRING) WITH ({});
+CREATE TABLE whole (id BIGINT, k INT) WITH ({});
+CREATE TABLE named (name STRING, k INT) WITH ({});
+",
+        options("events", ""),
+        options("apart", apart),
+        options("whole", ", 'key.format' = 'csv', 'key.fields' = 'id'"),
+        options(
+            "named",
+            ", 'key.format' = 'raw', 'key.fields' = 'name', 'value.fields-include' = 'EXCEPT_KEY'"
+        ),
+    );
+    let row = |id: i64| {
+        format!(
+            "{{\"id\": {id}, \"k\": {}, \"name\": {}}}",
+            id % 7,
+            if id % 2 == 0 { "\"é\"" } else { "null" }
+        )
+    };
+    for partition in 0..3 {
+        let ids = (0..30).filter(|id| id % 3 == i64::from(partition));
+        broker.append("events", partition, &ids.map(row).collect::<Vec<_>>());
+    }
+    let out = Place::new(
+        2,
+        &format!(
+            "{tables}INSERT INTO apart SELECT id, k, name FROM events;
+INSERT INTO whole SELECT id, k FROM events;
+INSERT INTO named SELECT name, k FROM events;"
+        ),
+    );
+    let mut job = out.start(&[]);
+    out.wait_until("the rows are written", || last(&out.log(), "rows_out=") == 90);
+    stop(&out, &mut job);
+
+    let sorted = |mut rows: Vec<(String, String)>| {
+        rows.sort();
+        rows
+    };
+    let expected = |record: &dyn Fn(i64) -> (String, String)| sorted((0..30).map(record).collect());
+    let name = |id: i64| if id % 2 == 0 { "\"é\"" } else { "null" };
+    assert_eq!(
+        sorted(broker.keyed("apart")),
+        expected(&|id| (format!("{{\"id\":{id},\"name\":{}}}", name(id)), format!("{{\"v\":{}}}", id % 7)))
+    );
+    assert_eq!(
+        sorted(broker.keyed("whole")),
+        expected(&|id| (format!("{id}"), format!("{{\"id\":{id},\"k\":{}}}", id % 7)))
+    );
+    // A key that is NULL is none.
+    assert_eq!(
+        sorted(broker.keyed("named")),
+        expected(&|id| (
+            (if id % 2 == 0 { "é" } else { "null" }).to_owned(),
+            format!("{{\"k\":{}}}", id % 7)
+        ))
+    );
+
+    let back = |from: &str, more: &str| {
+        format!(
+            "CREATE TABLE keyed (k_id BIGINT, v INT, k_name STRING) WITH ({});
+CREATE TABLE named (name STRING, k INT) WITH ({});
+CREATE TABLE back (id BIGINT, v INT, name STRING) WITH ({});
+INSERT INTO back SELECT k_id, v, k_name FROM keyed;
+INSERT INTO back SELECT CAST(NULL AS BIGINT), k, name FROM named WHERE name IS NULL;",
+            options(from, &format!("{apart}, 'scan.bounded.mode' = 'latest-offset'{more}")),
+            options(
+                "named",
+                ", 'key.format' = 'raw', 'key.fields' = 'name', 'value.fields-include' = 'EXCEPT_KEY', 'scan.bounded.mode' = 'latest-offset'"
+            ),
+            options("back", "")
+        )
+    };
+    let output = Place::new(2, &back("apart", "")).run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let mut rows: Vec<String> =
+        (0..30).map(|id| format!("{{\"id\":{id},\"v\":{},\"name\":{}}}", id % 7, name(id))).collect();
+    rows.extend(
+        (0..30).filter(|id| id % 2 == 1).map(|id| format!("{{\"id\":null,\"v\":{},\"name\":null}}", id % 7)),
+    );
+    rows.sort();
+    assert_eq!(broker.committed("back", rows.len()), rows);
+
+    // Keys of CSV are no JSON.
+    let output = Place::new(1, &back("whole", "").replace("'k_id;k_name'", "'k_id'")).run(&[]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert!(text(&output).contains("its key is not what 'key.format' says"), "{}", text(&output));
+    let skipping = back("whole", ", 'json.ignore-parse-errors' = 'true'").replace("'k_id;k_name'", "'k_id'");
+    let output = Place::new(1, &skipping).run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("records that are no rows are left out"), "{}", text(&output));
+}

@@ -4,7 +4,7 @@ use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::mistakes::at;
-use crate::connectors::{self, Mistake, Role};
+use crate::connectors::{self, Mistake, Role, kafka_keys};
 use crate::diagnostic::Diagnostic;
 use crate::dialect::{ColumnDeclaration, ColumnKind, CreateTable, Query, Statement};
 use crate::metadata;
@@ -21,7 +21,7 @@ pub fn check(statements: &[Statement]) -> Vec<Diagnostic> {
         let roles = roles_of(&name.text, statements);
         let found = roles.into_iter().flat_map(|role| connectors::check(&declaration.options, role));
         let key = connectors::check_key(&declaration.options, !declaration.primary_key.is_empty());
-        for mistake in found.chain(key) {
+        for mistake in found.chain(key).chain(keys_of_records(declaration)) {
             let span = mistake.key.as_ref().and_then(|key| declaration.option_spans.get(key));
             let message = format!("table '{}': {}", name.text, mistake.message);
             let mut diagnostic = at(*span.unwrap_or(&name.span), message);
@@ -34,6 +34,16 @@ pub fn check(statements: &[Statement]) -> Vec<Diagnostic> {
         mistakes.extend(wrong_fields(declaration));
     }
     mistakes
+}
+
+/// The mistake of the key of a table's records in Kafka.
+fn keys_of_records(declaration: &CreateTable) -> Option<Mistake> {
+    let physical = declaration.columns.iter().filter_map(|column| match &column.kind {
+        ColumnKind::Physical { data_type, .. } => Some((column.name.text.as_str(), data_type)),
+        ColumnKind::Computed { .. } | ColumnKind::Metadata { .. } => None,
+    });
+    let is_kafka = declaration.options.get("connector").is_some_and(|connector| connector == "kafka");
+    is_kafka.then(|| kafka_keys::check(&declaration.options, &physical.collect::<Vec<_>>()))?
 }
 
 /// Mistakes in the columns of a table whose connector has its own, or whose format has not all types.

@@ -72,7 +72,18 @@ impl Committer {
                 match end(client, &transaction).await {
                     Ok(()) => {}
                     Err(error) if error.code() == Some(INVALID_TXN_STATE) => {
-                        lost.push(self.lost(client, &transaction, &error).await);
+                        match describe(client, &transaction.id).await {
+                            Ok((state, _)) if state == ABORTED => {
+                                lost.push(not_committed(&transaction, &error))
+                            }
+                            Ok((state, _)) => undecided.push(contradicted(&transaction, &state, &error)),
+                            // Nothing is said before it is known.
+                            Err(error) if error.is_passing() => {
+                                again.push(transaction);
+                                passing = Some(error);
+                            }
+                            Err(error) => return Err(failed(error, &transaction.topic)),
+                        }
                     }
                     Err(error)
                         if matches!(error.code(), Some(PRODUCER_FENCED | INVALID_PRODUCER_ID_MAPPING)) =>
@@ -100,15 +111,6 @@ impl Committer {
         };
         lost.append(&mut undecided);
         Err(SinkError::Lost { kind, message: lost.join("; ") })
-    }
-
-    /// Says what is lost, in full.
-    async fn lost(&self, client: &mut Client, transaction: &Transaction, error: &KafkaError) -> String {
-        let state = match describe(client, &transaction.id).await {
-            Ok((state, _)) => state,
-            Err(error) => format!("unknown: {}", chain(&error)),
-        };
-        not_committed(transaction, &state, error)
     }
 
     /// Aborts those of these transactions that are open.
@@ -269,26 +271,32 @@ async fn is_decided(client: &mut Client, transaction: &Transaction) -> bool {
     })
 }
 
-/// Why a transaction cannot be committed, from what the broker says of its id's last one.
-fn not_committed(transaction: &Transaction, state: &str, error: &KafkaError) -> String {
+/// What the broker says of a transaction that it has thrown away.
+const ABORTED: &str = "CompleteAbort";
+
+/// What is lost, in full.
+fn not_committed(transaction: &Transaction, error: &KafkaError) -> String {
     let Transaction { rows, epoch, topic, id, .. } = transaction;
-    if ["Empty", "CompleteCommit"].contains(&state) {
-        return format!(
-            "whether the {rows} rows of epoch {epoch} for the topic '{topic}' were committed cannot be told: the broker has no open \
-             transaction '{id}' (state {state}; {error}), which cannot be by this sink's own rules; please report it with the log, \
-             and compare the topic with the job's input before starting over"
-        );
-    }
     let first_write = chrono::DateTime::from_timestamp_millis(transaction.first_write_ms as i64);
     format!(
         "{rows} rows of epoch {epoch} for the topic '{topic}' are lost: the broker has ended the transaction '{id}' \
-         (producer {}, epoch {}, first write {}, time-out {} ms, state {state}) before it was committed ({error}); the job was \
+         (producer {}, epoch {}, first write {}, time-out {} ms, state {ABORTED}) before it was committed ({error}); the job was \
          down for longer than the time-out. Write these rows by other means, or start over; then keep \
          'properties.transaction.timeout.ms' above the longest outage",
         transaction.producer_id,
         transaction.producer_epoch,
         first_write.unwrap_or_default().format("%Y-%m-%d %H:%M:%S UTC"),
         transaction.timeout_ms,
+    )
+}
+
+/// A state that a transaction cannot have which was not committed, by the rules of this sink.
+fn contradicted(transaction: &Transaction, state: &str, error: &KafkaError) -> String {
+    let Transaction { rows, epoch, topic, id, .. } = transaction;
+    format!(
+        "whether the {rows} rows of epoch {epoch} for the topic '{topic}' were committed cannot be told: the broker has no open \
+         transaction '{id}' (state {state}; {error}), which cannot be by this sink's own rules; please report it with the log, \
+         and compare the topic with the job's input before starting over"
     )
 }
 
@@ -363,16 +371,16 @@ mod tests {
     #[test]
     fn only_what_the_broker_has_aborted_is_called_lost() {
         let transaction = Transaction { id: "t-1".to_owned(), rows: 7, ..Transaction::default() };
-        let error = || checked(INVALID_TXN_STATE, "commit", "b:9092").unwrap_err();
+        let error = checked(INVALID_TXN_STATE, "commit", "b:9092").unwrap_err();
 
-        for (state, part) in [
-            ("CompleteAbort", "7 rows of epoch 0 for the topic '' are lost"),
-            ("unknown: no broker", "are lost: the broker has ended the transaction 't-1'"),
-            ("CompleteCommit", "were committed cannot be told"),
-            ("Empty", "please report it"),
-        ] {
-            let said = not_committed(&transaction, state, &error());
-            assert!(said.contains(part) && said.contains(state), "{state}: {said}");
+        let lost = not_committed(&transaction, &error);
+        assert!(
+            lost.contains("7 rows of epoch 0 for the topic '' are lost") && lost.contains("CompleteAbort")
+        );
+        for state in ["CompleteCommit", "Empty"] {
+            let said = contradicted(&transaction, state, &error);
+            assert!(said.contains("were committed cannot be told") && said.contains(state), "{said}");
+            assert!(said.contains("please report it") && !said.contains("lost"), "{said}");
         }
     }
 

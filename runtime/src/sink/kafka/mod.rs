@@ -15,12 +15,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, BinaryArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType as ArrowType, Schema};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
 use kafka_protocol::records::Compression;
+use millrace_sql::connectors::kafka_keys::{self, Keys};
 use millrace_sql::plan::Table;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +31,7 @@ use tokio::task::AbortHandle;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter};
+use crate::format::csv::CsvStyle;
 use crate::format::json::JsonStyle;
 use crate::format::{Encoder, OutputFormat};
 use crate::kafka::{Client, KafkaError, Security, servers, topic};
@@ -58,8 +62,8 @@ struct Settings {
     security: Arc<Security>,
     topic: String,
     partitioner: Partitioner,
-    /// Columns whose values are the records' keys; none for records without keys.
-    key: Vec<usize>,
+    /// `None`: records have no keys.
+    key: Option<RecordKey>,
     transaction_timeout_ms: u32,
     /// What all transactional ids of this sink of this job begin with.
     prefix: String,
@@ -70,6 +74,67 @@ impl Settings {
         let (bootstrap, security) = (self.bootstrap.clone(), Arc::clone(&self.security));
         Client::new(bootstrap, security, outside.clock, Arc::clone(&outside.transport))
     }
+}
+
+/// What of a row is the key of its record.
+#[derive(Debug)]
+struct RecordKey {
+    columns: Vec<usize>,
+    /// `None`: the bytes of its one column.
+    format: Option<OutputFormat>,
+    /// What names of columns begin with that names in the key do not.
+    prefix: String,
+    /// Columns that are in the value.
+    value: Vec<usize>,
+    /// A record takes the place of the one before with the same key, so that each must have one.
+    replaces: bool,
+}
+
+impl RecordKey {
+    /// The key that the options of a table name.
+    fn of(
+        options: &mut TableOptions<'_>,
+        table: &Table,
+        format: &OutputFormat,
+    ) -> Result<Option<Self>, SinkError> {
+        let given = options.optional(kafka_keys::FORMAT);
+        for option in [kafka_keys::FIELDS, kafka_keys::PREFIX, kafka_keys::INCLUDE] {
+            options.optional(option);
+        }
+        let (Some(Keys { columns, are_in_value, prefix }), Some(given)) = (Keys::of(table), given) else {
+            return Ok(None);
+        };
+        let of_key = match (given.as_str(), format) {
+            ("raw", _) => None,
+            // Options of the format hold for keys, too.
+            ("json", OutputFormat::Json(_)) | ("csv", OutputFormat::Csv(_)) => Some(format.clone()),
+            ("json", _) => Some(OutputFormat::Json(JsonStyle::default())),
+            ("csv", _) => Some(OutputFormat::Csv(CsvStyle::new(options)?)),
+            _ => return Err(options.wrong(kafka_keys::FORMAT, "is none of 'json', 'csv' and 'raw'").into()),
+        };
+        let all = 0..table.given_fields().len();
+        let value = all.filter(|column| are_in_value || !columns.contains(column)).collect();
+        Ok(Some(RecordKey { columns, format: of_key, prefix, value, replaces: false }))
+    }
+
+    /// The key's columns, by their names in it.
+    fn project(&self, rows: &RecordBatch) -> Result<RecordBatch, SinkError> {
+        let keys = rows.project(&self.columns).map_err(not_writable)?;
+        let schema = keys.schema();
+        let bare = schema.fields().iter().map(|field| {
+            let name = field.name().strip_prefix(self.prefix.as_str()).unwrap_or(field.name());
+            field.as_ref().clone().with_name(name)
+        });
+        let schema = Schema::new(bare.collect::<Vec<_>>());
+        RecordBatch::try_new(Arc::new(schema), keys.columns().to_vec()).map_err(not_writable)
+    }
+}
+
+/// Values of one column as bytes; none for NULL.
+fn raw(keys: &RecordBatch) -> Result<Vec<Option<Bytes>>, SinkError> {
+    let bytes = cast(keys.column(0), &ArrowType::Binary).map_err(not_writable)?;
+    let bytes: &BinaryArray = bytes.as_binary::<i32>();
+    Ok(bytes.iter().map(|value| value.map(Bytes::copy_from_slice)).collect())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,8 +179,14 @@ fn transactional_id(prefix: &str, generation: Generation, subtask: Subtask, slot
 
 impl Kafka {
     /// Reads the options of a topic that rows are added to.
-    pub fn new(options: &mut TableOptions<'_>, identity: SinkIdentity) -> Result<Self, SinkError> {
-        let partitioner = match options.optional("sink.partitioner").as_deref() {
+    pub fn new(
+        options: &mut TableOptions<'_>,
+        table: &Table,
+        identity: SinkIdentity,
+    ) -> Result<Self, SinkError> {
+        let partitioner = options.optional("sink.partitioner");
+        let is_round_robin = partitioner.as_deref() == Some("round-robin");
+        let partitioner = match partitioner.as_deref() {
             None | Some("default" | "round-robin") => Partitioner::Sticky,
             Some("fixed") => Partitioner::Fixed,
             Some(_) => {
@@ -125,7 +196,12 @@ impl Kafka {
             }
         };
         let format = OutputFormat::new(options)?;
-        Self::open(options, identity, partitioner, Vec::new(), format)
+        let key = RecordKey::of(options, table, &format)?;
+        let partitioner = match (partitioner, &key) {
+            (Partitioner::Sticky, Some(_)) if !is_round_robin => Partitioner::ByKey,
+            (given, _) => given,
+        };
+        Self::open(options, identity, partitioner, key, format)
     }
 
     /// Reads the options of a topic that holds the newest row of each key: a record takes the place of the one before, and one
@@ -141,14 +217,18 @@ impl Kafka {
             return Err(options.wrong("value.fields-include", "is not supported; use 'ALL'").into());
         }
         let format = OutputFormat::Json(JsonStyle::default());
-        Self::open(options, identity, Partitioner::ByKey, table.key_columns(), format)
+        let columns = table.key_columns();
+        let value = (0..table.given_fields().len()).collect();
+        let key =
+            RecordKey { columns, format: Some(format.clone()), prefix: String::new(), value, replaces: true };
+        Self::open(options, identity, Partitioner::ByKey, Some(key), format)
     }
 
     fn open(
         options: &mut TableOptions<'_>,
         identity: SinkIdentity,
         partitioner: Partitioner,
-        key: Vec<usize>,
+        key: Option<RecordKey>,
         format: OutputFormat,
     ) -> Result<Self, SinkError> {
         let settings = Settings {
@@ -214,7 +294,8 @@ struct Writer {
 /// Of rows and of their keys.
 struct Encoders {
     row: Encoder,
-    key: Encoder,
+    /// `None`: there are no keys, or they are bytes as they are.
+    key: Option<Encoder>,
 }
 
 /// A record to be written.
@@ -238,19 +319,33 @@ impl Writer {
     }
 
     fn records(&mut self, batch: &Batch) -> Result<Vec<Record>, SinkError> {
-        let key = self.settings.key.as_slice();
-        by_key::check(&batch.records, key)?;
-        let keys = batch.records.project(key).map_err(not_writable)?;
-        let Encoders { row: of_rows, key: of_keys } = self.encoders.get_or_insert_with(|| Encoders {
-            row: self.settings.format.encoder(&batch.records.schema()),
-            key: self.settings.format.encoder(&keys.schema()),
-        });
-        let values = lines(of_rows, &batch.records, &mut self.text)?;
-        if key.is_empty() {
+        let Some(key) = &self.settings.key else {
+            let format = &self.settings.format;
+            let encoders = self
+                .encoders
+                .get_or_insert_with(|| Encoders { row: format.encoder(&batch.records.schema()), key: None });
+            let values = lines(&encoders.row, &batch.records, &mut self.text)?;
             return Ok(values.into_iter().map(|value| Record { key: None, value: Some(value) }).collect());
+        };
+        if key.replaces {
+            by_key::check(&batch.records, &key.columns)?;
         }
-        let keys = lines(of_keys, &keys, &mut self.text)?;
-        Ok(by_key::records(keys, values, batch.kinds.as_deref()))
+        let keys = key.project(&batch.records)?;
+        let rows = batch.records.project(&key.value).map_err(not_writable)?;
+        let encoders = self.encoders.get_or_insert_with(|| Encoders {
+            row: self.settings.format.encoder(&rows.schema()),
+            key: key.format.as_ref().map(|format| format.encoder(&keys.schema())),
+        });
+        let values = lines(&encoders.row, &rows, &mut self.text)?;
+        let keys = match &encoders.key {
+            Some(encoder) => lines(encoder, &keys, &mut self.text)?.into_iter().map(Some).collect(),
+            None => raw(&keys)?,
+        };
+        if key.replaces {
+            return Ok(by_key::records(keys.into_iter().flatten().collect(), values, batch.kinds.as_deref()));
+        }
+        let records = keys.into_iter().zip(values);
+        Ok(records.map(|(key, value)| Record { key, value: Some(value) }).collect())
     }
 }
 

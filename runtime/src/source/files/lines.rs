@@ -181,7 +181,7 @@ impl LineReader {
             })
         };
         let columns = layout.metadata().iter().map(column).collect::<Result<Vec<_>, _>>()?;
-        Ok(Read::Rows(layout.join(records, &columns)?))
+        Ok(Read::Rows(layout.join(records, &columns, &[])?))
     }
 }
 

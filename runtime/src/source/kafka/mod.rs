@@ -13,13 +13,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use arrow::compute::{filter, filter_record_batch};
 use async_trait::async_trait;
+use bytes::Bytes;
 use millrace_sql::plan::Source as SourcePlan;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
 
-use super::{Read, RecordFormat, SourceConnector, SourceError, Split, SplitReader, UNREADABLE, excerpt};
+use super::{
+    KeyDecoder, Read, RecordFormat, SourceConnector, SourceError, Split, SplitReader, UNREADABLE, excerpt,
+};
 use crate::clock::Clock;
 use crate::format::Decoder;
 use crate::kafka::{Client, KafkaError, Security, servers, topics};
@@ -112,7 +117,7 @@ impl Kafka {
                 .duration("scan.topic-partition-discovery.interval")?
                 .unwrap_or(DISCOVERY_INTERVAL),
         };
-        let format = RecordFormat::new(plan, options)?;
+        let format = RecordFormat::with_key(plan, options)?;
         Ok(Kafka { settings, format, outside: outside.clone(), fetcher: Mutex::new(None) })
     }
 }
@@ -197,6 +202,7 @@ impl SourceConnector for Kafka {
         }
         let topic: Arc<str> = position.topic.as_str().into();
         let decoder = self.format.decoder()?;
+        let key_decoder = self.format.key_decoder()?;
         let mut fetcher = self.fetcher.lock();
         let fetcher = fetcher.get_or_insert_with(|| Arc::new(Fetcher::start(&self.settings, &self.outside)));
         let (queued, end) = (Arc::<AtomicUsize>::default(), Arc::<KnownEnd>::default());
@@ -206,6 +212,7 @@ impl SourceConnector for Kafka {
             first: position.next,
             position,
             decoder,
+            key_decoder,
             format: self.format.clone(),
             fetcher: Arc::clone(fetcher),
             queue,
@@ -226,6 +233,8 @@ struct PartitionReader {
     first: i64,
     position: Position,
     decoder: Decoder,
+    /// If some columns come out of keys.
+    key_decoder: Option<KeyDecoder>,
     format: RecordFormat,
     fetcher: Arc<Fetcher>,
     queue: mpsc::UnboundedReceiver<Result<Fetched, SourceError>>,
@@ -243,6 +252,7 @@ impl PartitionReader {
         let (mut lines, mut ends, mut is_countable) = (Vec::new(), Vec::new(), true);
         let keys = self.format.layout().metadata();
         let mut metadata = Metadata::new(keys);
+        let (mut record_keys, has_key_columns) = (Vec::new(), self.key_decoder.is_some());
         let end = self.position.end.unwrap_or(i64::MAX);
         let next = records.read(self.position.next..end, BATCH_RECORDS, |record, value| {
             // As many rows as records is no proof, if one may be none and another one two.
@@ -252,6 +262,9 @@ impl PartitionReader {
             ends.push((record.offset, lines.len()));
             if !keys.is_empty() {
                 metadata.push(record);
+            }
+            if has_key_columns {
+                record_keys.push(record.key.clone());
             }
         });
         let is_read = records.is_empty();
@@ -263,7 +276,7 @@ impl PartitionReader {
         if ends.is_empty() {
             return Ok(None);
         }
-        let (rows, kept) = match self.decoder.decode(&lines) {
+        let (rows, kept): (_, Option<UInt32Array>) = match self.decoder.decode(&lines) {
             Ok(rows) if is_countable && rows.num_rows() == ends.len() => (rows, None),
             _ => {
                 let starts = std::iter::once(0).chain(ends.iter().map(|(_, end)| *end));
@@ -271,19 +284,64 @@ impl PartitionReader {
                     starts.zip(&ends).map(|(start, (_, end))| &lines[start..*end]).collect();
                 let place = format!("'{}', partition {}", self.position.topic, self.position.partition);
                 match self.format.decode_records(&mut self.decoder, &records, &place) {
-                    Some((rows, kept)) => (rows, Some(kept.into())),
+                    Some((rows, kept)) => (rows, Some(UInt32Array::from(kept))),
                     None => return Err(self.poison(&lines, &ends)),
                 }
             }
         };
-        let layout = self.format.layout();
         let columns = metadata.columns(
-            layout.metadata(),
+            self.format.layout().metadata(),
             &self.position.topic,
             self.position.partition,
             kept.as_ref(),
         )?;
-        Ok(Some(layout.join(rows, &columns)?).filter(|rows| rows.num_rows() > 0))
+        if let Some(kept) = &kept {
+            let of_kept = kept.values().iter().filter_map(|index| record_keys.get(*index as usize).cloned());
+            record_keys = of_kept.collect();
+        }
+        let offset = |row: usize| {
+            let record = kept.as_ref().map_or(row, |kept| kept.value(row) as usize);
+            ends.get(record).map_or(0, |(offset, _)| *offset)
+        };
+        let (of_keys, good) = self.key_columns(&record_keys, offset)?;
+        let layout = self.format.layout();
+        let rows = match &good {
+            None => layout.join(rows, &columns, &of_keys)?,
+            Some(good) => {
+                let of_good = |column: &ArrayRef| filter(column, good);
+                let columns: Result<Vec<_>, _> = columns.iter().map(of_good).collect();
+                let rows = filter_record_batch(&rows, good).and_then(|rows| Ok((rows, columns?)));
+                let (rows, columns) =
+                    rows.map_err(|error| SourceError::Data { message: error.to_string() })?;
+                layout.join(rows, &columns, &of_keys)?
+            }
+        };
+        Ok(Some(rows).filter(|rows| rows.num_rows() > 0))
+    }
+
+    /// The columns that come out of keys, and which records have good ones; `None`: all.
+    fn key_columns(
+        &mut self,
+        keys: &[Option<Bytes>],
+        offset: impl Fn(usize) -> i64,
+    ) -> Result<(Vec<ArrayRef>, Option<BooleanArray>), SourceError> {
+        let Some(decoder) = &mut self.key_decoder else { return Ok((Vec::new(), None)) };
+        let (wrong, why) = match decoder.decode(keys) {
+            Ok(columns) => return Ok((columns, None)),
+            Err(wrong) => wrong,
+        };
+        if !self.format.skips() {
+            let message = format!("its key is not what 'key.format' says: {why}; {}", self.format.cure());
+            return Err(self.wrong(offset(wrong), &message));
+        }
+        let good: Vec<bool> =
+            keys.iter().map(|key| decoder.decode(std::slice::from_ref(key)).is_ok()).collect();
+        let left: Vec<Option<Bytes>> =
+            keys.iter().zip(&good).filter(|(_, good)| **good).map(|(key, _)| key.clone()).collect();
+        let columns = decoder.decode(&left).map_err(|(_, message)| SourceError::Data { message })?;
+        let place = format!("'{}', partition {}", self.position.topic, self.position.partition);
+        self.format.skip((keys.len() - left.len()) as u64, &place);
+        Ok((columns, Some(good.into())))
     }
 
     /// Names the first record that is not one row.

@@ -74,6 +74,9 @@ pub fn job(report: &JobReport, source_chains: &[u32], now_ms: u64) -> Result<Str
         set(GAUGE, "millrace_checkpoint_age_seconds", "Time since the newest checkpoint completed", age)?;
         set(GAUGE, "millrace_checkpoint_duration_seconds", "From trigger to completion", duration)?;
         set(GAUGE, "millrace_checkpoint_bytes", "Bytes written for the newest checkpoint", bytes)?;
+        let help = "The longest time that a task stood still for the newest checkpoint";
+        let stop = report.longest_stop_us as f64 / 1e6;
+        set(GAUGE, "millrace_checkpoint_longest_stop_seconds", help, stop)?;
         let help = "Rows read by all sources up to the newest checkpoint, since the first start";
         set(GAUGE, "millrace_checkpoint_rows_in", help, checkpoint.rows_in as f64)?;
         let help = "Rows written by all sinks up to the newest checkpoint, since the first start";

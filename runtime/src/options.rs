@@ -196,7 +196,7 @@ mod tests {
                                 options.insert(key, value.clone());
                             }
                         }
-                        for (mode, wanted, companion) in connectors::MODES {
+                        for (mode, wanted, companion) in connectors::kafka::MODES {
                             if (setting.key == mode && value == wanted) || setting.key == companion {
                                 options.insert(mode, wanted.to_owned());
                                 let examples = settings.iter().find(|setting| setting.key == companion);

@@ -139,6 +139,9 @@ pub struct Snapshot {
     /// Why it is not durable; empty: it is.
     #[prost(string, tag = "4")]
     pub failure: String,
+    /// The longest time that one of the tasks stood still for it, in microseconds.
+    #[prost(uint64, tag = "5")]
+    pub longest_stop_us: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use snafu::{OptionExt, ResultExt, whatever};
 
-use super::{FAST, Job, Jobs, SECONDS, SLOW, bucket_folder, statements};
+use super::{FAST, Job, Jobs, SECONDS, SLOW, THROUGH_FULL_DISK, THROUGH_OUTAGE, bucket_folder, statements};
 use crate::compare;
 use crate::events;
 use crate::outside::{self, Outcome, apply, kubectl, records, run, wait};
@@ -103,7 +103,7 @@ impl Jobs<'_> {
 
     /// From now on the store answers a job nothing but errors: checkpoints fail, and it runs on.
     pub(super) fn store_goes_out(&self) -> Outcome<Outage> {
-        let mut job = self.job("outage", &self.sql("outage", SLOW));
+        let mut job = self.job("outage", &self.sql("outage", THROUGH_OUTAGE));
         let way = Way::new()?;
         job.endpoint = way.address().to_owned();
         self.apply(&job)?;
@@ -123,7 +123,7 @@ impl Jobs<'_> {
 
     /// After a minute at least.
     pub(super) fn store_comes_back(&self, outage: Outage) -> Outcome<()> {
-        let Outage { mut job, way, pods, since } = outage;
+        let Outage { job, way, pods, since } = outage;
         outside::pause(OUTAGE.saturating_sub(since.elapsed()));
         let (running, now) = (self.status("outage")?, self.pods("outage")?);
         way.set_out(false);
@@ -132,8 +132,6 @@ impl Jobs<'_> {
             whatever!("the job has not run on through the outage: {now:?} were {pods:?}; {status}");
         }
         self.condition("outage", "Degraded", "False", "Healthy", &[])?;
-        job.sql = self.sql("outage", FAST);
-        self.apply(&job)?;
         self.finish(&job)?;
         (self.say)("a store that answers errors for a minute: said; the job ran on, and its rows are right");
         Ok(())
@@ -144,14 +142,12 @@ impl Jobs<'_> {
         let bucket = format!("{}-full", self.namespace);
         let folder = bucket_folder()?.with_file_name(&bucket);
         let disk = SmallDisk::mount(&folder)?;
-        let mut state = self.job("full", &self.sql("full", SLOW));
+        let mut state = self.job("full", &self.sql("full", THROUGH_FULL_DISK));
         state.location = format!("s3://{bucket}/state");
-        let at = |rate: u64| {
-            let files =
-                format!("'connector' = 'filesystem', 'path' = 's3://{bucket}/results', 'format' = 'json'");
-            statements(&format!("'rows-per-second' = '{rate}', "), &files)
-        };
-        let mut results = self.job("full-results", &at(SLOW));
+        let files =
+            format!("'connector' = 'filesystem', 'path' = 's3://{bucket}/results', 'format' = 'json'");
+        let rate = format!("'rows-per-second' = '{THROUGH_FULL_DISK}', ");
+        let results = self.job("full-results", &statements(&rate, &files));
         for job in [&state, &results] {
             self.apply(job)?;
         }
@@ -170,10 +166,6 @@ impl Jobs<'_> {
         disk.make_room()?;
         for job in [&state, &results] {
             self.condition(job.name, "Degraded", "False", "Healthy", &[])?;
-        }
-        (state.sql, results.sql) = (self.sql("full", FAST), at(FAST));
-        for job in [&state, &results] {
-            self.apply(job)?;
         }
         self.finish(&state)?;
         self.phase("full-results", "Succeeded")?;

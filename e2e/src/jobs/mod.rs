@@ -19,6 +19,9 @@ const SECONDS: u64 = 150;
 /// Events of the generator, and the rate that keeps a job busy until it is told otherwise.
 const EVENTS: u64 = 200_000;
 const SLOW: u64 = 1_000;
+/// Rates at which jobs come to their end by themselves soon after what happens to them: in two minutes, and in less than one.
+const THROUGH_OUTAGE: u64 = 1_500;
+const THROUGH_FULL_DISK: u64 = 4_000;
 const FAST: u64 = 1_000_000;
 
 /// A manifest's parts that the cases change.

@@ -19,6 +19,8 @@ pub struct Pending {
     waiting: Vec<WorkerId>,
     states: BTreeMap<WorkerId, Vec<SubtaskState>>,
     bytes: u64,
+    /// The longest time that a task stood still for it, of those that are known.
+    pub longest_stop_us: u64,
 }
 
 /// What an answer means for a checkpoint.
@@ -41,6 +43,7 @@ impl Pending {
             waiting: workers,
             states: BTreeMap::new(),
             bytes: 0,
+            longest_stop_us: 0,
         }
     }
 

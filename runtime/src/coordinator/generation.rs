@@ -299,9 +299,13 @@ impl RunningJob<'_> {
                     self.failed(run, &snapshot.failure);
                     return Ok(());
                 }
+                if epoch == pending.epoch {
+                    pending.longest_stop_us = pending.longest_stop_us.max(snapshot.longest_stop_us);
+                }
                 let answered = pending.answer(worker, epoch, snapshot.subtasks, snapshot.bytes);
                 if let Answered::Complete { subtasks, bytes } = answered {
-                    let Pending { started, is_last, is_final, .. } = *pending;
+                    let Pending { started, is_last, is_final, longest_stop_us, .. } = *pending;
+                    self.report.send_modify(|report| report.longest_stop_us = longest_stop_us);
                     run.pending = None;
                     run.publishing = Some((self.publish(epoch, subtasks, bytes, started, is_final), is_last));
                 }
@@ -390,6 +394,7 @@ impl RunningJob<'_> {
         info!(
             epoch = done.epoch,
             duration_ms = done.duration_ms,
+            longest_stop_us = self.report.borrow().longest_stop_us,
             bytes = done.bytes,
             rows_in = done.rows_in,
             rows_out = done.rows_out,

@@ -58,6 +58,8 @@ pub struct JobReport {
     pub public: Report,
     /// What sinks had written by the checkpoint that this generation began with.
     pub restored_rows_out: u64,
+    /// The longest time that a task stood still for the newest checkpoint whose state was written, in microseconds.
+    pub longest_stop_us: u64,
     /// Figures of the tasks, by worker.
     pub tasks: BTreeMap<WorkerId, Vec<TaskReport>>,
 }

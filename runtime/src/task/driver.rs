@@ -214,6 +214,7 @@ impl Task {
     }
 
     fn snapshot(&mut self, barrier: Barrier) -> TaskSnapshot {
+        let began = self.clock.elapsed();
         let is_full = self.needs_full_snapshot.swap(false, Ordering::Relaxed);
         let (mut late, mut bytes) = (0, 0);
         let operators = self.chain.steps.iter_mut().map(|step| {
@@ -248,6 +249,7 @@ impl Task {
             operators,
             source,
             sink,
+            stop: self.clock.elapsed().saturating_sub(began),
         }
     }
 }

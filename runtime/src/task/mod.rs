@@ -12,6 +12,7 @@ mod waits;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use snafu::Snafu;
@@ -92,6 +93,8 @@ pub struct TaskSnapshot {
     pub operators: Vec<(usize, OperatorSnapshot)>,
     pub source: Option<SourceSnapshot>,
     pub sink: Option<SinkSnapshot>,
+    /// For so long the task stood still to take it.
+    pub stop: Duration,
 }
 
 /// A source's state at a barrier.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use snafu::{ResultExt, Snafu};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::checkpoint::records::{Run, SubtaskState, TableState};
 use crate::checkpoint::store::Created;
@@ -158,6 +159,8 @@ impl Snapshots {
         epoch: Epoch,
         snapshots: Vec<TaskSnapshot>,
     ) -> Result<Snapshot, SnapshotError> {
+        let stops = snapshots.iter().map(|snapshot| snapshot.stop.as_micros() as u64);
+        let longest_stop_us = stops.max().unwrap_or_default();
         // First of all: what sinks have prepared must be known even if what follows fails and the job runs on.
         let mut snapshots = snapshots;
         for snapshot in &mut snapshots {
@@ -216,7 +219,7 @@ impl Snapshots {
         self.is_broken = false;
         let mut subtasks: Vec<SubtaskState> = self.states.values().cloned().collect();
         subtasks.sort_by(|a, b| (&a.operator, a.subtask).cmp(&(&b.operator, b.subtask)));
-        Ok(Snapshot { epoch: epoch.0, subtasks, bytes, failure: String::new() })
+        Ok(Snapshot { epoch: epoch.0, subtasks, bytes, failure: String::new(), longest_stop_us })
     }
 }
 
@@ -237,13 +240,14 @@ async fn store_segment(
     bytes: Vec<u8>,
     verifies: bool,
 ) -> Result<u64, SnapshotError> {
-    let length = bytes.len() as u64;
-    let created = store.create(key, bytes.clone()).await?;
+    // Not the bytes themselves: a large segment would be in memory twice.
+    let (length, hash) = (bytes.len() as u64, xxh3_64(&bytes));
+    let created = store.create(key, bytes).await?;
     if !verifies {
         return Ok(length);
     }
     let Some(stored) = store.get(key).await? else { return TakenSnafu { key }.fail() };
-    if created == Created::Exists && stored != bytes {
+    if created == Created::Exists && (stored.len() as u64, xxh3_64(&stored)) != (length, hash) {
         return TakenSnafu { key }.fail();
     }
     SegmentReader::open(&stored).and_then(|reader| reader.verify()).context(VerifySnafu { key })?;
@@ -338,6 +342,7 @@ mod tests {
         };
         let prepared = async move { Ok(vec![vec![epoch as u8]]) }.boxed();
         TaskSnapshot {
+            stop: std::time::Duration::ZERO,
             epoch: Epoch(epoch),
             chain: 0,
             subtask: 0,

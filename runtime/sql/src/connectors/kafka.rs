@@ -1,0 +1,144 @@
+//! Options of Kafka's connectors that say where and how much is read and written; security and keys have files of their own.
+
+use std::collections::BTreeMap;
+
+use super::ValueKind::{Duration, Number, Offsets, OneOf, Text};
+use super::{FORMAT, Mistake, Role, Setting, connection, kafka_keys, kafka_security, meaning, required};
+
+pub const SERVERS: Setting = connection("properties.bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
+pub const SERVERS_SHORT: Setting = connection("bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
+
+/// Stores of other types belong to Java.
+const PEM: &[&str] = &["PEM"];
+
+/// How Kafka's brokers are spoken to, as Kafka's clients call it.
+pub const SECURITY: &[Setting] = &[
+    connection(kafka_security::PROTOCOL, OneOf(kafka_security::PROTOCOLS)),
+    connection(kafka_security::MECHANISM, OneOf(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])),
+    connection(kafka_security::JAAS, Text(kafka_security::JAAS_EXAMPLE)),
+    connection(kafka_security::AUTHORITY_TYPE, OneOf(PEM)),
+    connection(kafka_security::AUTHORITY, Text("${secret:kafka-ca}")),
+    connection(kafka_security::AUTHORITY_FILE, Text("/etc/kafka/ca.pem")),
+    connection(kafka_security::KEY_TYPE, OneOf(PEM)),
+    connection(kafka_security::CHAIN, Text("${secret:kafka-certificate}")),
+    connection(kafka_security::KEY, Text("${secret:kafka-key}")),
+];
+
+const KEY_FORMAT: Setting = meaning(kafka_keys::FORMAT, kafka_keys::FORMATS);
+const KEY_FIELDS: Setting = meaning(kafka_keys::FIELDS, Text("id;region"));
+const KEY_PREFIX: Setting = meaning(kafka_keys::PREFIX, Text("key_"));
+const VALUE_FIELDS: Setting = meaning(kafka_keys::INCLUDE, kafka_keys::INCLUDES);
+
+pub const SOURCE: &[Setting] = &[
+    required("topic", Text("orders")),
+    SERVERS,
+    SERVERS_SHORT,
+    FORMAT,
+    meaning(
+        "scan.startup.mode",
+        OneOf(&["earliest-offset", "latest-offset", "timestamp", "specific-offsets"]),
+    ),
+    meaning("scan.startup.timestamp-millis", Number(0)),
+    meaning("scan.startup.specific-offsets", Offsets),
+    meaning("scan.bounded.mode", OneOf(&["unbounded", "latest-offset", "timestamp", "specific-offsets"])),
+    meaning("scan.bounded.timestamp-millis", Number(0)),
+    meaning("scan.bounded.specific-offsets", Offsets),
+    connection("scan.topic-partition-discovery.interval", Duration),
+    KEY_FORMAT,
+    KEY_FIELDS,
+    KEY_PREFIX,
+    VALUE_FIELDS,
+    meaning("properties.isolation.level", OneOf(&["read_committed", "read_uncommitted"])),
+];
+
+const COMPRESSION: Setting =
+    connection("properties.compression.type", OneOf(&["none", "gzip", "snappy", "lz4", "zstd"]));
+
+pub const SINK: &[Setting] = &[
+    COMPRESSION,
+    required("topic", Text("totals")),
+    SERVERS,
+    SERVERS_SHORT,
+    FORMAT,
+    KEY_FORMAT,
+    KEY_FIELDS,
+    KEY_PREFIX,
+    VALUE_FIELDS,
+    connection("sink.partitioner", OneOf(&["default", "fixed", "round-robin"])),
+    meaning("sink.delivery-guarantee", OneOf(&["exactly-once"])),
+    connection("properties.transaction.timeout.ms", Number(1)),
+];
+
+pub const UPSERT_SINK: &[Setting] = &[
+    COMPRESSION,
+    required("topic", Text("totals")),
+    SERVERS,
+    SERVERS_SHORT,
+    required("key.format", OneOf(&["json"])),
+    required("value.format", OneOf(&["json"])),
+    meaning("value.fields-include", OneOf(&["ALL"])),
+    meaning("sink.delivery-guarantee", OneOf(&["exactly-once"])),
+    connection("properties.transaction.timeout.ms", Number(1)),
+];
+
+/// Modes of Kafka's sources that go with another option, and that option.
+pub const MODES: [(&str, &str, &str); 4] = [
+    ("scan.startup.mode", "timestamp", "scan.startup.timestamp-millis"),
+    ("scan.startup.mode", "specific-offsets", "scan.startup.specific-offsets"),
+    ("scan.bounded.mode", "timestamp", "scan.bounded.timestamp-millis"),
+    ("scan.bounded.mode", "specific-offsets", "scan.bounded.specific-offsets"),
+];
+
+pub fn check_modes(options: &BTreeMap<String, String>) -> Vec<Mistake> {
+    let mistake = |(mode, value, companion): (&str, &str, &str)| {
+        let is_so = options.get(mode).is_some_and(|given| given == value);
+        let (key, message, hint) = match (is_so, options.contains_key(companion)) {
+            (true, false) => {
+                (mode, format!("'{mode}' = '{value}' needs '{companion}'"), format!("add '{companion}'"))
+            }
+            (false, true) => (
+                companion,
+                format!("the option '{companion}' needs '{mode}' = '{value}'"),
+                format!("add '{mode}' = '{value}', or remove it"),
+            ),
+            _ => return None,
+        };
+        Some(Mistake { key: Some(key.to_owned()), message, hint: Some(hint) })
+    };
+    MODES.into_iter().filter_map(mistake).collect()
+}
+
+pub fn check_topics(options: &BTreeMap<String, String>, role: Option<Role>) -> Option<Mistake> {
+    let topics: Vec<&str> =
+        options.get("topic")?.split(';').map(str::trim).filter(|topic| !topic.is_empty()).collect();
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&letter);
+    if let Some(wrong) = topics.iter().find(|topic| !topic.chars().all(is_letter)) {
+        return Some(Mistake {
+            key: Some("topic".to_owned()),
+            message: format!("the option 'topic': '{wrong}' is not the name of a topic"),
+            hint: Some(
+                "its letters are a-z, A-Z, 0-9, '.', '_' and '-'; several topics have ';' between".to_owned(),
+            ),
+        });
+    }
+    let topics = topics.len();
+    let with_offsets = MODES
+        .iter()
+        .map(|(.., companion)| *companion)
+        .find(|key| key.ends_with("offsets") && options.contains_key(*key));
+    let (key, message, hint) = match (topics, role, with_offsets) {
+        (0 | 1, ..) => return None,
+        (_, Some(Role::Sink), _) => (
+            "topic",
+            "the option 'topic' names several topics, and rows are written to one".to_owned(),
+            "write an INSERT INTO for each, in one EXECUTE STATEMENT SET",
+        ),
+        (_, _, Some(key)) => (
+            key,
+            format!("the option '{key}' is of one topic, and 'topic' names several"),
+            "declare a table for each topic, and read them with UNION ALL",
+        ),
+        _ => return None,
+    };
+    Some(Mistake { key: Some(key.to_owned()), message, hint: Some(hint.to_owned()) })
+}

@@ -88,11 +88,20 @@ impl Jobs<'_> {
         }
         (self.say)("life: edits that mean something else are refused, and the job runs on");
 
-        // What the state fits may change, and how the outside is reached: the rest of the input comes at full speed.
+        // What the state fits may change.
         let before = self.number("life", "/status/lastCheckpoint/epoch")?;
-        job.sql = self.sql("life", FAST).replace("event_type = 2", "event_type > 1 AND event_type < 3");
+        let edited = |sql: String| sql.replace("event_type = 2", "event_type > 1 AND event_type < 3");
+        job.sql = edited(job.sql);
         self.apply(&job)?;
+        self.wait_for("life", "another attempt runs the edited SQL", |status| {
+            status["attempt"] == 4 && status["phase"] == "Running"
+        })?;
         self.restored("life", before)?;
+        (self.say)("life: an edit that its state fits goes on from it");
+
+        // And how the outside is reached: the rest of the input comes at full speed.
+        job.sql = edited(self.sql("life", FAST));
+        self.apply(&job)?;
         self.finish(&job)?;
 
         job.parallelism = 1;

@@ -41,7 +41,7 @@ const CRATES: &[(&str, Rows)] = &[
         "runtime/sql",
         &[
             &["planner"],
-            &["evaluate", "metadata", "nexmark"],
+            &["evaluate", "kafka_keys", "metadata", "nexmark"],
             &["dialect", "functions"],
             &["plan"],
             &["connectors"],

@@ -1,7 +1,6 @@
 //! The connectors and their options: what may stand in WITH, what it may say, and what may be edited while a job has state.
 
 pub mod kafka;
-pub mod kafka_keys;
 pub mod kafka_security;
 
 use std::collections::BTreeMap;

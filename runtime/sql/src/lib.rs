@@ -11,6 +11,7 @@ pub mod diagnostic;
 pub mod dialect;
 pub mod evaluate;
 pub mod functions;
+pub mod kafka_keys;
 pub mod metadata;
 pub mod nexmark;
 pub mod plan;

@@ -8,7 +8,7 @@ use arrow::compute::{CastOptions, cast_with_options, concat_batches};
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::FormatOptions;
 use bytes::Bytes;
-use millrace_sql::connectors::kafka_keys::{self, Keys};
+use millrace_sql::kafka_keys::{self, Keys};
 use millrace_sql::plan::{Leaf, Source as SourcePlan};
 use tracing::warn;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ValueKind::{Duration, Number, Offsets, OneOf, Text};
-use super::{FORMAT, Mistake, Role, Setting, connection, kafka_keys, kafka_security, meaning, required};
+use super::{FORMAT, Mistake, Role, Setting, connection, kafka_security, meaning, required};
 
 pub const SERVERS: Setting = connection("properties.bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
 pub const SERVERS_SHORT: Setting = connection("bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
@@ -24,10 +24,13 @@ pub const SECURITY: &[Setting] = &[
     connection(kafka_security::KEY, Text("${secret:kafka-key}")),
 ];
 
-const KEY_FORMAT: Setting = meaning(kafka_keys::FORMAT, kafka_keys::FORMATS);
-const KEY_FIELDS: Setting = meaning(kafka_keys::FIELDS, Text("id;region"));
-const KEY_PREFIX: Setting = meaning(kafka_keys::PREFIX, Text("key_"));
-const VALUE_FIELDS: Setting = meaning(kafka_keys::INCLUDE, kafka_keys::INCLUDES);
+/// What the columns of keys are left out of values by.
+pub const EXCEPT_KEY: &str = "EXCEPT_KEY";
+
+pub const KEY_FORMAT: Setting = meaning("key.format", OneOf(&["json", "csv", "raw"]));
+pub const KEY_FIELDS: Setting = meaning("key.fields", Text("id;region"));
+pub const KEY_PREFIX: Setting = meaning("key.fields-prefix", Text("key_"));
+pub const VALUE_FIELDS: Setting = meaning("value.fields-include", OneOf(&["ALL", EXCEPT_KEY]));
 
 pub const SOURCE: &[Setting] = &[
     required("topic", Text("orders")),

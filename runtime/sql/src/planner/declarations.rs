@@ -4,9 +4,10 @@ use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::mistakes::at;
-use crate::connectors::{self, Mistake, Role, kafka_keys};
+use crate::connectors::{self, Mistake, Role};
 use crate::diagnostic::Diagnostic;
 use crate::dialect::{ColumnDeclaration, ColumnKind, CreateTable, Query, Statement};
+use crate::kafka_keys;
 use crate::metadata;
 use crate::nexmark;
 use crate::plan::{DataType, TypeKind};

@@ -23,7 +23,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
 use kafka_protocol::records::Compression;
-use millrace_sql::connectors::kafka_keys::{self, Keys};
+use millrace_sql::kafka_keys::{self, Keys};
 use millrace_sql::plan::Table;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};

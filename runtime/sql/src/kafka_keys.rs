@@ -2,20 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::{Mistake, ValueKind};
+use crate::connectors::Mistake;
+use crate::connectors::kafka::{self, EXCEPT_KEY};
 use crate::plan::{DataType, Table, TypeKind};
 use crate::similar::closest;
 
-pub const FORMAT: &str = "key.format";
-pub const FIELDS: &str = "key.fields";
-pub const PREFIX: &str = "key.fields-prefix";
-pub const INCLUDE: &str = "value.fields-include";
-
-/// What the columns of keys are left out of values by.
-const EXCEPT_KEY: &str = "EXCEPT_KEY";
-
-pub const FORMATS: ValueKind = ValueKind::OneOf(&["json", "csv", "raw"]);
-pub const INCLUDES: ValueKind = ValueKind::OneOf(&["ALL", EXCEPT_KEY]);
+pub const FORMAT: &str = kafka::KEY_FORMAT.key;
+pub const FIELDS: &str = kafka::KEY_FIELDS.key;
+pub const PREFIX: &str = kafka::KEY_PREFIX.key;
+pub const INCLUDE: &str = kafka::VALUE_FIELDS.key;
 
 /// The key of a table's records.
 #[derive(Debug, Clone, PartialEq, Eq)]

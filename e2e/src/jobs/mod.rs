@@ -20,7 +20,7 @@ const SECONDS: u64 = 150;
 const EVENTS: u64 = 200_000;
 const SLOW: u64 = 1_000;
 /// Rates at which jobs come to their end by themselves soon after what happens to them: in two minutes, and in less than one.
-const THROUGH_OUTAGE: u64 = 1_500;
+const THROUGH_OUTAGE: u64 = 2_000;
 const THROUGH_FULL_DISK: u64 = 4_000;
 const FAST: u64 = 1_000_000;
 

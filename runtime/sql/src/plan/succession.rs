@@ -58,6 +58,14 @@ pub fn succeed(stored: &Plan, compiled: &Plan) -> Result<Succession, Vec<String>
             changes.insert(new);
         }
     }
+    for (index, operator) in plan.operators.iter().enumerate().filter(|(index, _)| known[*index]) {
+        if has_event_time(operator) && reads_anew(&plan, index, &known) {
+            differences.insert(format!(
+                "'{}' gets rows of a new source, which would be late for the windows that have fired",
+                operator.id
+            ));
+        }
+    }
     match differences.is_empty() {
         true => Ok(Succession { plan, changes: changes.into_iter().collect() }),
         false => Err(differences.into_iter().collect()),
@@ -75,6 +83,18 @@ fn comes_late(plan: &Plan, index: usize, known: &[bool]) -> bool {
     plan.inputs(index).map(|edge| edge.from as usize).any(|above| {
         let is_source = matches!(plan.operators[above].kind, Some(OperatorKind::Source(_)));
         (is_source && known[above]) || comes_late(plan, above, known)
+    })
+}
+
+fn has_event_time(operator: &Operator) -> bool {
+    matches!(operator.kind, Some(OperatorKind::WindowAggregate(_) | OperatorKind::SessionAggregate(_)))
+}
+
+/// True if rows come to an operator from a source that reads from its beginning.
+fn reads_anew(plan: &Plan, index: usize, known: &[bool]) -> bool {
+    plan.inputs(index).map(|edge| edge.from as usize).any(|above| {
+        let is_source = matches!(plan.operators[above].kind, Some(OperatorKind::Source(_)));
+        (is_source && !known[above]) || reads_anew(plan, above, known)
     })
 }
 
@@ -382,6 +402,27 @@ mod tests {
                 ("another window", "'5' SECOND", "'6' SECOND", &["in HOP(slide 1 s, size 6 s)"]),
             ],
         );
+    }
+
+    #[test]
+    fn windows_that_have_fired_get_no_rows_of_a_source_that_begins() {
+        let compiled = compile(
+            "CREATE TABLE a (x BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts)
+               WITH ('connector' = 'kafka', 'topic' = 't', 'format' = 'json', 'bootstrap.servers' = 'a:9092');
+             CREATE TABLE b (n BIGINT) WITH ('connector' = 'blackhole');
+             INSERT INTO b SELECT COUNT(*) FROM TABLE(TUMBLE(TABLE a, DESCRIPTOR(ts), INTERVAL '1' SECOND))
+             GROUP BY window_start, window_end;",
+        );
+        let compiled = compiled.unwrap();
+        let mut stored = compiled.clone();
+        let source = stored.operators.iter_mut().find(|operator| operator.id == "b/a/source").unwrap();
+        (source.id, source.kind) =
+            ("b/earlier/calc".to_owned(), Some(OperatorKind::Calc(Default::default())));
+
+        let differences = succeed(&stored, &compiled).unwrap_err();
+
+        let told = "'b/a/tumble' gets rows of a new source, which would be late";
+        assert!(differences.iter().any(|found| found.contains(told)), "{differences:?}");
     }
 
     #[test]

@@ -264,23 +264,28 @@ impl Broker {
         self.wait();
     }
 
+    /// Makes a topic, which the first broker has.
     pub fn create_topic(&self, topic: &str, partitions: i32) {
-        let wanted = CreatableTopic::default().with_num_partitions(partitions).with_replication_factor(1);
-        self.create(topic, partitions, wanted);
+        self.create(topic, partitions, 1);
     }
 
     /// Makes a topic with one partition, which the second broker alone has.
     pub fn create_topic_at_second(&self, topic: &str) {
-        let second = CreatableReplicaAssignment::default().with_broker_ids(vec![BrokerId(2)]);
-        let wanted = CreatableTopic::default()
-            .with_num_partitions(-1)
-            .with_replication_factor(-1)
-            .with_assignments(vec![second]);
-        self.create(topic, 1, wanted);
+        self.create(topic, 1, 2);
     }
 
-    fn create(&self, topic: &str, partitions: i32, wanted: CreatableTopic) {
-        let wanted = wanted.with_name(name(topic));
+    /// Makes a topic at one broker: left to themselves, two brokers share topics as chance has it.
+    fn create(&self, topic: &str, partitions: i32, broker: i32) {
+        let at_broker = |index| {
+            CreatableReplicaAssignment::default()
+                .with_partition_index(index)
+                .with_broker_ids(vec![BrokerId(broker)])
+        };
+        let wanted = CreatableTopic::default()
+            .with_name(name(topic))
+            .with_num_partitions(-1)
+            .with_replication_factor(-1)
+            .with_assignments((0..partitions).map(at_broker).collect());
         let request = CreateTopicsRequest::default().with_topics(vec![wanted]).with_timeout_ms(10_000);
         let answer =
             self.runtime.block_on(async { self.client().call(&self.address, &request, 7).await }).unwrap();

@@ -53,6 +53,19 @@ pub struct Report {
     pub workers: u32,
 }
 
+impl Report {
+    /// Why it cannot be read: its form is of a later release. `None`: it can be.
+    pub fn refusal(&self) -> Option<String> {
+        (self.contract > VERSION).then(|| {
+            format!(
+                "the coordinator reports in form {}, and this controller reads forms up to {VERSION}: upgrade the controller to \
+                 the release of the job's image, or start the job with the controller's own image",
+                self.contract
+            )
+        })
+    }
+}
+
 /// The newest complete checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -1,6 +1,7 @@
 //! Manifests that are accepted or refused, and the committed definition.
 
 use kube::CustomResourceExt;
+use millrace_crds::contract::{ColumnChecksum, Report, ReportedCheckpoint, ReportedPhase};
 use millrace_crds::{StreamJob, manifest};
 
 const GOOD: &str = "
@@ -188,4 +189,62 @@ fn the_committed_definition_is_current() {
         let is_current = std::fs::read_to_string(path).unwrap_or_default() == current;
         assert!(is_current, "{path} is not what the types say: run `make generate`");
     }
+}
+
+/// A report as the first release writes it: a later controller must read it, and every field of it.
+#[test]
+fn a_report_of_each_release_is_read() {
+    let stored = include_str!("reports/0.1.json");
+    let expected = Report {
+        contract: 1,
+        version: 42,
+        name: "totals".to_owned(),
+        uid: "5f0c9a52-9c6e-4a0e-8a5c-0d3c6f1f7a11".to_owned(),
+        attempt: 3,
+        phase: ReportedPhase::Recovering,
+        tries_again: true,
+        generation: 7,
+        restored_epoch: 118,
+        restarts: 2,
+        parallelism: 4,
+        last_checkpoint: Some(ReportedCheckpoint {
+            epoch: 118,
+            completed_at_ms: 1_790_000_000_123,
+            duration_ms: 310,
+            bytes: 1 << 20,
+            rows_in: 9_007_199_254_740_993,
+            rows_out: 123_456,
+            late_rows: 17,
+            checksums: vec![ColumnChecksum {
+                sink: "totals".to_owned(),
+                column: "total".to_owned(),
+                checksum: "00ff00ff00ff00ff".to_owned(),
+            }],
+        }),
+        failed_checkpoints: 5,
+        last_checkpoint_failure: Some("the store answered 503".to_owned()),
+        last_failure: Some("lost worker 2: its connection was closed".to_owned()),
+        last_failure_kind: Some("WorkerLost".to_owned()),
+        failures_since_checkpoint: 1,
+        workers: 2,
+    };
+
+    let read: Report = serde_json::from_str(stored).unwrap();
+
+    assert_eq!(read, expected);
+    assert_eq!(read.refusal(), None);
+    // This release writes what it has in that form: whoever changes it must think of the controllers that are there.
+    let written = serde_json::to_value(&expected).unwrap();
+    assert_eq!(written, serde_json::from_str::<serde_json::Value>(stored).unwrap());
+}
+
+#[test]
+fn a_report_of_a_later_release_is_read_unless_its_form_is_another() {
+    let later = r#"{"contract": 1, "phase": "Rescaling", "attempt": 2, "autoscaler": {"wanted": 7}}"#;
+    let later: Report = serde_json::from_str(later).unwrap();
+    assert_eq!((later.phase, later.attempt, later.refusal()), (ReportedPhase::Unknown, 2, None));
+
+    let other: Report = serde_json::from_str(r#"{"contract": 2}"#).unwrap();
+    let refusal = other.refusal().unwrap();
+    assert!(refusal.contains("form 2") && refusal.contains("upgrade the controller"), "{refusal}");
 }

@@ -4,6 +4,7 @@
 //        java -cp JARS Kafka.java close BROKERS TOPIC
 //        java -cp JARS Kafka.java poison BROKERS TOPIC    a record that is no JSON
 //        java -cp JARS Kafka.java mark BROKERS TOPIC      a record at the end of each partition
+//        java -cp JARS Kafka.java settle BROKERS PREFIX   until no transaction of such an id is open
 //        java -cp JARS Kafka.java read BROKERS TOPIC      prints partition, offset and value of committed records for ever
 
 import java.nio.charset.StandardCharsets;
@@ -12,10 +13,13 @@ import java.time.LocalDateTime;
 import java.time.format.DateTimeFormatter;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.ListTransactionsOptions;
 import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.admin.TransactionState;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
@@ -42,6 +46,7 @@ public class Kafka {
             case "close" -> close(brokers, topic);
             case "poison" -> poison(brokers, topic);
             case "mark" -> mark(brokers, topic);
+            case "settle" -> settle(brokers, topic);
             case "read" -> read(brokers, topic);
             default -> throw new IllegalArgumentException(arguments[0]);
         }
@@ -91,6 +96,17 @@ public class Kafka {
         try (KafkaProducer<byte[], byte[]> producer = producer(brokers)) {
             for (PartitionInfo partition : producer.partitionsFor(topic)) {
                 producer.send(record(topic, partition.partition(), "mark")).get();
+            }
+        }
+    }
+
+    /** Waits until the broker has ended all transactions whose ids begin so. */
+    static void settle(String brokers, String prefix) throws Exception {
+        var open = new ListTransactionsOptions().filterStates(Set.of(
+                TransactionState.ONGOING, TransactionState.PREPARE_ABORT, TransactionState.PREPARE_EPOCH_FENCE));
+        try (Admin admin = Admin.create(Map.of("bootstrap.servers", brokers))) {
+            while (admin.listTransactions(open).all().get().stream().anyMatch(found -> found.transactionalId().startsWith(prefix))) {
+                TimeUnit.MILLISECONDS.sleep(200);
             }
         }
     }

@@ -33,12 +33,20 @@ pub struct Observed {
     pub is_coordinator_ready: bool,
     /// It is long since the job has finished: nobody is expected to read its coordinator any more.
     pub is_old: bool,
-    /// What keeps pods from running, in Kubernetes' own words.
-    pub obstacle: Option<String>,
+    pub obstacle: Option<Obstacle>,
     /// Why the wanted spec cannot become pods; only judged if it is not the one that the attempt was made for.
     pub refusal: Option<Refusal>,
     /// The spec that the attempt was made for, if it is not the wanted one.
     pub last_good: Option<StreamJobSpec>,
+}
+
+/// What keeps the job from running, or from being seen to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// Of the conditions; PascalCase, one of a closed set.
+    pub reason: &'static str,
+    /// Kubernetes' own words, if it is about pods.
+    pub message: String,
 }
 
 /// Why a spec is not acted on.

@@ -12,7 +12,7 @@ use millrace_crds::v1alpha1::{Phase, StreamJobSpec};
 
 use crate::context::Context;
 use crate::decide::{self, is_changed};
-use crate::model::Observed;
+use crate::model::{Observed, Obstacle};
 use crate::refusal::Running;
 use crate::{names, refusal};
 
@@ -44,7 +44,12 @@ pub async fn observe(job: &StreamJob, context: &Context, now: Timestamp) -> Resu
         false => context.reports.forget(namespace, names::job(job)),
     }
     let report = context.reports.latest(namespace, names::job(job)).filter(|report| is_of(report, job));
-    let refused = deployments.items.iter().find_map(refused);
+    let unreadable = report.as_ref().and_then(Report::refusal);
+    let report = report.filter(|_| unreadable.is_none());
+    let unreadable = unreadable.map(|message| Obstacle { reason: "ReportUnknown", message });
+    let pods = || pods.items.iter().find_map(obstacle);
+    let not_running = deployments.items.iter().find_map(refused).or_else(pods);
+    let not_running = not_running.map(|message| Obstacle { reason: "PodsNotRunning", message });
     let (refusal, last_good) = match is_changed(job) {
         true => {
             let configs =
@@ -67,7 +72,7 @@ pub async fn observe(job: &StreamJob, context: &Context, now: Timestamp) -> Resu
         is_coordinator_ready: coordinator
             .and_then(|deployment| deployment.status.as_ref()?.ready_replicas)
             .is_some_and(|ready| ready > 0),
-        obstacle: refused.or_else(|| pods.items.iter().find_map(obstacle)),
+        obstacle: unreadable.or(not_running),
         is_old: is_old(job, context.settings.keeps_finished, now),
         refusal,
         last_good,

@@ -154,7 +154,7 @@ fn conditions(
     let failure = status.last_failure.as_ref().map_or("", |failure| failure.message.as_str());
     let failure_kind = status.last_failure.as_ref().map(|failure| failure.kind.as_str());
     let failure_kind = failure_kind.filter(|kind| !kind.is_empty()).unwrap_or("Failed");
-    let obstacle = observed.obstacle.as_deref();
+    let obstacle = observed.obstacle.as_ref();
     let checkpoint_failure = checkpoint_failure(status.phase, observed);
     let is_down = observed
         .report
@@ -185,7 +185,7 @@ fn conditions(
             // A refused edit does not hide why the pods of the last good spec have failed.
             _ => (false, failure_kind, failure),
         },
-        (_, Some(obstacle)) => (false, "PodsNotRunning", obstacle),
+        (_, Some(obstacle)) => (false, obstacle.reason, obstacle.message.as_str()),
         (Phase::Recovering, _) if observed.report.is_none() => {
             (false, "CoordinatorSilent", "the coordinator does not answer; the job goes on when it is back")
         }
@@ -260,7 +260,7 @@ mod tests {
     use millrace_crds::contract::{Report, ReportedCheckpoint};
     use millrace_crds::manifest;
 
-    use crate::model::Refusal;
+    use crate::model::{Obstacle, Refusal};
 
     fn job() -> StreamJob {
         let yaml = "{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {name: a}, spec: {pipeline: {sql: x}}}";
@@ -306,10 +306,8 @@ mod tests {
         assert_eq!(holds(&running, "Ready"), (true, "Running".to_owned()));
         job.status = Some(running.clone());
 
-        let stuck = Observed {
-            obstacle: Some("0/2 nodes are available".to_owned()),
-            ..seen(ReportedPhase::Recovering, 1, 1_000)
-        };
+        let obstacle = Obstacle { reason: "PodsNotRunning", message: "0/2 nodes are available".to_owned() };
+        let stuck = Observed { obstacle: Some(obstacle), ..seen(ReportedPhase::Recovering, 1, 1_000) };
         let recovering = compute(&job, &run, &stuck, "image:1", at(5));
 
         assert_eq!(holds(&recovering, "Ready"), (false, "PodsNotRunning".to_owned()));
@@ -317,6 +315,12 @@ mod tests {
         assert!(holds(&recovering, "Degraded").0);
         assert_eq!(recovering.conditions[0].last_transition_time.0, at(5));
         assert_eq!(recovering.conditions[3].last_transition_time.0, at(1), "Stalled has not changed");
+        // The coordinator of a later release runs, and cannot be understood.
+        let obstacle = Obstacle { reason: "ReportUnknown", message: "it reports in form 2".to_owned() };
+        let unread = Observed { report: None, obstacle: Some(obstacle), ..stuck };
+        let unread = compute(&job, &run, &unread, "image:1", at(5));
+        assert_eq!(holds(&unread, "Ready"), (false, "ReportUnknown".to_owned()));
+        assert_eq!(holds(&unread, "Degraded"), (true, "ReportUnknown".to_owned()));
         let failed = compute(
             &job,
             &Decision::Fail { kind: "InvalidData".to_owned(), message: "x".to_owned() },

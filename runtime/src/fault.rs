@@ -55,6 +55,8 @@ pub struct Safeguards {
     pub aligns_barriers: bool,
     /// A segment is read once after it was written.
     pub verifies_segments: bool,
+    /// What a worker still has in memory is used only if it is exactly the state of the restored checkpoint.
+    pub compares_images: bool,
 }
 
 impl Default for Safeguards {
@@ -65,6 +67,7 @@ impl Default for Safeguards {
             replays_commits: true,
             aligns_barriers: true,
             verifies_segments: true,
+            compares_images: true,
         }
     }
 }

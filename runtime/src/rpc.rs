@@ -86,6 +86,9 @@ pub struct Register {
     /// Process id on its machine, for messages.
     #[prost(uint32, tag = "6")]
     pub process: u32,
+    /// Slots of which it has state in memory: they are rolled back fastest where they were.
+    #[prost(uint32, repeated, tag = "7")]
+    pub held: Vec<u32>,
 }
 
 /// Figures of a worker's tasks.

@@ -10,7 +10,7 @@ use snafu::{OptionExt, ResultExt, whatever};
 use super::{FAST, Job, Jobs, SECONDS, SLOW, THROUGH_FULL_DISK, THROUGH_OUTAGE, bucket_folder, statements};
 use crate::compare;
 use crate::events;
-use crate::outside::{self, Outcome, apply, kubectl, records, run, wait};
+use crate::outside::{self, Outcome, apply, kubectl, run, wait};
 use crate::store::Way;
 
 /// How long the store answers nothing but errors.
@@ -263,21 +263,7 @@ impl Jobs<'_> {
         self.condition("topic", "Degraded", "True", "SinkUnavailable", &[&topic, "create it"])?;
         self.kafka.run("create", &topic, &["3"])?;
         self.phase("topic", "Succeeded")?;
-        let expected = self.expected()?;
-        let file = self.folder.join("late.tsv");
-        self.kafka.run("mark", &topic, &[])?;
-        let _reader = self.kafka.start("read", &topic, &[], &file)?;
-        let is_mark = |row: &&str| *row == "mark";
-        let found = wait("the ends of all three partitions are read", SECONDS, || {
-            let found = records(&file)?;
-            let marks = found.values().map(String::as_str).filter(is_mark).count();
-            Ok((marks == 3).then_some(found))
-        })?;
-        let rows = found.values().map(String::as_str).filter(|row| !is_mark(row));
-        let difference = compare::compare(rows, &expected);
-        if !difference.is_empty() {
-            whatever!("topic: {}", difference.describe());
-        }
+        self.compare_topic(&topic, 3, &self.expected()?)?;
         let status = self.status("topic")?;
         let place = status.pointer("/status/checkpointLocation").and_then(Value::as_str).unwrap_or_default();
         let state = bucket_folder()?.join(format!("default/{}/topic/job.pb", self.namespace));

@@ -4,6 +4,7 @@
 
 mod life;
 mod mistakes;
+mod transactions;
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use serde_json::Value;
 use snafu::{OptionExt, ResultExt, whatever};
 
 use crate::compare;
-use crate::outside::{self, Kafka, Outcome, apply, kubectl, run, wait};
+use crate::outside::{self, Kafka, Outcome, apply, kubectl, records, run, wait};
 
 /// How long a condition or phase may take to come: the kubelet writes a changed Secret within a minute and a half.
 const SECONDS: u64 = 150;
@@ -83,8 +84,11 @@ impl Jobs<'_> {
         self.missing_secret()?;
         self.broken_manifests()?;
         self.life()?;
+        // The broker waits for a while before it ends a transaction; other cases go on meanwhile.
+        let cut_off = self.commits_are_cut_off()?;
         self.broken_sql_and_foreign_state()?;
         self.damaged_state()?;
+        self.transaction_is_lost(cut_off)?;
         // The store answers errors for a minute, while other jobs reach it by another way.
         let outage = self.store_goes_out()?;
         self.missing_files()?;
@@ -287,6 +291,25 @@ impl Jobs<'_> {
         let folder = job.sql.split(&format!("s3://millrace/{}/", self.namespace)).nth(1);
         let folder = folder.and_then(|rest| rest.split('\'').next()).unwrap_or_default();
         self.compare(folder, &self.expected()?)
+    }
+
+    /// Compares the committed rows of a topic, to its end.
+    fn compare_topic(&self, topic: &str, partitions: usize, expected: &[String]) -> Outcome<()> {
+        let file = self.folder.join(format!("{topic}.tsv"));
+        self.kafka.run("mark", topic, &[])?;
+        let _reader = self.kafka.start("read", topic, &[], &file)?;
+        let is_mark = |row: &&str| *row == "mark";
+        let found = wait("the ends of all partitions are read", SECONDS, || {
+            let found = records(&file)?;
+            let marks = found.values().map(String::as_str).filter(is_mark).count();
+            Ok((marks == partitions).then_some(found))
+        })?;
+        let rows = found.values().map(String::as_str).filter(|row| !is_mark(row));
+        let difference = compare::compare(rows, expected);
+        match difference.is_empty() {
+            true => Ok(()),
+            false => whatever!("{topic}: {}", difference.describe()),
+        }
     }
 
     fn compare(&self, folder: &str, expected: &[String]) -> Outcome<()> {

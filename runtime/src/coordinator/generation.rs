@@ -146,10 +146,10 @@ impl RunningJob<'_> {
     ) -> Result<Option<Vec<WorkerId>>, Stop> {
         let mut known = None;
         loop {
-            if let Some(slots) = assignment::assign(&workers.slots(), self.settings.parallelism) {
+            if let Some(slots) = assignment::assign(&workers.offers(), self.settings.parallelism) {
                 return Ok(Some(slots));
             }
-            let offered: u32 = workers.slots().iter().map(|(_, slots)| slots).sum();
+            let offered: u32 = workers.offers().iter().map(|offer| offer.slots).sum();
             if known.replace(offered) != Some(offered) {
                 info!(offered, needed = self.settings.parallelism, "waiting for workers with enough slots");
             }
@@ -174,6 +174,7 @@ impl RunningJob<'_> {
     /// Deploys to all workers and waits until all are ready to receive.
     async fn deploy(&self, workers: &mut Workers, slots: Vec<WorkerId>) -> Result<Run<'_>, Stop> {
         let members: BTreeSet<WorkerId> = slots.iter().copied().collect();
+        workers.assigned(&slots);
         let peers = members.iter().map(|worker| Peer { worker: worker.0, address: workers.address(*worker) });
         let deploy = Deploy {
             plan: Some(self.plan.clone()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::assignment::Offer;
 use crate::clock::Clock;
 use crate::model::{Attempt, Generation, JobUid, WorkerId};
 use crate::rpc::{
@@ -35,6 +36,8 @@ pub struct Joined {
     pub slots: u32,
     pub data_address: String,
     pub process: u32,
+    /// The slots that it runs or has run.
+    pub held: Vec<u32>,
     sender: mpsc::Sender<FromCoordinator>,
 }
 
@@ -91,9 +94,22 @@ impl Workers {
         self.members.remove(&worker).is_some()
     }
 
-    /// Slots of all members.
-    pub fn slots(&self) -> Vec<(WorkerId, u32)> {
-        self.members.iter().map(|(worker, joined)| (*worker, joined.slots)).collect()
+    /// What all members offer.
+    pub fn offers(&self) -> Vec<Offer> {
+        let offer = |(worker, joined): (&WorkerId, &Joined)| Offer {
+            worker: *worker,
+            slots: joined.slots,
+            held: joined.held.clone(),
+        };
+        self.members.iter().map(offer).collect()
+    }
+
+    /// Notes who runs which slot.
+    pub fn assigned(&mut self, slots: &[WorkerId]) {
+        for (worker, joined) in &mut self.members {
+            let mine = (0..).zip(slots).filter(|(_, of)| *of == worker);
+            joined.held = mine.map(|(slot, _)| slot).collect();
+        }
     }
 
     /// Where a worker listens for others.
@@ -179,6 +195,7 @@ impl Door {
             slots: register.slots,
             data_address: register.data_address,
             process: register.process,
+            held: register.held,
             sender: queue_sender,
         };
         if self.events.send(WorkerEvent::Joined(id, joined)).await.is_err() {

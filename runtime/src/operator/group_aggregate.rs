@@ -22,7 +22,7 @@ use crate::model::key_encoding::{EncodedKeys, decode, encode};
 use crate::model::key_group::{hash_of, hash_within};
 use crate::model::{Batch, RowKind};
 use crate::state::table::Chunk;
-use crate::state::{BlockRow, StateColumn, StateTable, StateType};
+use crate::state::{BlockRow, StateColumn, StateTable, StateType, TableImage};
 
 /// Names of the state tables. The namespaces of the second are numbers of aggregates.
 const GROUPS: &str = "groups";
@@ -254,6 +254,20 @@ impl Distinct {
     }
 }
 
+impl GroupAggregate {
+    fn kept(&mut self, table: &str, namespace: i64) -> Option<&mut Kept> {
+        match table {
+            GROUPS => Some(&mut self.groups),
+            DISTINCT => {
+                let mut all = self.distinct.iter_mut();
+                all.find(|distinct| distinct.accumulator as i64 == namespace)
+                    .map(|distinct| &mut distinct.counts)
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Operator for GroupAggregate {
     fn process(&mut self, batch: Batch, out: &mut dyn Collector) -> Result<(), OperatorError> {
         let input = self.prepare(&batch)?;
@@ -276,16 +290,11 @@ impl Operator for GroupAggregate {
     }
 
     fn restore(&mut self, table: &str, namespace: i64, row: BlockRow<'_>) -> Result<(), OperatorError> {
-        let written = match table {
-            GROUPS => Some(&mut self.groups),
-            DISTINCT => {
-                let mut all = self.distinct.iter_mut();
-                all.find(|distinct| distinct.accumulator as i64 == namespace)
-                    .map(|distinct| &mut distinct.counts)
-            }
-            _ => None,
-        };
-        written.and_then(|written| written.restore(&row)).context(StateSnafu { table })
+        self.kept(table, namespace).and_then(|kept| kept.restore(&row)).context(StateSnafu { table })
+    }
+
+    fn roll_back(&mut self, table: &str, namespace: i64, image: &TableImage) -> Result<(), OperatorError> {
+        self.kept(table, namespace).and_then(|kept| kept.roll_back(image)).context(StateSnafu { table })
     }
 
     fn figures(&self) -> OperatorFigures {

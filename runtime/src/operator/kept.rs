@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::OperatorTable;
-use crate::state::{BlockRow, StateTable};
+use crate::state::{BlockRow, StateTable, TableImage};
 
 /// A table is written whole again after this many snapshots of changes, so that a restore reads few runs.
 const DELTAS_MAX: u32 = 8;
@@ -39,5 +39,11 @@ impl Kept {
     pub fn restore(&mut self, row: &BlockRow<'_>) -> Option<()> {
         self.is_written = true;
         self.table.restore(row.hash, row.key, row.values)
+    }
+
+    /// Makes the table what it was; `None` if that was another kind of table.
+    pub fn roll_back(&mut self, image: &TableImage) -> Option<()> {
+        self.is_written = true;
+        self.table.roll_back(image)
     }
 }

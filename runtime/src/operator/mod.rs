@@ -22,7 +22,7 @@ use snafu::Snafu;
 
 use crate::model::key_encoding::KeyError;
 use crate::model::{Batch, EventTime};
-use crate::state::{BlockRow, TableSnapshot};
+use crate::state::{BlockRow, TableImage, TableSnapshot};
 
 /// A row could not be processed. The job fails: the same row would fail again.
 #[derive(Debug, Snafu)]
@@ -108,6 +108,11 @@ pub trait Operator: Send {
 
     /// Puts a row of a snapshot back.
     fn restore(&mut self, table: &str, _namespace: i64, _row: BlockRow<'_>) -> Result<(), OperatorError> {
+        StateSnafu { table }.fail()
+    }
+
+    /// Makes a table what it was at the barrier, instead of restoring its rows.
+    fn roll_back(&mut self, table: &str, _namespace: i64, _image: &TableImage) -> Result<(), OperatorError> {
         StateSnafu { table }.fail()
     }
 

@@ -23,7 +23,7 @@ use super::{
 use crate::model::key_encoding::{decode, encode};
 use crate::model::key_group::{hash_of, hash_within};
 use crate::model::{Batch, EventTime};
-use crate::state::{BlockRow, StateColumn, StateTable, StateType};
+use crate::state::{BlockRow, StateColumn, StateTable, StateType, TableImage};
 
 /// Name of the state table. Its columns are start and end, then the states of the aggregates.
 const SESSIONS: &str = "sessions";
@@ -391,6 +391,12 @@ impl Operator for SessionAggregate {
         self.is_restored = true;
         let is_sound = table == SESSIONS && row.key.len() >= ID_BYTES;
         is_sound.then(|| self.sessions.restore(&row)).flatten().context(StateSnafu { table })
+    }
+
+    fn roll_back(&mut self, table: &str, _: i64, image: &TableImage) -> Result<(), OperatorError> {
+        self.is_restored = true;
+        let kept = (table == SESSIONS).then_some(&mut self.sessions);
+        kept.and_then(|kept| kept.roll_back(image)).context(StateSnafu { table })
     }
 
     fn figures(&self) -> OperatorFigures {

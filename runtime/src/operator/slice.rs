@@ -16,7 +16,7 @@ use super::{OperatorError, OperatorTable, PlanSnafu, StateSnafu};
 use crate::model::key_encoding::{EncodedKeys, decode, encode};
 use crate::model::key_group::{hash_of, hash_within};
 use crate::state::table::Chunk;
-use crate::state::{BlockRow, StateTable, StateType};
+use crate::state::{BlockRow, StateTable, StateType, TableImage};
 
 /// Name of the table of aggregates; namespaces are slice ends.
 const SLICES: &str = "slices";
@@ -258,12 +258,19 @@ impl Slice {
 
     /// Puts a row of a snapshot back.
     pub fn restore(&mut self, table: &str, row: &BlockRow<'_>) -> Result<(), OperatorError> {
-        let number = || table.strip_prefix(DISTINCT)?.parse::<usize>().ok();
-        let kept = match table {
+        self.kept(table).and_then(|kept| kept.restore(row)).context(StateSnafu { table })
+    }
+
+    /// Makes a table what it was.
+    pub fn roll_back(&mut self, table: &str, image: &TableImage) -> Result<(), OperatorError> {
+        self.kept(table).and_then(|kept| kept.roll_back(image)).context(StateSnafu { table })
+    }
+
+    fn kept(&mut self, table: &str) -> Option<&mut Kept> {
+        match table {
             SLICES => Some(&mut self.groups),
-            _ => number().and_then(|number| self.values.get_mut(number)),
-        };
-        kept.and_then(|kept| kept.restore(row)).context(StateSnafu { table })
+            _ => self.values.get_mut(table.strip_prefix(DISTINCT)?.parse::<usize>().ok()?),
+        }
     }
 
     /// Bytes held, roughly.

@@ -21,8 +21,8 @@ use super::{
 use crate::model::key_encoding::encode;
 use crate::model::key_group::hash_of;
 use crate::model::{Batch, EventTime};
-use crate::state::BlockRow;
 use crate::state::table::Chunk;
+use crate::state::{BlockRow, TableImage};
 
 /// Chunks of results emitted before the driver may send them on and look at barriers.
 const CHUNKS_PER_TURN: usize = 4;
@@ -131,6 +131,12 @@ impl WindowAggregate {
         Ok(())
     }
 
+    /// The slice that something is restored of.
+    fn restored(&mut self, table: &str, slice_end: i64) -> Result<&mut Slice, OperatorError> {
+        self.add_slice(slice_end);
+        self.slices.get_mut(&slice_end).context(StateSnafu { table })
+    }
+
     fn emit(&self, window_end: i64, chunk: &Chunk, out: &mut dyn Collector) -> Result<(), OperatorError> {
         let rows = chunk.len();
         let times = |time: i64| Arc::new(TimestampMillisecondArray::from(vec![time; rows])) as ArrayRef;
@@ -210,9 +216,11 @@ impl Operator for WindowAggregate {
     }
 
     fn restore(&mut self, table: &str, namespace: i64, row: BlockRow<'_>) -> Result<(), OperatorError> {
-        self.add_slice(namespace);
-        let slice = self.slices.get_mut(&namespace).context(StateSnafu { table })?;
-        slice.restore(table, &row)
+        self.restored(table, namespace)?.restore(table, &row)
+    }
+
+    fn roll_back(&mut self, table: &str, namespace: i64, image: &TableImage) -> Result<(), OperatorError> {
+        self.restored(table, namespace)?.roll_back(table, image)
     }
 
     fn figures(&self) -> OperatorFigures {

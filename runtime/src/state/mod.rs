@@ -16,4 +16,4 @@ pub use column::{StateColumn, StateType};
 pub use segment::{
     BlockRow, SegmentError, SegmentIndex, SegmentReader, SegmentTail, SegmentWriter, verify_segment,
 };
-pub use table::{StateTable, TableSnapshot};
+pub use table::{StateTable, TableImage, TableSnapshot};

@@ -52,6 +52,17 @@ pub struct TableSnapshot {
     pub chunks: Vec<(Arc<Chunk>, Option<SlotSet>)>,
     /// Keys that are no longer there and were, or may have been, at the snapshot before.
     pub removed: RemovedKeys,
+    pub image: TableImage,
+}
+
+/// All of a table at a barrier, to roll back to without the store. Shares its chunks as a snapshot does: what it costs are the old
+/// copies of chunks that were written since.
+#[derive(Debug, Clone)]
+pub struct TableImage {
+    layout: Arc<[StateType]>,
+    chunks: Vec<Arc<Chunk>>,
+    vacant: Vec<Option<SlotSet>>,
+    slots: usize,
 }
 
 /// Keys without state.
@@ -289,7 +300,40 @@ impl StateTable {
         }
         let removed = std::mem::take(&mut self.removed);
         let removed = if is_full { RemovedKeys::default() } else { self.still_removed(removed) };
-        TableSnapshot { layout: Arc::clone(&self.layout), chunks, removed }
+        TableSnapshot { layout: Arc::clone(&self.layout), chunks, removed, image: self.image() }
+    }
+
+    fn image(&self) -> TableImage {
+        TableImage {
+            layout: Arc::clone(&self.layout),
+            chunks: self.chunks.clone(),
+            vacant: self.vacant.clone(),
+            slots: self.slots,
+        }
+    }
+
+    /// Becomes what a table of the same columns was, with nothing dirty; `None` if the columns are others.
+    pub fn roll_back(&mut self, image: &TableImage) -> Option<()> {
+        if image.layout != self.layout {
+            return None;
+        }
+        let mut table = StateTable {
+            layout: Arc::clone(&self.layout),
+            chunks: image.chunks.clone(),
+            dirty: vec![None; image.chunks.len()],
+            vacant: image.vacant.clone(),
+            removed: RemovedKeys::default(),
+            index: HashTable::with_capacity(image.slots),
+            slots: image.slots,
+        };
+        for slot in 0..image.slots as u32 {
+            if !table.is_vacant(slot) {
+                let (chunk, offset) = place(slot);
+                table.enter(image.chunks[chunk].hashes[offset], slot);
+            }
+        }
+        *self = table;
+        Some(())
     }
 
     /// Those that were not added again, each once.
@@ -453,6 +497,45 @@ mod tests {
         assert_eq!(delta.removed.hashes, (0..4900).collect::<Vec<u64>>());
         let rest: Vec<u64> = written(&table.snapshot(true)).iter().map(|(key, _)| *key).collect();
         assert_eq!(rest, (4900..5000).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn a_table_that_is_rolled_back_is_the_one_of_the_snapshot() {
+        let mut table = table();
+        (0..5000).for_each(|key| set(&mut table, key, 1));
+        table.snapshot(false);
+        for key in 10..20 {
+            remove(&mut table, key);
+        }
+        let image = table.snapshot(false).image;
+        let rows = |table: &StateTable| {
+            let mut rows = written(&table.clone().snapshot(true));
+            rows.sort_unstable();
+            rows
+        };
+        let before = rows(&table);
+        (0..6000).for_each(|key| set(&mut table, key, 2));
+        (100..200).for_each(|key| remove(&mut table, key));
+        let after = rows(&table);
+
+        let mut back = StateTable::new([StateType::I64].into());
+        back.roll_back(&image).unwrap();
+
+        assert_eq!(rows(&back), before);
+        assert_eq!((back.len(), back.occupied().count()), (4990, 4990));
+        assert_eq!(written(&back.snapshot(false)), [], "nothing is dirty");
+        // It goes on by itself, finds its keys, and changes neither the image nor the table that went on.
+        set(&mut back, 4999, 7);
+        remove(&mut back, 0);
+        set(&mut back, 15, 7);
+        let delta = back.snapshot(false);
+        assert_eq!(written(&delta), [(4999, 7), (15, 7)]);
+        assert_eq!(delta.removed.hashes, [0]);
+        assert_eq!(rows(&table), after);
+        let mut again = StateTable::new([StateType::I64].into());
+        again.roll_back(&image).unwrap();
+        assert_eq!(rows(&again), before);
+        assert!(StateTable::new([StateType::F64].into()).roll_back(&image).is_none());
     }
 
     #[test]

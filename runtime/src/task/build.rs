@@ -1,6 +1,6 @@
 //! Makes the tasks of a slot from the plan and the restored state.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -12,12 +12,13 @@ use tokio::sync::{mpsc, watch};
 use super::chain::{Chain, Step, Tail};
 use super::discovery::Discovery;
 use super::driver::{Head, Task};
+use super::restored::Restored;
 use super::source_head::{Idleness, SourceHead, Throttle};
 use super::{TaskEvent, TaskHandle};
-use crate::checkpoint::records::{Run, SubtaskState, TableState};
+use crate::checkpoint::records::SubtaskState;
 use crate::exchange::{Gate, Inbox, Output};
 use crate::fault::{CrashAfterRows, Safeguards};
-use crate::model::{Epoch, EventTime, Generation, JobUid, KeyGroups, MaxParallelism, Subtask};
+use crate::model::{Epoch, Generation, JobUid, MaxParallelism, Subtask};
 use crate::operator::calc::Calc;
 use crate::operator::group_aggregate::GroupAggregate;
 use crate::operator::local_aggregate::LocalAggregate;
@@ -25,9 +26,9 @@ use crate::operator::session_aggregate::SessionAggregate;
 use crate::operator::window_aggregate::WindowAggregate;
 use crate::operator::{Operator, OperatorError};
 use crate::outside::Outside;
-use crate::sink::{self, SinkError, SinkIdentity, Sinks, checksum};
+use crate::sink::{self, SinkError, SinkIdentity, Sinks};
 use crate::source::{self, SourceConnector, SourceError, Split};
-use crate::state::{SegmentError, SegmentReader};
+use crate::state::SegmentError;
 use crate::topology::Topology;
 
 /// Barriers and events queued between a worker and a task: more than one checkpoint is never under way.
@@ -95,81 +96,6 @@ pub struct TaskContext {
     pub safeguards: Safeguards,
 }
 
-/// The restored checkpoint: states of all old subtasks, and the segments that they name.
-#[derive(Default)]
-pub struct Restored {
-    pub subtasks: Vec<SubtaskState>,
-    /// What was fetched of each.
-    pub segments: HashMap<String, SegmentReader<'static>>,
-}
-
-impl Restored {
-    /// The names of the splits of a source.
-    fn splits(&self, operator: &str) -> BTreeSet<String> {
-        let states = self.subtasks.iter().filter(|state| state.operator == operator);
-        states.flat_map(|state| &state.splits).map(|split| split.id.clone()).collect()
-    }
-
-    /// The state of a new subtask, gathered from the old ones whatever their number: key groups by range, splits and
-    /// counts by turn.
-    pub fn inherited(
-        &self,
-        operator: &str,
-        subtask: u32,
-        parallelism: u32,
-        groups: &KeyGroups,
-    ) -> SubtaskState {
-        let old: Vec<&SubtaskState> =
-            self.subtasks.iter().filter(|state| state.operator == operator).collect();
-        let mut splits: Vec<_> = old.iter().flat_map(|state| &state.splits).cloned().collect();
-        splits.sort_by(|a, b| a.id.cmp(&b.id));
-        let mine = |index: usize| index as u32 % parallelism == subtask;
-        let mut tables: BTreeMap<(&str, i64), Vec<Run>> = BTreeMap::new();
-        for table in old.iter().flat_map(|state| &state.tables) {
-            for run in &table.runs {
-                let run = Run {
-                    first_group: run.first_group.max(groups.start),
-                    end_group: run.end_group.min(groups.end),
-                    ..run.clone()
-                };
-                if run.first_group < run.end_group {
-                    tables.entry((&table.table, table.namespace)).or_default().push(run);
-                }
-            }
-        }
-        let table = |((table, namespace), runs): ((&str, i64), Vec<Run>)| TableState {
-            table: table.to_owned(),
-            namespace,
-            runs,
-        };
-        let counted = |count: fn(&SubtaskState) -> u64| {
-            old.iter().filter(|state| mine(state.subtask as usize)).map(|state| count(state)).sum()
-        };
-        SubtaskState {
-            operator: operator.to_owned(),
-            subtask,
-            first_group: groups.start,
-            end_group: groups.end,
-            watermark: old.iter().filter_map(|state| state.watermark).max(),
-            tables: tables.into_iter().map(table).collect(),
-            splits: splits
-                .into_iter()
-                .enumerate()
-                .filter(|(index, _)| mine(*index))
-                .map(|(_, split)| split)
-                .collect(),
-            committables: Vec::new(),
-            rows: counted(|state| state.rows),
-            late_rows: counted(|state| state.late_rows),
-            checksums: checksum::sum(
-                old.iter()
-                    .filter(|state| mine(state.subtask as usize))
-                    .map(|state| state.checksums.as_slice()),
-            ),
-        }
-    }
-}
-
 /// Makes the task of a chain in a slot. `inbox` has a channel per sender, `outputs` one per exchange out of the chain.
 pub fn build(
     context: &TaskContext,
@@ -209,7 +135,7 @@ pub fn build(
                 let input =
                     above.context(PlanSnafu { message: format!("'{}' has no input", operator.id) })?;
                 let mut step = make_operator(kind, &input, output.clone())?;
-                restore(step.as_mut(), &state, restored, context.max_parallelism)?;
+                restored.restore(step.as_mut(), &state, context.max_parallelism)?;
                 steps.push(Step { index: *index, operator: step });
             }
             None => return PlanSnafu { message: format!("'{}' is of an unknown kind", operator.id) }.fail(),
@@ -312,89 +238,4 @@ fn make_operator(
             return PlanSnafu { message: "a source or sink in the middle of a chain" }.fail();
         }
     })
-}
-
-fn restore(
-    operator: &mut dyn Operator,
-    state: &SubtaskState,
-    restored: &Restored,
-    all: MaxParallelism,
-) -> Result<(), BuildError> {
-    if let Some(watermark) = state.watermark {
-        operator.restore_watermark(EventTime(watermark), state.late_rows);
-    }
-    for table in &state.tables {
-        for run in &table.runs {
-            let reader =
-                restored.segments.get(&run.segment).context(NotFetchedSnafu { key: &run.segment })?;
-            let in_segment = |source| BuildError::Segment { key: run.segment.clone(), source };
-            let groups = run.first_group..run.end_group;
-            let mut failure = None;
-            let read = reader.read(run.run, &groups, all, |row| {
-                let restored = operator.restore(&table.table, table.namespace, row);
-                restored.map_err(|error| failure = Some(error)).ok()
-            });
-            if let Some(error) = failure {
-                return Err(error.into());
-            }
-            read.map_err(in_segment)?;
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::checkpoint::records::SplitState;
-
-    fn old(subtask: u32, groups: KeyGroups) -> SubtaskState {
-        let split = |n: u32| SplitState { id: format!("s{n}"), ..Default::default() };
-        let run = Run {
-            segment: format!("seg{subtask}"),
-            run: 0,
-            rows: 1,
-            first_group: groups.start,
-            end_group: groups.end,
-            ..Default::default()
-        };
-        SubtaskState {
-            operator: "o".to_owned(),
-            subtask,
-            first_group: groups.start,
-            end_group: groups.end,
-            watermark: Some(5),
-            tables: vec![TableState { table: "t".to_owned(), namespace: 1, runs: vec![run] }],
-            splits: vec![split(subtask * 2), split(subtask * 2 + 1)],
-            committables: Vec::new(),
-            rows: 10 + u64::from(subtask),
-            late_rows: 3 + u64::from(subtask),
-            checksums: vec![5, u64::MAX - u64::from(subtask)],
-        }
-    }
-
-    #[test]
-    fn another_parallelism_inherits_everything_once() {
-        let all = MaxParallelism::new(16).unwrap();
-        let restored = Restored { subtasks: vec![old(0, 0..8), old(1, 8..16)], segments: HashMap::new() };
-        for parallelism in [1, 2, 3, 5, 16] {
-            let mine = |subtask| {
-                restored.inherited("o", subtask, parallelism, &all.owned_by(Subtask(subtask), parallelism))
-            };
-            let states: Vec<SubtaskState> = (0..parallelism).map(mine).collect();
-
-            let mut splits: Vec<&str> =
-                states.iter().flat_map(|s| &s.splits).map(|split| split.id.as_str()).collect();
-            splits.sort_unstable();
-            assert_eq!(splits, ["s0", "s1", "s2", "s3"]);
-            assert_eq!(states.iter().map(|state| state.rows).sum::<u64>(), 21);
-            assert_eq!(states.iter().map(|state| state.late_rows).sum::<u64>(), 7);
-            let checksums = checksum::sum(states.iter().map(|state| state.checksums.as_slice()));
-            assert_eq!(checksums, [10, u64::MAX - 2]);
-            let runs = states.iter().flat_map(|state| &state.tables).flat_map(|table| &table.runs);
-            let mut groups: Vec<u32> = runs.flat_map(|run| run.first_group..run.end_group).collect();
-            groups.sort_unstable();
-            assert_eq!(groups, (0..16).collect::<Vec<_>>(), "parallelism {parallelism}");
-        }
-    }
 }

@@ -7,6 +7,7 @@ mod build;
 mod chain;
 mod discovery;
 mod driver;
+mod restored;
 mod source_head;
 mod waits;
 
@@ -18,8 +19,9 @@ use futures::future::BoxFuture;
 use snafu::Snafu;
 use tokio::sync::mpsc;
 
-pub use build::{BuildError, Restored, TaskContext, build};
+pub use build::{BuildError, TaskContext, build};
 pub use driver::Task;
+pub use restored::{Restored, SubtaskImage, SubtaskKey};
 
 use waits::Waits;
 

@@ -11,7 +11,8 @@ use tracing::{info, warn};
 
 use super::WorkerContext;
 use super::data_plane::DataPlane;
-use super::restore::fetch;
+use super::restore::{fetch, inherited};
+use super::retained::Retained;
 use super::snapshots::{SnapshotError, Snapshots};
 use crate::error::chain;
 use crate::exchange::channel::CreditReturn;
@@ -89,6 +90,7 @@ impl GenerationRun {
         deploy: Deploy,
         context: &WorkerContext,
         data_plane: &DataPlane,
+        retained: &Retained,
         job: &JobUid,
     ) -> Result<Self, Failed> {
         let Some((plan, groups)) = deploy.plan.clone().zip(MaxParallelism::new(deploy.max_parallelism))
@@ -116,7 +118,10 @@ impl GenerationRun {
         };
         let mine: Vec<u32> =
             (0..deploy.parallelism).filter(|slot| deploy.slots[*slot as usize] == worker.0).collect();
-        let restored = fetch(&deploy, &mine, groups, context.store.as_ref()).await?;
+        let images =
+            retained.roll_back(inherited(&deploy, &mine, groups).iter(), context.safeguards.compares_images);
+        let restored = fetch(&deploy, &mine, groups, context.store.as_ref(), images).await?;
+        let (rolled_back, segments) = (restored.images.len(), restored.segments.len());
         let mut wiring = Wiring::new(&task_context, &deploy, worker, &mine);
         let (mut tasks, mut handles, mut states) = (Vec::new(), Vec::new(), HashMap::new());
         for chain_index in 0..task_context.topology.chains.len() {
@@ -146,6 +151,7 @@ impl GenerationRun {
             context.safeguards,
             states,
         );
+        let snapshots = snapshots.keeping(retained.clone());
         let (uploads, upload_queue) = mpsc::channel(UPLOADS_QUEUED_MAX * tasks.len().max(1));
         let (uploaded_sender, uploaded) = mpsc::channel(UPLOADS_QUEUED_MAX);
         let full: Vec<_> = handles.iter().map(|handle| Arc::clone(&handle.needs_full_snapshot)).collect();
@@ -153,7 +159,7 @@ impl GenerationRun {
         services.spawn(run_uploads(snapshots, upload_queue, uploaded_sender, move || {
             full.iter().for_each(|needs_full| needs_full.store(true, Ordering::Relaxed));
         }));
-        info!(%generation, slots = ?mine, tasks = tasks.len(), "deployed");
+        info!(%generation, slots = ?mine, tasks = tasks.len(), rolled_back, segments, "deployed");
         Ok(GenerationRun {
             generation,
             operators,

@@ -1,11 +1,12 @@
 //! A worker: offers slots to the coordinator, runs the tasks it is given, hands in its part of each checkpoint.
 //!
 //! Replaceable at any instruction: it owns nothing that is not in the store. It follows one coordinator at a time and runs
-//! tasks of one generation at a time; a newer generation ends those of the older one.
+//! tasks of one generation at a time; a newer generation ends those of the older one, and begins with what is left of its state.
 
 mod data_plane;
 mod generation;
 mod restore;
+mod retained;
 mod snapshots;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::sink::Sinks;
 use crate::transport::{Stream, Transport};
 use data_plane::DataPlane;
 use generation::{GenerationRun, Happened};
+use retained::Retained;
 
 /// What a worker needs to know.
 #[derive(Clone)]
@@ -85,6 +87,7 @@ pub struct Worker {
     settings: WorkerSettings,
     context: WorkerContext,
     data_plane: DataPlane,
+    retained: Retained,
     figures: watch::Sender<WorkerFigures>,
 }
 
@@ -94,7 +97,13 @@ impl Worker {
         let listener = context.transport.listen(&settings.listen).await;
         let listener = listener.context(ListenSnafu { address: settings.listen.clone() })?;
         let data_plane = DataPlane::new(listener, settings.job.clone());
-        Ok(Worker { settings, context, data_plane, figures: watch::Sender::default() })
+        Ok(Worker {
+            settings,
+            context,
+            data_plane,
+            retained: Retained::default(),
+            figures: watch::Sender::default(),
+        })
     }
 
     /// What its tasks do, renewed with every sign of life.
@@ -112,6 +121,7 @@ impl Worker {
             slots: self.settings.slots,
             data_address: format!("{}:{}", self.settings.host, self.data_plane.port()),
             process: std::process::id(),
+            held: self.retained.slots().into_iter().collect(),
         };
         sender.send(&FromWorker { generation: 0, says: Some(WorkerSays::Register(register)) }).await?;
         let welcome: FromCoordinator = receiver.receive().await?;
@@ -195,6 +205,7 @@ impl Session<'_> {
                     *deploy,
                     &self.worker.context,
                     &self.worker.data_plane,
+                    &self.worker.retained,
                     &self.worker.settings.job,
                 );
                 match alive_while(deployed, self.worker.context.clock, sender).await? {

@@ -1,17 +1,19 @@
 //! Fetches what this worker's slots need of a checkpoint: of each segment the blocks with their key groups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 
 use super::generation::failed;
 use crate::checkpoint::Store;
+use crate::checkpoint::records::SubtaskState;
 use crate::error::chain;
 use crate::model::{KeyGroups, MaxParallelism, Subtask};
 use crate::rpc::{Deploy, Failed};
 use crate::state::{SegmentIndex, SegmentReader, SegmentTail};
-use crate::task::{BuildError, Restored};
+use crate::task::{BuildError, Restored, SubtaskImage, SubtaskKey};
 
 /// Segments that are fetched at a time.
 const FETCHES: usize = 8;
@@ -36,26 +38,49 @@ pub async fn fetch(
     mine: &[u32],
     groups: MaxParallelism,
     store: &dyn Store,
+    images: HashMap<SubtaskKey, Arc<SubtaskImage>>,
 ) -> Result<Restored, Failed> {
-    let owned: Vec<KeyGroups> =
-        mine.iter().map(|slot| groups.owned_by(Subtask(*slot), deploy.parallelism)).collect();
-    let fetched = futures::stream::iter(wanted(deploy, &owned))
+    let owned: Vec<(u32, KeyGroups)> =
+        mine.iter().map(|slot| (*slot, groups.owned_by(Subtask(*slot), deploy.parallelism))).collect();
+    let fetched = futures::stream::iter(wanted(deploy, &owned, &images))
         .map(|(key, wanted)| async move { segment(store, &key, &wanted).await.map(|reader| (key, reader)) })
         .buffered(FETCHES);
     let segments = fetched.try_collect().await?;
-    Ok(Restored { subtasks: deploy.restored.clone(), segments })
+    Ok(Restored { subtasks: deploy.restored.clone(), segments, images })
 }
 
-/// Which key groups of which runs of which segments hold state of these key groups.
-fn wanted(deploy: &Deploy, owned: &[KeyGroups]) -> BTreeMap<String, Wanted> {
+/// The states that this worker's subtasks are to have.
+pub fn inherited(deploy: &Deploy, mine: &[u32], groups: MaxParallelism) -> Vec<SubtaskState> {
+    let restored = Restored { subtasks: deploy.restored.clone(), ..Restored::default() };
+    let operators: BTreeSet<&str> = restored.subtasks.iter().map(|state| state.operator.as_str()).collect();
+    let of_slot = |slot: &u32| {
+        let owned = groups.owned_by(Subtask(*slot), deploy.parallelism);
+        operators
+            .iter()
+            .map(|id| restored.inherited(id, *slot, deploy.parallelism, &owned))
+            .collect::<Vec<_>>()
+    };
+    mine.iter().flat_map(of_slot).collect()
+}
+
+/// Which key groups of which runs of which segments hold state of these slots, but for what there are images of.
+fn wanted(
+    deploy: &Deploy,
+    owned: &[(u32, KeyGroups)],
+    images: &HashMap<SubtaskKey, Arc<SubtaskImage>>,
+) -> BTreeMap<String, Wanted> {
     let mut segments: BTreeMap<String, Wanted> = BTreeMap::new();
-    for run in deploy.restored.iter().flat_map(|state| &state.tables).flat_map(|table| &table.runs) {
-        for range in owned {
-            let groups = run.first_group.max(range.start)..run.end_group.min(range.end);
-            if !groups.is_empty() {
-                let wanted = segments.entry(run.segment.clone()).or_default();
-                wanted.bytes = run.segment_bytes;
-                wanted.runs.push((run.run, groups));
+    for state in &deploy.restored {
+        let missing = owned.iter().filter(|(slot, _)| !images.contains_key(&(state.operator.clone(), *slot)));
+        let missing: Vec<&KeyGroups> = missing.map(|(_, range)| range).collect();
+        for run in state.tables.iter().flat_map(|table| &table.runs) {
+            for range in &missing {
+                let groups = run.first_group.max(range.start)..run.end_group.min(range.end);
+                if !groups.is_empty() {
+                    let wanted = segments.entry(run.segment.clone()).or_default();
+                    wanted.bytes = run.segment_bytes;
+                    wanted.runs.push((run.run, groups));
+                }
             }
         }
     }
@@ -121,7 +146,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::checkpoint::records::{Run, SubtaskState, TableState};
+    use crate::checkpoint::records::{Run, TableState};
     use crate::checkpoint::store::Created;
     use crate::checkpoint::{FolderStore, StoreError};
     use crate::state::{SegmentWriter, StateTable, StateType};
@@ -204,7 +229,8 @@ mod tests {
         for slot in 0..8 {
             *store.1.lock() = 0;
 
-            let restored = fetch(&deploy(run.clone(), 8), &[slot], groups, &store).await.unwrap();
+            let restored =
+                fetch(&deploy(run.clone(), 8), &[slot], groups, &store, HashMap::new()).await.unwrap();
 
             let read = *store.1.lock();
             assert!(read < all / 3, "slot {slot}: {read} of {all} bytes");
@@ -218,7 +244,7 @@ mod tests {
         }
         assert_eq!(seen, run.rows);
         *store.1.lock() = 0;
-        fetch(&deploy(run.clone(), 1), &[0], groups, &store).await.unwrap();
+        fetch(&deploy(run.clone(), 1), &[0], groups, &store, HashMap::new()).await.unwrap();
         assert!(*store.1.lock() <= all + TAIL_BYTES, "all of it is read once");
     }
 
@@ -235,7 +261,8 @@ mod tests {
             let store = FolderStore::new(folder.path());
             store.create(&run.segment, damaged).await.unwrap();
 
-            let failed = fetch(&deploy(run.clone(), 8), &[3], groups, &store).await.err().unwrap();
+            let failed =
+                fetch(&deploy(run.clone(), 8), &[3], groups, &store, HashMap::new()).await.err().unwrap();
 
             assert_eq!(failed.kind, "StateDamaged", "{what}: {failed:?}");
             assert!(

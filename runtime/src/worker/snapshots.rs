@@ -6,6 +6,7 @@ use std::sync::Arc;
 use snafu::{ResultExt, Snafu};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::retained::Retained;
 use crate::checkpoint::records::{Run, SubtaskState, TableState};
 use crate::checkpoint::store::Created;
 use crate::checkpoint::{Store, StoreError, paths};
@@ -14,8 +15,8 @@ use crate::model::{Epoch, Generation, MaxParallelism, WorkerId};
 use crate::operator::OperatorTable;
 use crate::rpc::Snapshot;
 use crate::sink::{Committable, SinkError, Trouble};
-use crate::state::{SegmentError, SegmentReader, SegmentWriter};
-use crate::task::{SinkSnapshot, TaskSnapshot};
+use crate::state::{SegmentError, SegmentReader, SegmentWriter, TableImage};
+use crate::task::{SinkSnapshot, SubtaskImage, SubtaskKey, TaskSnapshot};
 
 /// A worker's part of a checkpoint could not be made durable.
 #[derive(Debug, Snafu)]
@@ -73,6 +74,7 @@ pub struct Snapshots {
     preparing: VecDeque<(Epoch, (usize, u32), SinkSnapshot)>,
     /// An upload has failed: what it held is in no segment, and only a full snapshot holds it again.
     is_broken: bool,
+    retained: Retained,
 }
 
 impl Snapshots {
@@ -98,7 +100,13 @@ impl Snapshots {
             prepared: HashMap::new(),
             preparing: VecDeque::new(),
             is_broken: false,
+            retained: Retained::default(),
         }
+    }
+
+    /// Keeps images of the state where later generations find them.
+    pub fn keeping(self, retained: Retained) -> Self {
+        Snapshots { retained, ..self }
     }
 
     /// Adds a task's snapshot; returns all of the epoch once the last one is in.
@@ -124,6 +132,7 @@ impl Snapshots {
 
     /// A checkpoint is complete and its sinks have committed: what it names need not be named again.
     pub fn completed(&mut self, epoch: Epoch) {
+        self.retained.completed(epoch);
         for prepared in self.prepared.values_mut() {
             *prepared = prepared.split_off(&epoch.next());
         }
@@ -194,12 +203,15 @@ impl Snapshots {
         }
         // Whatever order tasks have answered in.
         operators.sort_unstable_by_key(|(owner, _)| *owner);
+        let mut images = HashMap::new();
         for (owner, state) in operators {
             let Some(known) = self.states.get_mut(&owner) else { continue };
             known.watermark = state.watermark.map(|time| time.0);
             known.late_rows = state.late_rows;
             let earlier = std::mem::take(&mut known.tables);
+            let of_owner: &mut Vec<TableImage> = images.entry(owner).or_default();
             for table in state.tables {
+                of_owner.push(table.snapshot.image.clone());
                 let state = add_table(&mut writer, &key, table, &earlier, known, self.groups)?;
                 known.tables.push(state);
             }
@@ -217,9 +229,24 @@ impl Snapshots {
             store_segment(self.store.as_ref(), &key, segment, self.safeguards.verifies_segments).await?
         };
         self.is_broken = false;
+        self.retained.keep(epoch, self.named(images));
         let mut subtasks: Vec<SubtaskState> = self.states.values().cloned().collect();
         subtasks.sort_by(|a, b| (&a.operator, a.subtask).cmp(&(&b.operator, b.subtask)));
         Ok(Snapshot { epoch: epoch.0, subtasks, bytes, failure: String::new(), longest_stop_us })
+    }
+
+    /// Images beside what the checkpoint calls their tables.
+    fn named(
+        &self,
+        images: HashMap<(usize, u32), Vec<TableImage>>,
+    ) -> HashMap<SubtaskKey, Arc<SubtaskImage>> {
+        let named = images.into_iter().filter_map(|(owner, images)| {
+            let state = self.states.get(&owner)?;
+            let tables = state.tables.iter().cloned().zip(images).collect();
+            let image = SubtaskImage { groups: state.first_group..state.end_group, tables };
+            Some(((state.operator.clone(), state.subtask), Arc::new(image)))
+        });
+        named.collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Processes are killed while a job runs; its output equals that of an undisturbed run.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ fn restored_epochs(log: &str) -> Vec<u64> {
 
 #[test]
 fn killed_workers_change_nothing_in_the_output() {
-    let place = Place::new(3, SQL);
+    let place = Place::new(4, SQL);
     let mut job = place.start(&["--workers", "2"]);
     for _ in 0..2 {
         let before = checkpoints(&place.log());
@@ -68,6 +69,30 @@ fn killed_workers_change_nothing_in_the_output() {
     let restored = restored_epochs(&place.log());
     assert!(restored.len() >= 3 && restored[1..].iter().all(|epoch| *epoch > 0), "{restored:?}");
     assert_eq!((place.rows("picked"), place.rows("totals")), straight());
+    // The worker that lives fetches nothing, and the new one what was lost.
+    let mut deployed = deployed(&place.log());
+    for (generation, _) in (1..).zip(&restored).skip(1) {
+        let of_generation = deployed.remove(&generation).unwrap_or_default();
+        let survivors = of_generation.iter().filter(|(rolled_back, _)| *rolled_back > 0).count();
+        assert!(survivors == 1 && of_generation.len() == 2, "{generation}: {of_generation:?}");
+        for (rolled_back, segments) in of_generation {
+            assert_eq!(rolled_back == 0, segments > 0, "{generation}: {rolled_back} {segments}");
+        }
+    }
+}
+
+/// By generation, for each worker: of how many subtasks the state was still in memory, and how many segments were fetched.
+fn deployed(log: &str) -> BTreeMap<u64, Vec<(u64, u64)>> {
+    let mut deployed: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
+    for line in log.lines().filter(|line| line.contains(" deployed ")) {
+        let number = |name: &str| {
+            let (_, rest) = line.split_once(name).unwrap();
+            rest.split(' ').next().unwrap().parse().unwrap()
+        };
+        let figures = (number("rolled_back="), number("segments="));
+        deployed.entry(number("generation=")).or_default().push(figures);
+    }
+    deployed
 }
 
 #[test]

@@ -139,4 +139,5 @@ caught! {
     a_missing_replay_of_commits_is_caught: replays_commits WrongRows
     missing_alignment_is_caught: aligns_barriers WrongRows
     a_missing_look_at_what_was_written_is_caught: verifies_segments NoEnd
+    a_missing_comparison_of_what_is_in_memory_is_caught: compares_images WrongRows
 }

@@ -25,7 +25,7 @@ use millrace::transport::Tcp;
 use crate::harness::wait_until;
 
 /// How often a consumer that finds too little is started again.
-const CONSUMER_TRIES: usize = 5;
+const CONSUMER_TRIES: usize = 20;
 
 /// Codes of an unknown partition, of one without a leader, and of one that another broker leads.
 const NOT_LEADING: [i16; 3] = [3, 5, 6];

@@ -175,6 +175,7 @@ fn a_commit_whose_marks_wait_for_a_broker_is_a_commit() {
     place.wait_until("the job runs on", || place.log().contains("checkpoint complete"));
     assert_eq!(state(), "PrepareCommit", "{}", place.log());
     second.revive();
+    place.wait_until("the marks are written", || state() == "CompleteCommit");
     assert_eq!(broker.committed("picked", 2), ["{\"id\":10,\"k\":3}", "{\"id\":3,\"k\":3}"]);
 
     broker.append("events", 0, &[row(17)]);

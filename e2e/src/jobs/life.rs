@@ -62,7 +62,10 @@ impl Jobs<'_> {
         self.restored("life", before)?;
         (self.say)("life: scaled to 3");
 
-        let pods = self.pods("life")?;
+        let pods = wait("only pods of the new attempt are left", SECONDS, || {
+            let pods = self.pods("life")?;
+            Ok(pods.iter().all(|pod| !pod.contains("-worker-2-")).then_some(pods))
+        })?;
         let good = job.sql.clone();
         for (sql, reason, part) in [
             (good.replace("SUM(", "MAX("), "PlanChanged", "MAX(bid.price) of BIGINT per ("),

@@ -20,7 +20,7 @@ pub(super) struct CutOff {
 }
 
 impl Jobs<'_> {
-    fn job_with_time_out(&self, topic: &str, rate: u64) -> Job {
+    fn job_with_time_out(&self, name: &'static str, topic: &str, rate: u64) -> Job {
         let sql = format!(
             "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '{rate}', \
              'fields.n.kind' = 'sequence', 'fields.n.start' = '0', 'fields.n.end' = '{}');
@@ -30,13 +30,13 @@ impl Jobs<'_> {
              INSERT INTO copied SELECT n FROM numbers;",
             ROWS - 1
         );
-        self.job("lost", &sql)
+        self.job(name, &sql)
     }
 
     pub(super) fn commits_are_cut_off(&self) -> Outcome<CutOff> {
         let topic = format!("{}-lost", self.namespace);
         self.kafka.run("create", &topic, &["3"])?;
-        let job = self.job_with_time_out(&topic, SLOW);
+        let job = self.job_with_time_out("lost", &topic, SLOW);
         self.apply(&job)?;
         self.checkpoint(job.name, 2)?;
         let selector = format!("millrace.dev/job={},app.kubernetes.io/component=coordinator", job.name);
@@ -46,7 +46,7 @@ impl Jobs<'_> {
     }
 
     pub(super) fn transaction_is_lost(&self, cut_off: CutOff) -> Outcome<()> {
-        let CutOff { mut job, cut } = cut_off;
+        let CutOff { job, cut } = cut_off;
         let status = self.status(job.name)?;
         let uid = status.pointer("/metadata/uid").and_then(Value::as_str).whatever_context("no uid")?;
         self.kafka.run("settle", &format!("millrace/{uid}/"), &[])?;
@@ -57,14 +57,15 @@ impl Jobs<'_> {
         self.condition(job.name, "Stalled", "True", "SinkTransactionLost", &parts)?;
         let (before, pods) = (self.status(job.name)?, self.pods(job.name)?);
 
-        // One of the cures that it names: all rows anew, into a topic of their own.
+        // One of the cures that it names is to start over: a job of another name, and a topic of its own.
         let topic = format!("{}-found", self.namespace);
         self.kafka.run("create", &topic, &["3"])?;
         let now = self.status(job.name)?;
         if now["status"]["phase"] != "Failed" || self.pods(job.name)? != pods {
             whatever!("the job has gone on by itself: {before} became {now}");
         }
-        job = Job { location: format!("{}-lost", job.location), ..self.job_with_time_out(&topic, FAST) };
+        kubectl(&["delete", "streamjob/lost", "-n", self.namespace, "--timeout=60s"])?;
+        let job = self.job_with_time_out("found", &topic, FAST);
         self.apply(&job)?;
         self.phase(job.name, "Succeeded")?;
         let rows: Vec<String> = (0..ROWS).map(|n| format!("{{\"n\":{n}}}")).collect();

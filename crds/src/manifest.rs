@@ -89,6 +89,9 @@ const SQL_CHARS_MAX: usize = 262_144;
 /// Longest name of an object of Kubernetes.
 const NAME_CHARS_MAX: usize = 253;
 
+/// Longest name of a place of state.
+const PLACE_CHARS_MAX: usize = 1024;
+
 /// Longest name that SQL has for a secret, and most of them.
 const SECRET_CHARS_MAX: usize = 63;
 const SECRETS_MAX: usize = 64;
@@ -127,6 +130,9 @@ fn ranges(job: &StreamJob) -> Vec<String> {
                     .push(format!("spec.pipeline.secrets[{index}].{field}: has not 1 to {most} characters"));
             }
         }
+    }
+    if !(1..=PLACE_CHARS_MAX).contains(&spec.start_from.chars().count()) {
+        mistakes.push(format!("spec.startFrom: has not 1 to {PLACE_CHARS_MAX} characters"));
     }
     if spec.pipeline.secrets.len() > SECRETS_MAX {
         mistakes.push(format!("spec.pipeline.secrets: more than {SECRETS_MAX} of them"));

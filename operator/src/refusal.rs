@@ -49,7 +49,16 @@ fn location(job: &StreamJob) -> Option<Refusal> {
                  s3://bucket/prefix"
             ),
         ),
-        Some(_) => return None,
+        Some(_) => {
+            let place = job.spec.start_place().filter(|place| !place.starts_with("s3://"))?;
+            (
+                "LocationNotShared",
+                format!(
+                    "spec.startFrom: '{place}' is not in a bucket, and pods have nothing else in common; name one, such as \
+                     s3://bucket/folder/namespace/name"
+                ),
+            )
+        }
     };
     Some(Refusal { reason, message })
 }
@@ -106,6 +115,11 @@ mod tests {
 
     #[test]
     fn a_spec_is_refused_by_reason_and_field() {
+        let started = |place: &str| {
+            let mut started = job("s3://bucket/jobs", SQL);
+            started.spec.start_from = place.to_owned();
+            started
+        };
         let mut nowhere = job("s3://bucket/jobs", SQL);
         nowhere.spec.checkpoint.location = None;
         let commented = format!("-- the same\n{SQL}");
@@ -142,6 +156,13 @@ mod tests {
                 job("s3://b/j", &SQL.replace("SELECT x", "SELECT FORMERLY(x)")),
                 Some(Running { sql: formerly.as_str(), location: "s3://b/j" }),
                 None,
+            ),
+            ("a start in a bucket", started("s3://bucket/saved/1"), None, None),
+            (
+                "a start in a folder",
+                started("/saved/1"),
+                None,
+                Some(("LocationNotShared", "spec.startFrom: '/saved/1' is not in a bucket")),
             ),
             ("the same text", job("s3://b/j", SQL), running, None),
             ("a comment more", job("s3://b/j", &commented), running, None),

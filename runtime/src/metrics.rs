@@ -55,6 +55,10 @@ pub fn job(report: &JobReport, source_chains: &[u32], now_ms: u64) -> Result<Str
     let (skipped, help) =
         (totals.skipped_records as f64, "Records that are no rows and were left out in this generation");
     set(COUNTER, "millrace_source_skipped_records_total", help, skipped)?;
+    if let Some(lag) = totals.lag_records {
+        let help = "Records of topics that are there and were not read yet, as the brokers have told last";
+        set(GAUGE, "millrace_source_lag_records", help, lag as f64)?;
+    }
     let rows_in = totals.rows_in as f64;
     set(COUNTER, "millrace_source_rows_total", "Rows read by all sources in this generation", rows_in)?;
     let (rows_out, help) = (totals.rows_out as f64, "Rows written by all sinks since the job's first start");
@@ -108,6 +112,13 @@ pub fn worker(job: &str, figures: &WorkerFigures) -> Result<String, prometheus::
         Ok(gauge)
     };
     let rows = counter("millrace_task_rows_total", "Rows that came into the chain in this generation")?;
+    let help = "Memory of the rows that came into the chain in this generation";
+    let bytes = counter("millrace_task_bytes_total", help)?;
+    let help = "Rows that left the chain in this generation, to other tasks or a sink";
+    let sent_rows = counter("millrace_task_sent_rows_total", help)?;
+    let sent_bytes = counter("millrace_task_sent_bytes_total", "Memory of the rows that left the chain")?;
+    let help = "Records of the subtask's partitions that are there and were not read yet";
+    let lag = gauge("millrace_task_lag_records", help)?;
     let late = counter("millrace_task_late_rows_total", "Rows dropped because their windows had fired")?;
     let idle =
         counter("millrace_task_idle_seconds_total", "Time in this generation that the task waited for rows")?;
@@ -121,8 +132,18 @@ pub fn worker(job: &str, figures: &WorkerFigures) -> Result<String, prometheus::
         let operator = figures.operators.get(task.chain as usize).map_or("", String::as_str);
         let subtask = task.subtask.to_string();
         let values = [operator, subtask.as_str()];
-        rows.with_label_values(&values).inc_by(task.rows_in as f64);
-        late.with_label_values(&values).inc_by(task.late_rows as f64);
+        for (counter, count) in [
+            (&rows, task.rows_in),
+            (&bytes, task.bytes_in),
+            (&sent_rows, task.sent_rows),
+            (&sent_bytes, task.sent_bytes),
+            (&late, task.late_rows),
+        ] {
+            counter.with_label_values(&values).inc_by(count as f64);
+        }
+        if let Some(records) = task.lag_records {
+            lag.with_label_values(&values).set(records as f64);
+        }
         for (counter, millis) in
             [(&idle, task.idle_ms), (&backpressured, task.backpressured_ms), (&busy, task.busy_ms)]
         {
@@ -194,6 +215,8 @@ mod tests {
             rows_in,
             watermark_ms,
             state_bytes: 64,
+            lag_records: (chain == 0).then_some(17),
+            sent_bytes: 5,
             ..Default::default()
         };
         let figures = WorkerFigures {
@@ -213,9 +236,15 @@ mod tests {
                 "millrace_task_rows_total{operator=\"b/window\",streamjob=\"totals\",subtask=\"1\"} 4",
                 "millrace_task_state_bytes{operator=\"b/window\",streamjob=\"totals\",subtask=\"1\"} 64",
                 "millrace_task_watermark_seconds{operator=\"a/source\",streamjob=\"totals\",subtask=\"1\"} 2.5",
+                "millrace_task_lag_records{operator=\"a/source\",streamjob=\"totals\",subtask=\"1\"} 17",
+                "millrace_task_sent_bytes_total{operator=\"b/window\",streamjob=\"totals\",subtask=\"1\"} 5",
             ],
         );
-        assert!(!text.contains("millrace_task_watermark_seconds{operator=\"b"), "{text}");
+        for unknown in
+            ["millrace_task_watermark_seconds{operator=\"b", "millrace_task_lag_records{operator=\"b"]
+        {
+            assert!(!text.contains(unknown), "{text}");
+        }
     }
 
     /// A row of the reference for each metric of a text.
@@ -234,7 +263,7 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics.md");
         let mut report = JobReport::new("totals", "", Attempt(1));
         report.public.last_checkpoint = Some(ReportedCheckpoint::default());
-        let task = TaskReport { watermark_ms: 1, ..Default::default() };
+        let task = TaskReport { watermark_ms: 1, lag_records: Some(0), ..Default::default() };
         report.tasks = [(crate::model::WorkerId(1), vec![task.clone()])].into();
         let figures = WorkerFigures { generation: 1, operators: ["a".to_owned()].into(), tasks: vec![task] };
         let head = "| metric | kind | meaning |\n|---|---|---|\n";

@@ -128,6 +128,16 @@ pub struct TaskReport {
     /// … or worked.
     #[prost(uint64, tag = "12")]
     pub busy_ms: u64,
+    /// Records that are there and were not read yet, of sources that know it.
+    #[prost(uint64, optional, tag = "13")]
+    pub lag_records: Option<u64>,
+    /// Memory of the rows that came in, and rows and memory of what left the chain, in this generation.
+    #[prost(uint64, tag = "14")]
+    pub bytes_in: u64,
+    #[prost(uint64, tag = "15")]
+    pub sent_rows: u64,
+    #[prost(uint64, tag = "16")]
+    pub sent_bytes: u64,
 }
 
 /// A worker's part of a checkpoint is durable.

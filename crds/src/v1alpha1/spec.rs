@@ -58,6 +58,14 @@ pub struct StreamJobSpec {
     #[x_kube(validation = Rule::new("self in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]").message("spec.maxParallelism: a power of two from 1 to 32768"))]
     pub max_parallelism: u32,
 
+    /// Where a job begins that has no checkpoint of its own. `Latest` (default) and `None`: at the beginning of its input. Otherwise
+    /// the place of a savepoint or of another job's state, such as `s3://bucket/folder/namespace/name`, whose newest checkpoint is
+    /// copied; it is reached as `spec.storage` says. Once the job has a checkpoint this is not looked at any more.
+    #[serde(default = "latest")]
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new("self in ['Latest', 'None'] || self.contains('/')").message("spec.startFrom: Latest, None, or the place of a savepoint or of a job's state, such as s3://bucket/folder/namespace/name"))]
+    pub start_from: String,
+
     /// Stops the job after a last checkpoint; false lets it go on from there. Default: false.
     #[serde(default)]
     pub suspend: bool,
@@ -79,6 +87,13 @@ pub struct StreamJobSpec {
     pub workers: WorkersSpec,
 }
 
+/// Without another place's state.
+const LATEST: &str = "Latest";
+
+fn latest() -> String {
+    LATEST.to_owned()
+}
+
 fn one() -> u32 {
     1
 }
@@ -88,6 +103,11 @@ fn key_groups() -> u32 {
 }
 
 impl StreamJobSpec {
+    /// The place whose checkpoint a job without one begins from, if there is such a place.
+    pub fn start_place(&self) -> Option<&str> {
+        Some(self.start_from.as_str()).filter(|place| ![LATEST, "None"].contains(place))
+    }
+
     /// The spec as JSON without the fields that have their default value. A release that adds fields gives the same for a manifest
     /// that does not use them: what is named or recognised by it stays as it is.
     ///

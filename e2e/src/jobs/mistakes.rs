@@ -300,6 +300,28 @@ impl Jobs<'_> {
         self.phase("source", "Suspended")?;
         self.compare("source", &expected)?;
         (self.say)("a missing topic of a source: named; the job ran once it was made");
+
+        // Another job goes on from the state that this one has left; first from a place where there is none.
+        kubectl(&["delete", "streamjob/source", "-n", self.namespace, "--timeout=60s"])?;
+        let state = format!("{}/{}/source", job.location, self.namespace);
+        let mut heir = Job { name: "heir", start_from: format!("{state}-gone"), suspend: false, ..job };
+        self.apply(&heir)?;
+        let parts = ["there is no state in", "-gone", "name a savepoint"];
+        self.condition("heir", "Ready", "False", "StateRefused", &parts)?;
+        heir.start_from = state;
+        self.apply(&heir)?;
+        self.phase("heir", "Running")?;
+        self.kafka.run("load", &topic, &[&rows.to_string(), "5000"])?;
+        let twice = [&expected[..], &expected[..]].concat();
+        wait("all further rows of the topic are in files", SECONDS, || {
+            let found = outside::rows(&format!("{}/source", self.namespace))?;
+            Ok((found.len() >= twice.len()).then_some(()))
+        })?;
+        heir.suspend = true;
+        self.apply(&heir)?;
+        self.phase("heir", "Suspended")?;
+        self.compare("source", &twice)?;
+        (self.say)("another job went on from the state of one that was deleted");
         Ok(())
     }
 

@@ -33,6 +33,8 @@ struct Job {
     parallelism: u32,
     /// Empty: the controller's default.
     location: String,
+    /// Empty: not given.
+    start_from: String,
     endpoint: String,
     secret: &'static str,
     sql: String,
@@ -121,6 +123,7 @@ impl Jobs<'_> {
             suspend: false,
             parallelism: 2,
             location: format!("s3://millrace/{}/state", self.namespace),
+            start_from: String::new(),
             endpoint: "http://s3.infra.svc:7070".to_owned(),
             secret: "s3",
             sql: sql.to_owned(),
@@ -150,6 +153,9 @@ impl Jobs<'_> {
         });
         if !job.location.is_empty() {
             manifest["spec"]["checkpoint"]["location"] = job.location.as_str().into();
+        }
+        if !job.start_from.is_empty() {
+            manifest["spec"]["startFrom"] = job.start_from.as_str().into();
         }
         if job.sql.contains("${secret:brokers}") {
             let reference = serde_json::json!({"name": "kafka", "key": "brokers"});

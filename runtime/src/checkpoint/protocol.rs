@@ -420,7 +420,7 @@ pub async fn check_owner(store: &dyn Store, identity: &JobIdentity) -> Result<()
         Owner::Ours => return Ok(()),
         Owner::Other { name, uid } => format!(
             "'{location}' holds the state of the job '{name}' (uid {uid}), not of '{}' (uid {}); choose another \
-             checkpoint.location, or remove what is there",
+             checkpoint.location, or remove what is there; a job elsewhere goes on from this state with spec.startFrom: {location}",
             ours.name, ours.uid
         ),
         Owner::OtherMaxParallelism { stored } => format!(

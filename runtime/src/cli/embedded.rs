@@ -18,6 +18,7 @@ use super::job::{Job, UserError};
 use super::{Exit, From, Logging, RunArguments, job, progress};
 use crate::checkpoint::protocol;
 use crate::checkpoint::records::JobRecord;
+use crate::checkpoint::records::Manifest;
 use crate::checkpoint::{CheckpointError, Store, savepoint};
 use crate::clock::Clock;
 use crate::coordinator::{self, CoordinatorContext, JobEnd, JobError, JobReport, JobSettings, Wish, Workers};
@@ -68,7 +69,7 @@ pub fn machine_random() -> Arc<Mutex<StdRng>> {
 async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result<Exit, UserError> {
     let clock = Clock::system();
     let random = machine_random();
-    if arguments.from == From::None {
+    if arguments.from == Some(From::None) {
         job.remove_state()?;
         for (table, folder) in job.old_files() {
             eprintln!(
@@ -104,9 +105,15 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
         Stored::Nothing => new_uid(&random),
     };
     let settings = job.settings(uid.clone(), Attempt(1))?;
-    let begins_from = match &arguments.from {
-        From::Place(place) => Some(begins_from(place, &job, &settings, store.as_ref()).await?),
-        From::Latest | From::None => None,
+    let begins_from = match (&arguments.from, job.manifest.spec.start_place()) {
+        (Some(From::Place(place)), _) => {
+            refuse_other_state(place, store.as_ref()).await?;
+            Some(begins_from(place, &job, &settings).await?)
+        }
+        (None, Some(place)) if newest(store.as_ref()).await?.is_none() => {
+            Some(begins_from(place, &job, &settings).await?)
+        }
+        _ => None,
     };
     let listener = Tcp.listen("127.0.0.1:0").await;
     let listener = listener.map_err(|error| UserError(format!("failed to listen on loopback: {error}")))?;
@@ -142,29 +149,30 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     finish(&job, ended, &report.borrow(), clock)
 }
 
-/// The place that a job is to begin from, which has no checkpoint of its own.
-async fn begins_from(
-    place: &str,
-    job: &Job,
-    settings: &JobSettings,
-    own: &dyn Store,
-) -> Result<Arc<dyn Store>, UserError> {
+/// The place that a job is to begin from.
+async fn begins_from(place: &str, job: &Job, settings: &JobSettings) -> Result<Arc<dyn Store>, UserError> {
     let from = job::store_at(place, &job.manifest)?;
-    match protocol::newest(own).await {
-        // Before the job has a place of its own, which would hold it to what is wrong now.
-        Ok(None) => match savepoint::read(from.as_ref(), &settings.identity).await {
-            Err(error @ CheckpointError::Refused { .. }) => Err(UserError(chain(&error))),
-            // What is damaged or does not answer is told as it is of any job.
-            _ => Ok(from),
-        },
-        Ok(Some(newest)) => Err(UserError(format!(
-            "--from: '{}' has a checkpoint of this job already ({}), and would go on from there; --from latest does so, and to begin \
-             from '{place}' give the job another name or checkpoint.location",
-            own.location(),
-            newest.epoch
-        ))),
-        Err(error) => Err(UserError(chain(&error))),
+    // Before the job has a place of its own, which would hold it to what is wrong now.
+    match savepoint::read(from.as_ref(), &settings.identity).await {
+        Err(error @ CheckpointError::Refused { .. }) => Err(UserError(chain(&error))),
+        // What is damaged or does not answer is told as it is of any job.
+        _ => Ok(from),
     }
+}
+
+/// A job that has a checkpoint begins from no other.
+async fn refuse_other_state(place: &str, own: &dyn Store) -> Result<(), UserError> {
+    let Some(newest) = newest(own).await? else { return Ok(()) };
+    Err(UserError(format!(
+        "--from: '{}' has a checkpoint of this job already ({}), and would go on from there; --from latest does so, and to begin \
+         from '{place}' give the job another name or checkpoint.location",
+        own.location(),
+        newest.epoch
+    )))
+}
+
+async fn newest(own: &dyn Store) -> Result<Option<Manifest>, UserError> {
+    protocol::newest(own).await.map_err(|error| UserError(chain(&error)))
 }
 
 fn finish(

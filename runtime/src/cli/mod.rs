@@ -92,9 +92,10 @@ pub struct RunArguments {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=WORKERS_MAX))]
     pub workers: Option<u32>,
     /// Where to begin: latest (the newest checkpoint, or empty if there is none), none (start over), or the place of a savepoint or
-    /// of another job's state, such as s3://bucket/savepoints/7 (which a job without a checkpoint takes over).
-    #[arg(long, default_value = "latest", value_name = "latest|none|PATH")]
-    pub from: From,
+    /// of another job's state, such as s3://bucket/savepoints/7 (which a job without a checkpoint takes over). Without it
+    /// spec.startFrom counts for a job without a checkpoint.
+    #[arg(long, value_name = "latest|none|PATH")]
+    pub from: Option<From>,
 }
 
 /// Where a run begins.

@@ -86,6 +86,9 @@ fn line(name: &str, report: &Report, now: &Totals, before: &Totals, seconds: f64
                 line.push_str(&format!(" ({})", lag(watermark, now_ms)));
             }
         }
+        if let Some(records) = now.lag_records {
+            line.push_str(&format!("  lag {} records", human(records as f64).trim()));
+        }
         line.push_str(&format!("  state {}B", human(now.state_bytes as f64)));
         if now.late_rows > 0 {
             line.push_str(&format!("  late {}", now.late_rows));

@@ -100,6 +100,11 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
             None => return services.block_on(show_failure(&arguments, error)),
         },
     };
+    let place = job.manifest.spec.start_place().map(|place| job::store_at(place, &job.manifest));
+    let begins_from = match place.transpose() {
+        Ok(begins_from) => begins_from,
+        Err(error) => return services.block_on(show_failure(&arguments, error)),
+    };
     services.block_on(async move {
         let clock = Clock::system();
         let (uid, attempt) = (JobUid(arguments.uid), Attempt(arguments.attempt));
@@ -115,7 +120,7 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
         let context = CoordinatorContext {
             clock,
             store: Arc::clone(&store),
-            begins_from: None,
+            begins_from,
             random: machine_random(),
             outside: Outside::new(clock, job::buckets(&job.manifest)),
             sinks: Arc::new(StandardSinks),

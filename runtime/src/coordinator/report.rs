@@ -76,6 +76,8 @@ pub struct Totals {
     pub late_rows: u64,
     /// Records that are no rows and were left out in this generation.
     pub skipped_records: u64,
+    /// Records that are there and were not read yet, of the sources that know it.
+    pub lag_records: Option<u64>,
     pub state_bytes: u64,
     /// Of a bounded input, from 0 to 1.
     pub progress: f64,
@@ -117,6 +119,10 @@ impl JobReport {
             totals.rows_out += task.rows_out;
             totals.late_rows += task.late_rows;
             totals.skipped_records += task.skipped_records;
+            totals.lag_records = match (totals.lag_records, task.lag_records) {
+                (None, None) => None,
+                (sum, lag) => Some(sum.unwrap_or(0) + lag.unwrap_or(0)),
+            };
             totals.state_bytes += task.state_bytes;
             let lowest =
                 totals.watermark_ms.map_or(task.watermark_ms, |lowest| lowest.min(task.watermark_ms));

@@ -34,18 +34,22 @@ struct JobView {
     report: Report,
     graph: Explained,
     /// Over all tasks of this generation.
-    totals: TotalsView,
+    totals: FiguresView,
     tasks: Vec<TaskView>,
 }
 
+/// What one task has done, or all of them.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct TotalsView {
+struct FiguresView {
     rows_in: u64,
     rows_out: u64,
+    /// Unset before the first one.
     watermark_ms: Option<i64>,
     late_rows: u64,
     skipped_records: u64,
+    /// Of sources that know it.
+    lag_records: Option<u64>,
     state_bytes: u64,
 }
 
@@ -56,13 +60,12 @@ struct TaskView {
     worker: u32,
     chain: u32,
     subtask: u32,
-    rows_in: u64,
-    rows_out: u64,
-    /// Unset before the first one.
-    watermark_ms: Option<i64>,
-    late_rows: u64,
-    skipped_records: u64,
-    state_bytes: u64,
+    #[serde(flatten)]
+    figures: FiguresView,
+    /// Memory of the rows that came in, and what left the chain, in this generation.
+    bytes_in: u64,
+    sent_rows: u64,
+    sent_bytes: u64,
     /// How it has spent its time in this generation.
     idle_ms: u64,
     backpressured_ms: u64,
@@ -91,12 +94,18 @@ fn view(report: &JobReport, state: &CoordinatorState) -> JobView {
         worker: worker.0,
         chain: task.chain,
         subtask: task.subtask,
-        rows_in: task.rows_in,
-        rows_out: task.rows_out,
-        watermark_ms: time(task.watermark_ms),
-        late_rows: task.late_rows,
-        skipped_records: task.skipped_records,
-        state_bytes: task.state_bytes,
+        figures: FiguresView {
+            rows_in: task.rows_in,
+            rows_out: task.rows_out,
+            watermark_ms: time(task.watermark_ms),
+            late_rows: task.late_rows,
+            skipped_records: task.skipped_records,
+            lag_records: task.lag_records,
+            state_bytes: task.state_bytes,
+        },
+        bytes_in: task.bytes_in,
+        sent_rows: task.sent_rows,
+        sent_bytes: task.sent_bytes,
         idle_ms: task.idle_ms,
         backpressured_ms: task.backpressured_ms,
         busy_ms: task.busy_ms,
@@ -106,12 +115,13 @@ fn view(report: &JobReport, state: &CoordinatorState) -> JobView {
     JobView {
         report: report.public.clone(),
         graph: explain(&state.plan),
-        totals: TotalsView {
+        totals: FiguresView {
             rows_in: totals.rows_in,
             rows_out: totals.rows_out,
             watermark_ms: totals.watermark_ms.and_then(time),
             late_rows: totals.late_rows,
             skipped_records: totals.skipped_records,
+            lag_records: totals.lag_records,
             state_bytes: totals.state_bytes,
         },
         tasks: in_order.into_values().collect(),

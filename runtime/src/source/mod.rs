@@ -11,6 +11,7 @@ mod record_format;
 pub mod watermark;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -76,6 +77,9 @@ pub enum Read {
     End,
 }
 
+/// Tells how many records of a split are there and were not read yet, as far as the outside has told.
+pub type Lag = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
+
 /// Reads one split.
 pub trait SplitReader: Send {
     /// The next rows, or a wake-up when there may be some.
@@ -88,6 +92,11 @@ pub trait SplitReader: Send {
     /// merely slow to read must hold the watermark back.
     fn is_caught_up(&self) -> bool {
         false
+    }
+
+    /// How far it is behind, for those who ask at any time.
+    fn lag(&self) -> Option<Lag> {
+        None
     }
 
     /// How much of a bounded split has been read, from 0 to 1.

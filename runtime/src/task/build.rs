@@ -9,12 +9,12 @@ use millrace_sql::plan::{Operator as OperatorPlan, OperatorKind, Plan, Source as
 use snafu::{OptionExt, Snafu};
 use tokio::sync::{mpsc, watch};
 
-use super::chain::{Chain, Step, Tail};
+use super::chain::{Chain, Sent, Step, Tail};
 use super::discovery::Discovery;
 use super::driver::{Head, Task};
 use super::restored::Restored;
 use super::source_head::{Idleness, SourceHead, Throttle};
-use super::{TaskEvent, TaskHandle};
+use super::{Lags, TaskEvent, TaskFigures, TaskHandle};
 use crate::checkpoint::records::SubtaskState;
 use crate::exchange::{Gate, Inbox, Output};
 use crate::fault::{CrashAfterRows, Safeguards};
@@ -151,20 +151,24 @@ pub fn build(
         }
         (None, None) => return PlanSnafu { message: "a chain without input" }.fail(),
     };
+    let lags = match &head {
+        Head::Source(source) => source.lags(),
+        Head::Gate { .. } => Lags::default(),
+    };
     let (control, receiver) = mpsc::channel(CONTROL_QUEUED_MAX);
     let handle = TaskHandle {
         chain: chain_index,
         subtask: subtask.0,
         is_source: matches!(head, Head::Source(_)),
         control,
-        figures: Arc::default(),
+        figures: Arc::new(TaskFigures { lags, ..TaskFigures::default() }),
         needs_full_snapshot: Arc::default(),
     };
     let task = Task {
         chain_index,
         subtask: subtask.0,
         head,
-        chain: Chain { steps, tail },
+        chain: Chain { steps, tail, sent: Sent::default() },
         control: receiver,
         events: context.events.clone(),
         figures: Arc::clone(&handle.figures),

@@ -30,19 +30,34 @@ pub enum Tail {
 pub struct Chain {
     pub steps: Vec<Step>,
     pub tail: Tail,
+    pub sent: Sent,
+}
+
+/// What has left a chain.
+#[derive(Debug, Default)]
+pub struct Sent {
+    pub rows: u64,
+    pub bytes: u64,
 }
 
 /// The rest of a chain, as the operator before it sees it.
 struct Rest<'a> {
     steps: &'a mut [Step],
     tail: &'a mut Tail,
+    sent: &'a mut Sent,
 }
 
 impl Collector for Rest<'_> {
     fn batch(&mut self, batch: Batch) -> Result<(), OperatorError> {
         match self.steps.split_first_mut() {
-            Some((step, steps)) => step.operator.process(batch, &mut Rest { steps, tail: self.tail }),
-            None => self.tail.take(&batch),
+            Some((step, steps)) => {
+                step.operator.process(batch, &mut Rest { steps, tail: self.tail, sent: self.sent })
+            }
+            None => {
+                self.sent.rows += batch.rows() as u64;
+                self.sent.bytes += batch.bytes() as u64;
+                self.tail.take(&batch)
+            }
         }
     }
 }
@@ -69,14 +84,16 @@ fn refused(error: &impl std::error::Error, kind: &'static str, is_permanent: boo
 impl Chain {
     /// Pushes rows through all operators.
     pub fn batch(&mut self, batch: Batch) -> Result<(), TaskError> {
-        Ok(Rest { steps: &mut self.steps, tail: &mut self.tail }.batch(batch)?)
+        Ok(Rest { steps: &mut self.steps, tail: &mut self.tail, sent: &mut self.sent }.batch(batch)?)
     }
 
     /// Takes a watermark through all operators; each may emit more than fits and is then asked again.
     pub async fn watermark(&mut self, time: EventTime) -> Result<(), TaskError> {
         for first in 0..self.steps.len() {
             while let Some((step, steps)) = self.steps[first..].split_first_mut() {
-                let progress = step.operator.watermark(time, &mut Rest { steps, tail: &mut self.tail })?;
+                let progress = step
+                    .operator
+                    .watermark(time, &mut Rest { steps, tail: &mut self.tail, sent: &mut self.sent })?;
                 if progress == Progress::Done {
                     break;
                 }
@@ -93,7 +110,7 @@ impl Chain {
     pub fn flush_operators(&mut self) -> Result<(), TaskError> {
         for first in 0..self.steps.len() {
             if let Some((step, steps)) = self.steps[first..].split_first_mut() {
-                step.operator.flush(&mut Rest { steps, tail: &mut self.tail })?;
+                step.operator.flush(&mut Rest { steps, tail: &mut self.tail, sent: &mut self.sent })?;
             }
         }
         Ok(())

@@ -128,6 +128,7 @@ impl Task {
 
     async fn batch(&mut self, batch: Batch) -> Result<(), TaskError> {
         self.figures.rows_in.fetch_add(batch.rows() as u64, Ordering::Relaxed);
+        self.figures.bytes_in.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
         self.chain.batch(batch)?;
         self.note_rows_out();
         self.flush_due().await
@@ -138,6 +139,8 @@ impl Task {
     }
 
     fn note_rows_out(&self) {
+        self.figures.sent_rows.store(self.chain.sent.rows, Ordering::Relaxed);
+        self.figures.sent_bytes.store(self.chain.sent.bytes, Ordering::Relaxed);
         if let Tail::Sink { rows, .. } = &self.chain.tail {
             self.figures.rows_out.store(*rows, Ordering::Relaxed);
         }

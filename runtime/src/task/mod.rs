@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use snafu::Snafu;
 use tokio::sync::mpsc;
 
@@ -30,7 +31,7 @@ use crate::exchange::output::OutputError;
 use crate::model::{Barrier, Epoch};
 use crate::operator::{OperatorError, OperatorSnapshot};
 use crate::sink::{Committable, SinkError, Trouble};
-use crate::source::SourceError;
+use crate::source::{Lag, SourceError};
 
 /// A task ended early.
 #[derive(Debug, Snafu)]
@@ -115,11 +116,39 @@ pub struct SinkSnapshot {
     pub checksums: Vec<u64>,
 }
 
+/// How far the splits of a source are behind.
+#[derive(Clone, Default)]
+pub struct Lags(Arc<Mutex<Vec<Lag>>>);
+
+impl Lags {
+    fn add(&self, lag: Option<Lag>) {
+        self.0.lock().extend(lag);
+    }
+
+    /// Records that are there and were not read yet, of the splits of which that is known.
+    pub fn records(&self) -> Option<u64> {
+        let known = self.0.lock();
+        known.iter().filter_map(|lag| lag()).reduce(|sum, lag| sum + lag)
+    }
+}
+
+impl std::fmt::Debug for Lags {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Lags({:?})", self.records())
+    }
+}
+
 /// Figures of one task, read while it runs.
 #[derive(Debug, Default)]
 pub struct TaskFigures {
     pub rows_in: AtomicU64,
+    pub bytes_in: AtomicU64,
+    /// What left the chain in this generation, to other tasks or a sink.
+    pub sent_rows: AtomicU64,
+    pub sent_bytes: AtomicU64,
+    /// Written by a sink since the job's first start.
     pub rows_out: AtomicU64,
+    pub lags: Lags,
     pub watermark_ms: AtomicI64,
     pub late_rows: AtomicU64,
     /// Records that are no rows and were left out.

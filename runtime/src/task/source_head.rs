@@ -12,8 +12,8 @@ use futures::future::BoxFuture;
 use millrace_sql::evaluate::Evaluator;
 use tracing::info;
 
-use super::TaskError;
 use super::discovery::Discovery;
+use super::{Lags, TaskError};
 use crate::checkpoint::records::SplitState;
 use crate::clock::Clock;
 use crate::model::EventTime;
@@ -86,6 +86,7 @@ pub struct SourceHead {
     discovery: Option<Discovery>,
     splits: Vec<OpenSplit>,
     done: Vec<SplitState>,
+    lags: Lags,
     watermarks: SplitWatermarks,
     watermark: Option<Evaluator>,
     pub rows: u64,
@@ -127,6 +128,7 @@ impl SourceHead {
             discovery,
             splits: Vec::new(),
             done: Vec::new(),
+            lags: Lags::default(),
             watermarks: SplitWatermarks::default(),
             watermark,
             rows,
@@ -146,6 +148,7 @@ impl SourceHead {
             }
             match reader {
                 Some(reader) => {
+                    head.lags.add(reader.lag());
                     let split = Split { id: state.id, position: state.position };
                     head.splits.push(OpenSplit { split, reader, quiet_since: None, is_idle: false });
                 }
@@ -172,6 +175,7 @@ impl SourceHead {
             info!(split = split.id, "a new split is read");
             let reader = self.connector.open(&split)?;
             self.watermarks.add(&split.id, EventTime::MIN);
+            self.lags.add(reader.lag());
             self.splits.push(OpenSplit { split, reader, quiet_since: None, is_idle: false });
         }
         (self.empty_since, self.is_empty_idle) = (None, false);
@@ -341,6 +345,11 @@ impl SourceHead {
     /// How many records that are no rows were left out.
     pub fn skipped(&self) -> u64 {
         self.connector.skipped()
+    }
+
+    /// How far its splits are behind.
+    pub fn lags(&self) -> Lags {
+        self.lags.clone()
     }
 
     /// How much of a bounded input has been read, in millionths.

@@ -281,6 +281,10 @@ impl GenerationRun {
                 idle_ms: idle.as_millis() as u64,
                 backpressured_ms: backpressured.as_millis() as u64,
                 busy_ms: busy.as_millis() as u64,
+                lag_records: figures.lags.records(),
+                bytes_in: figures.bytes_in.load(Ordering::Relaxed),
+                sent_rows: figures.sent_rows.load(Ordering::Relaxed),
+                sent_bytes: figures.sent_bytes.load(Ordering::Relaxed),
             }
         });
         Heartbeat { tasks: tasks.collect() }

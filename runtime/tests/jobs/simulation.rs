@@ -60,6 +60,8 @@ fn every_schedule_is_right_twice(shard: u64) {
         "crash of a worker",
         "crash of a coordinator",
         "zombies",
+        "another attempt",
+        "another parallelism",
         "partition",
         "stop",
         "stop taken back",

@@ -167,7 +167,13 @@ fn a_job_begins_from_a_savepoint_or_from_the_state_of_another_one() {
     // The job itself may go on meanwhile, or be gone: the savepoint has all that it needs.
     for (from, parallelism) in [(&of_job, 5), (&saved, 3)] {
         let place = Place::new(parallelism, &fast);
-        let output = place.run(&["--from", from]);
+        // On the command line, or in the manifest.
+        let output = if *from == of_job {
+            place.run(&["--from", from])
+        } else {
+            place.edit_job("spec:", &format!("spec:\n  startFrom: {from}"));
+            place.run(&[])
+        };
 
         assert!(output.status.success(), "{}", text(&output));
         let mut rows = [written.clone(), place.rows("totals")].concat();
@@ -209,6 +215,16 @@ fn what_a_job_cannot_begin_from_is_told_and_it_begins_once_that_is_mended() {
     };
 
     refused("earliest", 2, "write latest, none, or a place");
+    let in_manifest = |start: &str, code: i32, part: &str| {
+        place.set_job(2, SQL);
+        place.edit_job("spec:", &format!("spec:\n  startFrom: {start}"));
+        let output = place.run(&[]);
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        assert!(text(&output).contains(part), "{part} is not in {}", text(&output));
+        place.set_job(2, SQL);
+    };
+    in_manifest("Earliest", 1, "spec.startFrom: Latest, None, or the place");
+    in_manifest("./nothing", 1, "there is no state in './nothing' to begin from; name a savepoint");
     refused("./nothing", 1, "there is no state in './nothing' to begin from; name a savepoint");
     place.edit_job("spec:", "spec:\n  maxParallelism: 64");
     refused(&from, 1, "has maxParallelism 1024, the manifest says 64; set spec.maxParallelism to 1024");
@@ -221,6 +237,9 @@ fn what_a_job_cannot_begin_from_is_told_and_it_begins_once_that_is_mended() {
     job.kill().unwrap();
     job.wait().unwrap();
     refused(&from, 1, "has a checkpoint of this job already");
-    let output = place.run(&["--from", "latest"]);
+    // In the manifest it is for a job without a checkpoint, and not looked at any more.
+    place.edit_job("spec:", &format!("spec:\n  startFrom: {from}"));
+    fs::remove_dir_all(&from).unwrap();
+    let output = place.run(&[]);
     assert!(output.status.success(), "{}", text(&output));
 }

@@ -648,3 +648,25 @@ INSERT INTO back SELECT CAST(NULL AS BIGINT), k, name FROM named WHERE name IS N
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("records that are no rows are left out"), "{}", text(&output));
 }
+
+#[test]
+fn how_far_a_source_is_behind_is_told() {
+    let broker = Broker::start(2);
+    broker.create_topic("events", 2);
+    let rows = |from: i64| (from..from + 100).map(row).collect::<Vec<_>>();
+    broker.append("events", 0, &rows(0));
+    broker.append("events", 1, &rows(100));
+    let sql = format!(
+        "CREATE TABLE events (id BIGINT, k BIGINT) WITH ('connector' = 'kafka', 'topic' = 'events', 'format' = 'json',
+           'properties.bootstrap.servers' = '{}', 'scan.rows-per-second' = '10');
+         CREATE TABLE result (id BIGINT) WITH ('connector' = 'blackhole');
+         INSERT INTO result SELECT id FROM events;",
+        broker.address()
+    );
+    let place = Place::new(1, &sql);
+    let mut job = place.start(&[]);
+
+    place.wait_until("one partition is read", || place.log().contains("lag 100 records"));
+    place.wait_until("the other one, too", || place.log().contains("lag 0 records"));
+    stop(&place, &mut job);
+}

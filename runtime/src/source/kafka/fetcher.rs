@@ -78,14 +78,18 @@ struct Wanted {
 /// Where a partition ends for a reader, as the broker has said last.
 #[derive(Debug)]
 pub struct KnownEnd {
+    /// [`UNHEARD`] at first.
     offset: AtomicI64,
     /// When, in milliseconds of the clock.
     heard_ms: AtomicU64,
 }
 
+/// Beyond every offset.
+const UNHEARD: i64 = i64::MAX;
+
 impl Default for KnownEnd {
     fn default() -> Self {
-        KnownEnd { offset: AtomicI64::new(i64::MAX), heard_ms: AtomicU64::new(0) }
+        KnownEnd { offset: AtomicI64::new(UNHEARD), heard_ms: AtomicU64::new(0) }
     }
 }
 
@@ -93,6 +97,11 @@ impl KnownEnd {
     fn hear(&self, offset: i64, clock: Clock) {
         self.offset.store(offset, Ordering::Relaxed);
         self.heard_ms.store(clock.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// The end as it was heard last.
+    pub fn heard(&self) -> Option<i64> {
+        Some(self.offset.load(Ordering::Relaxed)).filter(|offset| *offset != UNHEARD)
     }
 
     /// True if there is nothing at or after this offset, and that was heard just now: during an outage nobody knows.

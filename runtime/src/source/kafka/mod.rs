@@ -9,7 +9,7 @@ mod records;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use super::{
-    KeyDecoder, Read, RecordFormat, SourceConnector, SourceError, Split, SplitReader, UNREADABLE, excerpt,
+    KeyDecoder, Lag, Read, RecordFormat, SourceConnector, SourceError, Split, SplitReader, UNREADABLE,
+    excerpt,
 };
 use crate::clock::Clock;
 use crate::format::Decoder;
@@ -210,6 +211,7 @@ impl SourceConnector for Kafka {
             fetcher.add((topic, position.partition), position.next, Arc::clone(&queued), Arc::clone(&end));
         Ok(Box::new(PartitionReader {
             first: position.next,
+            next: Arc::new(AtomicI64::new(position.next)),
             position,
             decoder,
             key_decoder,
@@ -231,6 +233,8 @@ impl SourceConnector for Kafka {
 struct PartitionReader {
     /// Where this reader began; for progress.
     first: i64,
+    /// As in the position, for those who ask how far it is behind.
+    next: Arc<AtomicI64>,
     position: Position,
     decoder: Decoder,
     /// If some columns come out of keys.
@@ -273,6 +277,7 @@ impl PartitionReader {
             self.current = None;
         }
         self.position.next = next.max(self.position.next);
+        self.next.store(self.position.next, Ordering::Relaxed);
         if ends.is_empty() {
             return Ok(None);
         }
@@ -412,6 +417,13 @@ impl SplitReader for PartitionReader {
     fn progress(&self) -> Option<f64> {
         let end = self.position.end?;
         Some((self.position.next - self.first) as f64 / (end - self.first).max(1) as f64)
+    }
+
+    fn lag(&self) -> Option<Lag> {
+        let (next, end) = (Arc::clone(&self.next), Arc::clone(&self.end));
+        let last = self.position.end.unwrap_or(i64::MAX);
+        let behind = move |end: i64| end.min(last).saturating_sub(next.load(Ordering::Relaxed)).max(0) as u64;
+        Some(Arc::new(move || end.heard().map(&behind)))
     }
 
     fn is_caught_up(&self) -> bool {

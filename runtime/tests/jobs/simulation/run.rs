@@ -102,6 +102,7 @@ pub fn simulate(seed: Option<u64>, safeguards: Safeguards) -> Outcome {
             network: Network::new(clock, dice),
             processes: BTreeMap::new(),
             next: 0,
+            attempt: 1,
             ended: ended_sender,
             wishes: BTreeMap::new(),
             faults: BTreeMap::new(),
@@ -145,6 +146,8 @@ struct Run {
     network: Network,
     processes: BTreeMap<ProcessId, Process>,
     next: ProcessId,
+    /// Of the processes that are started from now on.
+    attempt: u64,
     ended: mpsc::UnboundedSender<Ended>,
     /// What is wished of each coordinator.
     wishes: BTreeMap<ProcessId, watch::Sender<Wish>>,
@@ -201,13 +204,33 @@ impl Run {
         self.world.note("stopped".to_owned());
         let old: Vec<ProcessId> = self.processes.keys().copied().collect();
         old.into_iter().for_each(|process| self.kill(process));
+        self.next_attempt();
         self.start_all();
+    }
+
+    /// From now on processes are of another attempt, maybe with another parallelism.
+    fn next_attempt(&mut self) {
+        let before = self.parallelism();
+        self.attempt += 1;
+        self.count("another attempt");
+        if self.parallelism() != before {
+            self.count("another parallelism");
+        }
+    }
+
+    fn parallelism(&self) -> u32 {
+        match self.attempt {
+            1 => PARALLELISM,
+            attempt => {
+                1 + self.dice.below(&format!("parallelism {attempt}"), u64::from(WORKERS * SLOTS)) as u32
+            }
+        }
     }
 
     fn start(&mut self, kind: Kind) -> ProcessId {
         self.next += 1;
         let process = self.next;
-        self.world.note(format!("start {kind:?} {process}"));
+        self.world.note(format!("start {kind:?} {process} of attempt {}", self.attempt));
         let task = match kind {
             Kind::Coordinator => {
                 let (sender, wish) = watch::channel(Wish::Run);
@@ -269,6 +292,9 @@ impl Run {
                 self.count("zombies");
                 self.world.note("replace all".to_owned());
                 let old: Vec<ProcessId> = self.processes.keys().copied().collect();
+                if self.dice.below(&format!("attempt {step}"), 2) == 0 {
+                    self.next_attempt();
+                }
                 self.start_all();
                 // Some of them cannot store anything for a while, and then can again.
                 let unwell = self.dice.below(&format!("unwell {step}"), 1_000);
@@ -327,6 +353,7 @@ impl Run {
         wish: watch::Receiver<Wish>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (clock, endpoint, ended) = (self.clock, self.network.of(process), self.ended.clone());
+        let (attempt, parallelism) = (Attempt(self.attempt), self.parallelism());
         let context = CoordinatorContext {
             clock,
             store: Arc::new(SimulatedStore { world: self.world.clone(), process }),
@@ -340,18 +367,18 @@ impl Run {
         async move {
             let uid = JobUid("uid".to_owned());
             let listener = endpoint.listen(COORDINATOR).await.unwrap();
-            let workers = Workers::accept(listener, uid.clone(), Attempt(1), clock);
+            let workers = Workers::accept(listener, uid.clone(), attempt, clock);
             let settings = JobSettings {
                 is_patient: true,
                 is_attended: false,
                 identity: JobIdentity {
                     uid,
                     name: "default/simulated".to_owned(),
-                    attempt: Attempt(1),
+                    attempt,
                     max_parallelism: MaxParallelism::new(16).unwrap(),
                 },
                 sql: SQL.to_owned(),
-                parallelism: PARALLELISM,
+                parallelism,
                 checkpoint_interval: Duration::from_millis(100),
                 checkpoint_timeout: Duration::from_secs(1),
                 checkpoints_kept: 2,
@@ -387,7 +414,7 @@ impl Run {
         };
         let settings = WorkerSettings {
             job: JobUid("uid".to_owned()),
-            attempt: Attempt(1),
+            attempt: Attempt(self.attempt),
             slots: SLOTS,
             listen: format!("worker{process}:0"),
             host: format!("worker{process}"),

@@ -2,7 +2,7 @@
 //!
 //! Pure and the same in every process, so that workers need only be told who runs which slot.
 
-use millrace_sql::plan::Plan;
+use millrace_sql::plan::{OperatorKind, Plan, Table};
 
 /// How a plan runs: every chain has one task in every slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub struct Topology {
     /// Operators of each chain, in order.
     pub chains: Vec<Vec<usize>>,
     pub edges: Vec<ChainEdge>,
+    /// By chain: the one whose task runs it, too, because both begin with the same rows.
+    run_by: Vec<Option<usize>>,
 }
 
 /// An exchange between two chains.
@@ -62,7 +64,35 @@ impl Topology {
             first_channel: number as u32 * parallelism * parallelism,
             parallelism,
         });
-        Topology { edges: edges.collect(), chains }
+        Topology { edges: edges.collect(), run_by: vec![None; chains.len()], chains }
+    }
+
+    /// Lets each table be read once for all INSERTs that stand at the same place of it. `places` tells where the source of this id
+    /// stands. One that was added later stands elsewhere, and reads for itself until a restart finds it at the place of another.
+    pub fn reading_once<P: PartialEq>(mut self, plan: &Plan, places: impl Fn(&str) -> P) -> Self {
+        let mut read: Vec<(usize, &Table, P)> = Vec::new();
+        for (chain, operators) in self.chains.iter().enumerate() {
+            let operator = &plan.operators[operators[0]];
+            let Some(OperatorKind::Source(source)) = &operator.kind else { continue };
+            let Some(table) = &source.table else { continue };
+            let place = places(&operator.id);
+            match read.iter().find(|(_, known, at)| *known == table && *at == place) {
+                Some((first, _, _)) => self.run_by[chain] = Some(*first),
+                None => read.push((chain, table, place)),
+            }
+        }
+        self
+    }
+
+    /// Chains that have tasks of their own.
+    pub fn tasks(&self) -> impl Iterator<Item = usize> + use<'_> {
+        (0..self.chains.len()).filter(|chain| self.run_by[*chain].is_none())
+    }
+
+    /// The chains that a task of this chain runs: itself, and those that begin with the same rows.
+    pub fn run_with(&self, chain: usize) -> impl Iterator<Item = usize> + use<'_> {
+        let with = move |other: &usize| *other == chain || self.run_by[*other] == Some(chain);
+        (0..self.chains.len()).filter(with)
     }
 
     /// Exchanges into a chain.
@@ -100,5 +130,28 @@ mod tests {
             .collect();
         channels.dedup();
         assert_eq!(channels, (0..9).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_table_is_read_once_by_those_who_stand_at_the_same_place() {
+        let sql = "
+            CREATE TABLE t (a BIGINT, b BIGINT) WITH ('connector' = 'filesystem', 'path' = 't', 'format' = 'json');
+            CREATE TABLE other (a BIGINT, b BIGINT) WITH ('connector' = 'filesystem', 'path' = 't', 'format' = 'json');
+            CREATE TABLE x (v BIGINT) WITH ('connector' = 'print');
+            CREATE TABLE y (v BIGINT) WITH ('connector' = 'print');
+            INSERT INTO x SELECT a FROM t;
+            INSERT INTO y SELECT b FROM t;
+            INSERT INTO y SELECT b FROM other;
+            INSERT INTO x SELECT a + b FROM t;";
+        let plan = millrace_sql::compile(sql).unwrap();
+        let tasks = |place: fn(&str) -> u32| {
+            let topology = Topology::of(&plan, 2).reading_once(&plan, place);
+            let with = |chain| (chain, topology.run_with(chain).collect::<Vec<_>>());
+            topology.tasks().map(with).collect::<Vec<_>>()
+        };
+
+        assert_eq!(tasks(|_| 0), [(0, vec![0, 1, 3]), (2, vec![2])]);
+        let added_later = tasks(|id| u32::from(id == "y/t/source"));
+        assert_eq!(added_later, [(0, vec![0, 3]), (1, vec![1]), (2, vec![2])]);
     }
 }

@@ -221,6 +221,14 @@ pub struct Run {
     pub segment_bytes: u64,
 }
 
+/// Where a source stands: its splits over all subtasks, in the order of their ids.
+pub fn splits_of(states: &[SubtaskState], operator: &str) -> Vec<SplitState> {
+    let of_operator = states.iter().filter(|state| state.operator == operator);
+    let mut splits: Vec<SplitState> = of_operator.flat_map(|state| &state.splits).cloned().collect();
+    splits.sort_by(|a, b| a.id.cmp(&b.id));
+    splits
+}
+
 /// A source split.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SplitState {

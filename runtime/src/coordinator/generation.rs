@@ -14,7 +14,7 @@ use super::checkpointing::{Answered, Pending};
 use super::report::{self, JobReport, Phase};
 use super::workers::{WorkerEvent, Workers};
 use super::{Committers, CoordinatorContext, Failure, JobSettings, Stop, Wish, assignment, check, commit};
-use crate::checkpoint::records::{Manifest, SubtaskState};
+use crate::checkpoint::records::{Manifest, SubtaskState, splits_of};
 use crate::checkpoint::retention::{self, Kept};
 use crate::checkpoint::{CheckpointError, TakenOver};
 use crate::model::{Epoch, Generation, WorkerId};
@@ -211,12 +211,14 @@ impl RunningJob<'_> {
                 WorkerEvent::Says(..) => {}
             }
         }
-        let topology = Topology::of(self.plan, self.settings.parallelism);
-        let sources = topology.chains.iter().enumerate().filter(|(_, operators)| {
-            matches!(self.plan.operators[operators[0]].kind, Some(OperatorKind::Source(_)))
-        });
+        // As the workers see it.
+        let topology = Topology::of(self.plan, self.settings.parallelism)
+            .reading_once(self.plan, |source| splits_of(&self.state, source));
+        let first = |chain: &usize| &self.plan.operators[topology.chains[*chain][0]];
+        let sources =
+            topology.tasks().filter(|chain| matches!(first(chain).kind, Some(OperatorKind::Source(_))));
         let sources_left = sources
-            .flat_map(|(chain, _)| (0..self.settings.parallelism).map(move |subtask| (chain as u32, subtask)))
+            .flat_map(|chain| (0..self.settings.parallelism).map(move |subtask| (chain as u32, subtask)))
             .collect();
         Ok(Run {
             slots,

@@ -18,7 +18,7 @@ mod workers;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_sql::plan::{OperatorKind, Plan, Succession, succeed};
+use millrace_sql::plan::{OperatorKind, Plan, Succession, Table, succeed};
 use parking_lot::Mutex;
 use snafu::Snafu;
 use tokio::sync::watch;
@@ -547,12 +547,21 @@ async fn with_first_splits(
     settings: &JobSettings,
     outside: &Outside,
 ) -> Result<Vec<SubtaskState>, SourceError> {
+    // Those that begin together begin at the same place, and so can read together.
+    let mut begun: Vec<(&Option<Table>, Vec<source::Split>)> = Vec::new();
     for operator in &plan.operators {
         let Some(OperatorKind::Source(source)) = &operator.kind else { continue };
         if states.iter().any(|state| state.operator == operator.id) {
             continue;
         }
-        let splits = source::connector(source, outside)?.splits(settings.parallelism).await?;
+        let splits = match begun.iter().find(|(table, _)| **table == source.table) {
+            Some((_, splits)) => splits.clone(),
+            None => {
+                let splits = source::connector(source, outside)?.splits(settings.parallelism).await?;
+                begun.push((&source.table, splits.clone()));
+                splits
+            }
+        };
         let split = |split: source::Split| SplitState {
             id: split.id,
             position: split.position,

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use millrace_crds::contract::ReportedPhase as Phase;
 use millrace_crds::contract::{ColumnChecksum, Report, ReportedCheckpoint, VERSION};
-use millrace_sql::plan::{OperatorKind, Plan, Sink};
+use millrace_sql::plan::{OperatorKind, Plan, Sink, Table};
 use tokio::sync::watch;
 
-use crate::checkpoint::records::Manifest;
+use crate::checkpoint::records::{Manifest, SplitState, splits_of};
 use crate::model::{Attempt, WorkerId};
 use crate::rpc::TaskReport;
 use crate::sink::checksum;
@@ -26,11 +26,27 @@ pub fn checkpoint(manifest: &Manifest, plan: &Plan) -> ReportedCheckpoint {
         completed_at_ms: manifest.created_ms,
         duration_ms: 0,
         bytes: manifest.bytes,
-        rows_in: rows(|kind| matches!(kind, OperatorKind::Source(_))),
+        rows_in: rows_in(manifest, plan),
         rows_out: rows(|kind| matches!(kind, OperatorKind::Sink(_))),
         late_rows: manifest.subtasks.iter().map(|state| state.late_rows).sum(),
         checksums: checksums(manifest, plan),
     }
+}
+
+/// Rows that were read. Several INSERTs that stand at the same place of a table have read the same ones.
+fn rows_in(manifest: &Manifest, plan: &Plan) -> u64 {
+    let mut read: Vec<(&Option<Table>, Vec<SplitState>, u64)> = Vec::new();
+    for operator in &plan.operators {
+        let Some(OperatorKind::Source(source)) = &operator.kind else { continue };
+        let states = manifest.subtasks.iter().filter(|state| state.operator == operator.id);
+        let (rows, place) =
+            (states.map(|state| state.rows).sum::<u64>(), splits_of(&manifest.subtasks, &operator.id));
+        match read.iter_mut().find(|(table, at, _)| **table == source.table && *at == place) {
+            Some((_, _, known)) => *known = rows.max(*known),
+            None => read.push((&source.table, place, rows)),
+        }
+    }
+    read.into_iter().map(|(_, _, rows)| rows).sum()
 }
 
 /// The checksums of the columns of all sinks that keep some, over all subtasks.

@@ -1,15 +1,16 @@
 //! Makes the tasks of a slot from the plan and the restored state.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use millrace_sql::evaluate::{EvaluateError, Evaluator};
-use millrace_sql::plan::{Operator as OperatorPlan, OperatorKind, Plan, Source as SourcePlan};
+use millrace_sql::plan::{
+    Field, Leaf, Operator as OperatorPlan, OperatorKind, Plan, Schema, Source as SourcePlan,
+};
 use snafu::{OptionExt, Snafu};
 use tokio::sync::{mpsc, watch};
 
-use super::chain::{Chain, Sent, Step, Tail};
+use super::chain::{Branch, Branches, Chain, Sent, Step, Tail};
 use super::discovery::Discovery;
 use super::driver::{Head, Task};
 use super::restored::Restored;
@@ -96,31 +97,103 @@ pub struct TaskContext {
     pub safeguards: Safeguards,
 }
 
-/// Makes the task of a chain in a slot. `inbox` has a channel per sender, `outputs` one per exchange out of the chain.
+/// A task that can run.
+pub struct BuiltTask {
+    pub task: Task,
+    pub handle: TaskHandle,
+    /// Of the operators of all its chains, by their index.
+    pub states: Vec<(usize, SubtaskState)>,
+}
+
+/// Makes the task of a chain in a slot, which runs all chains that begin with the same rows. `inbox` has a channel per sender,
+/// `outputs` gives one per exchange out of a chain.
 pub fn build(
     context: &TaskContext,
     chain_index: usize,
     subtask: Subtask,
     restored: &Restored,
     inbox: Option<Arc<Inbox>>,
-    outputs: Vec<Output>,
-) -> Result<(Task, TaskHandle, Vec<SubtaskState>), BuildError> {
-    let groups = context.max_parallelism.owned_by(subtask, context.parallelism);
-    let mut head = None;
-    let mut steps = Vec::new();
-    let mut tail = Tail::Outputs(outputs);
-    let mut input: Option<SchemaRef> = None;
+    mut outputs: impl FnMut(usize) -> Vec<Output>,
+) -> Result<BuiltTask, BuildError> {
     let mut states = Vec::new();
-    for index in &context.topology.chains[chain_index] {
+    let (mut sources, mut chains) = (Vec::new(), Vec::new());
+    for chain in context.topology.run_with(chain_index) {
+        let built = chain_of(context, chain, subtask, restored, outputs(chain), &mut states)?;
+        sources.extend(built.source);
+        chains.push(built.chain);
+    }
+    let (head, columns) = match inbox {
+        None => {
+            let (head, columns) = source_head(context, subtask, &sources, restored)?;
+            (Head::Source(Box::new(head)), columns)
+        }
+        Some(inbox) => {
+            let channels = context.topology.inputs(chain_index).count() * context.parallelism as usize;
+            let gate = Gate::new(channels, context.safeguards.aligns_barriers);
+            (Head::Gate { inbox, gate }, vec![None])
+        }
+    };
+    let lags = match &head {
+        Head::Source(source) => source.lags(),
+        Head::Gate { .. } => Lags::default(),
+    };
+    let (control, receiver) = mpsc::channel(CONTROL_QUEUED_MAX);
+    let handle = TaskHandle {
+        chain: chain_index,
+        subtask: subtask.0,
+        is_source: matches!(head, Head::Source(_)),
+        control,
+        figures: Arc::new(TaskFigures { lags, ..TaskFigures::default() }),
+        needs_full_snapshot: Arc::default(),
+    };
+    let branches = columns.into_iter().zip(chains).map(|(columns, chain)| Branch { columns, chain });
+    let task = Task {
+        chain_index,
+        subtask: subtask.0,
+        head,
+        branches: Branches(branches.collect()),
+        control: receiver,
+        events: context.events.clone(),
+        figures: Arc::clone(&handle.figures),
+        needs_full_snapshot: Arc::clone(&handle.needs_full_snapshot),
+        crash: context.crash.clone(),
+        clock: context.outside.clock,
+    };
+    Ok(BuiltTask { task, handle, states })
+}
+
+/// A chain, and the source that it begins with, if it begins with one.
+struct Built<'a> {
+    source: Option<SourceOf<'a>>,
+    chain: Chain,
+}
+
+/// A source operator and its state.
+struct SourceOf<'a> {
+    index: usize,
+    plan: &'a SourcePlan,
+    state: SubtaskState,
+}
+
+fn chain_of<'a>(
+    context: &'a TaskContext,
+    chain: usize,
+    subtask: Subtask,
+    restored: &Restored,
+    outputs: Vec<Output>,
+    states: &mut Vec<(usize, SubtaskState)>,
+) -> Result<Built<'a>, BuildError> {
+    let groups = context.max_parallelism.owned_by(subtask, context.parallelism);
+    let (mut source, mut steps, mut tail) = (None, Vec::new(), Tail::Outputs(outputs));
+    let mut input: Option<SchemaRef> = None;
+    for index in &context.topology.chains[chain] {
         let operator = &context.plan.operators[*index];
         let state = restored.inherited(&operator.id, subtask.0, context.parallelism, &groups);
         let output = operator.output.clone().unwrap_or_default().to_arrow();
         let above = input.clone().or_else(|| input_schema(&context.plan, *index));
         match &operator.kind {
             Some(OperatorKind::Source(plan)) => {
-                let known = restored.splits(&operator.id);
-                head =
-                    Some(Head::Source(Box::new(source_head(context, *index, plan, &output, &state, known)?)));
+                source = Some(SourceOf { index: *index, plan, state: state.clone() });
             }
             Some(OperatorKind::Sink(plan)) => {
                 let connector = context.sinks.connector(plan, sink_identity(context, operator))?;
@@ -140,43 +213,10 @@ pub fn build(
             }
             None => return PlanSnafu { message: format!("'{}' is of an unknown kind", operator.id) }.fail(),
         }
-        states.push(state);
+        states.push((*index, state));
         input = Some(output);
     }
-    let head = match (head, inbox) {
-        (Some(head), _) => head,
-        (None, Some(inbox)) => {
-            let channels = context.topology.inputs(chain_index).count() * context.parallelism as usize;
-            Head::Gate { inbox, gate: Gate::new(channels, context.safeguards.aligns_barriers) }
-        }
-        (None, None) => return PlanSnafu { message: "a chain without input" }.fail(),
-    };
-    let lags = match &head {
-        Head::Source(source) => source.lags(),
-        Head::Gate { .. } => Lags::default(),
-    };
-    let (control, receiver) = mpsc::channel(CONTROL_QUEUED_MAX);
-    let handle = TaskHandle {
-        chain: chain_index,
-        subtask: subtask.0,
-        is_source: matches!(head, Head::Source(_)),
-        control,
-        figures: Arc::new(TaskFigures { lags, ..TaskFigures::default() }),
-        needs_full_snapshot: Arc::default(),
-    };
-    let task = Task {
-        chain_index,
-        subtask: subtask.0,
-        head,
-        chain: Chain { steps, tail, sent: Sent::default() },
-        control: receiver,
-        events: context.events.clone(),
-        figures: Arc::clone(&handle.figures),
-        needs_full_snapshot: Arc::clone(&handle.needs_full_snapshot),
-        crash: context.crash.clone(),
-        clock: context.outside.clock,
-    };
-    Ok((task, handle, states))
+    Ok(Built { source, chain: Chain { steps, tail, sent: Sent::default() } })
 }
 
 /// The schema of what an operator receives.
@@ -198,20 +238,47 @@ pub fn sink_identity(context: &TaskContext, operator: &OperatorPlan) -> SinkIden
     }
 }
 
+/// Which of the task's columns a chain gets; `None`: all, in order.
+type Columns = Option<Vec<usize>>;
+
+/// The source at the head of a task: it reads what all of these sources read, which is the same rows, once. For each of them its
+/// columns.
 fn source_head(
     context: &TaskContext,
-    index: usize,
-    plan: &SourcePlan,
-    output: &SchemaRef,
-    state: &SubtaskState,
-    known: BTreeSet<String>,
-) -> Result<SourceHead, BuildError> {
-    let connector: Arc<dyn SourceConnector> = source::connector(plan, &context.outside)?.into();
+    subtask: Subtask,
+    sources: &[SourceOf<'_>],
+    restored: &Restored,
+) -> Result<(SourceHead, Vec<Columns>), BuildError> {
+    let [first, others @ ..] = sources else {
+        return PlanSnafu { message: "a chain without input" }.fail();
+    };
+    let mut plan = first.plan.clone();
+    for leaf in others.iter().flat_map(|source| &source.plan.leaves) {
+        if !plan.leaves.contains(leaf) {
+            plan.leaves.push(leaf.clone());
+        }
+    }
+    let place = |leaf: &Leaf| plan.leaves.iter().position(|read| read == leaf);
+    let columns = |source: &SourceOf<'_>| -> Columns {
+        let columns: Vec<usize> = source.plan.leaves.iter().filter_map(place).collect();
+        (columns.len() < plan.leaves.len() || !columns.is_sorted()).then_some(columns)
+    };
+    let columns: Vec<Columns> = sources.iter().map(columns).collect();
+    let fields = plan.leaves.iter().map(|leaf| Field {
+        name: leaf.path.join("."),
+        data_type: leaf.data_type.clone(),
+        nullable: leaf.nullable,
+    });
+    let output = Schema { fields: fields.collect() }.to_arrow();
+    let connector: Arc<dyn SourceConnector> = source::connector(&plan, &context.outside)?.into();
     let clock = context.outside.clock;
-    let discovery = Discovery::new(&connector, known, state.subtask, context.parallelism, clock);
-    let watermark = plan.watermark.as_ref().map(|watermark| Evaluator::new(watermark, output)).transpose()?;
+    let known = restored.splits(&context.plan.operators[first.index].id);
+    let discovery = Discovery::new(&connector, known, subtask.0, context.parallelism, clock);
+    // The watermark is of the first one's leaves, which are the first ones.
+    let watermark =
+        plan.watermark.as_ref().map(|watermark| Evaluator::new(watermark, &output)).transpose()?;
     let mut splits = Vec::new();
-    for split in &state.splits {
+    for split in &first.state.splits {
         let reader = if split.is_done {
             None
         } else {
@@ -219,12 +286,12 @@ fn source_head(
         };
         splits.push((split.clone(), reader));
     }
-    let idleness =
-        source::idle_timeout_of(plan)?.map(|timeout| Idleness::new(timeout, context.outside.clock));
-    let throttle = source::rows_per_second_of(plan)?;
-    let throttle = throttle
-        .map(|rate| Throttle::new(rate as f64 / f64::from(context.parallelism), context.outside.clock));
-    Ok(SourceHead::new(index, connector, discovery, splits, watermark, state.rows, idleness, throttle))
+    let idleness = source::idle_timeout_of(&plan)?.map(|timeout| Idleness::new(timeout, clock));
+    let throttle = source::rows_per_second_of(&plan)?;
+    let throttle = throttle.map(|rate| Throttle::new(rate as f64 / f64::from(context.parallelism), clock));
+    let operators = sources.iter().map(|source| (source.index, source.state.rows)).collect();
+    let head = SourceHead::new(operators, connector, discovery, splits, watermark, idleness, throttle);
+    Ok((head, columns))
 }
 
 fn make_operator(

@@ -33,6 +33,15 @@ pub struct Chain {
     pub sent: Sent,
 }
 
+/// All chains of a task: each gets every row that the task reads, and sees the columns that it asked for.
+pub struct Branches(pub Vec<Branch>);
+
+/// A chain, and which of the task's columns it gets; `None`: all, in order.
+pub struct Branch {
+    pub columns: Option<Vec<usize>>,
+    pub chain: Chain,
+}
+
 /// What has left a chain.
 #[derive(Debug, Default)]
 pub struct Sent {
@@ -77,18 +86,73 @@ impl Tail {
     }
 }
 
+impl Branches {
+    pub fn batch(&mut self, batch: Batch) -> Result<(), TaskError> {
+        for branch in &mut self.0 {
+            let records = match &branch.columns {
+                None => batch.records.clone(),
+                Some(columns) => {
+                    let projected = batch.records.project(columns);
+                    projected.map_err(|source| OperatorError::Compute { source })?
+                }
+            };
+            branch.chain.batch(Batch { records, ..batch.clone() })?;
+        }
+        Ok(())
+    }
+
+    pub async fn watermark(&mut self, time: EventTime) -> Result<(), TaskError> {
+        for branch in &mut self.0 {
+            branch.chain.watermark(time).await?;
+        }
+        Ok(())
+    }
+
+    pub fn flush_operators(&mut self) -> Result<(), TaskError> {
+        self.0.iter_mut().try_for_each(|branch| branch.chain.flush_operators())
+    }
+
+    pub async fn flush_due(&mut self) -> Result<(), TaskError> {
+        for branch in &mut self.0 {
+            branch.chain.flush_due().await?;
+        }
+        Ok(())
+    }
+
+    pub async fn flush(&mut self) -> Result<(), TaskError> {
+        for branch in &mut self.0 {
+            branch.chain.flush().await?;
+        }
+        Ok(())
+    }
+
+    pub async fn barrier(&mut self, barrier: Barrier) -> Result<(), OutputError> {
+        for branch in &mut self.0 {
+            branch.chain.barrier(barrier).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn control(&mut self, element: Element) -> Result<(), OutputError> {
+        for branch in &mut self.0 {
+            branch.chain.control(element.clone()).await?;
+        }
+        Ok(())
+    }
+}
+
 fn refused(error: &impl std::error::Error, kind: &'static str, is_permanent: bool) -> OperatorError {
     OperatorError::Refused { message: crate::error::chain(error), kind, is_permanent }
 }
 
 impl Chain {
     /// Pushes rows through all operators.
-    pub fn batch(&mut self, batch: Batch) -> Result<(), TaskError> {
+    fn batch(&mut self, batch: Batch) -> Result<(), TaskError> {
         Ok(Rest { steps: &mut self.steps, tail: &mut self.tail, sent: &mut self.sent }.batch(batch)?)
     }
 
     /// Takes a watermark through all operators; each may emit more than fits and is then asked again.
-    pub async fn watermark(&mut self, time: EventTime) -> Result<(), TaskError> {
+    async fn watermark(&mut self, time: EventTime) -> Result<(), TaskError> {
         for first in 0..self.steps.len() {
             while let Some((step, steps)) = self.steps[first..].split_first_mut() {
                 let progress = step
@@ -107,7 +171,7 @@ impl Chain {
     }
 
     /// Makes all operators emit what they hold back.
-    pub fn flush_operators(&mut self) -> Result<(), TaskError> {
+    fn flush_operators(&mut self) -> Result<(), TaskError> {
         for first in 0..self.steps.len() {
             if let Some((step, steps)) = self.steps[first..].split_first_mut() {
                 step.operator.flush(&mut Rest { steps, tail: &mut self.tail, sent: &mut self.sent })?;
@@ -117,7 +181,7 @@ impl Chain {
     }
 
     /// Sends what is due and waits until the tail can take more.
-    pub async fn flush_due(&mut self) -> Result<(), TaskError> {
+    async fn flush_due(&mut self) -> Result<(), TaskError> {
         match &mut self.tail {
             Tail::Outputs(outputs) => {
                 for output in outputs {
@@ -130,7 +194,7 @@ impl Chain {
     }
 
     /// Sends everything: the input has nothing more for now.
-    pub async fn flush(&mut self) -> Result<(), TaskError> {
+    async fn flush(&mut self) -> Result<(), TaskError> {
         if let Tail::Outputs(outputs) = &mut self.tail {
             for output in outputs {
                 output.flush().await?;
@@ -140,7 +204,7 @@ impl Chain {
     }
 
     /// Sends a barrier on.
-    pub async fn barrier(&mut self, barrier: Barrier) -> Result<(), OutputError> {
+    async fn barrier(&mut self, barrier: Barrier) -> Result<(), OutputError> {
         if let Tail::Outputs(outputs) = &mut self.tail {
             for output in outputs {
                 output.barrier(barrier).await?;
@@ -150,7 +214,7 @@ impl Chain {
     }
 
     /// Sends Idle or Active on.
-    pub async fn control(&mut self, element: Element) -> Result<(), OutputError> {
+    async fn control(&mut self, element: Element) -> Result<(), OutputError> {
         if let Tail::Outputs(outputs) = &mut self.tail {
             for output in outputs {
                 output.control(element.clone()).await?;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 
-use super::chain::{Chain, Tail};
+use super::chain::{Branches, Tail};
 use super::source_head::{SourceHead, SourceRead};
 use super::{SinkSnapshot, SourceSnapshot, TaskControl, TaskError, TaskEvent, TaskFigures, TaskSnapshot};
 use crate::clock::Clock;
@@ -25,7 +25,7 @@ pub struct Task {
     pub chain_index: usize,
     pub subtask: u32,
     pub head: Head,
-    pub chain: Chain,
+    pub branches: Branches,
     pub control: mpsc::Receiver<TaskControl>,
     pub events: mpsc::Sender<TaskEvent>,
     pub figures: Arc<TaskFigures>,
@@ -51,7 +51,7 @@ impl Task {
         if let Head::Source(source) = &mut self.head
             && source.begins_idle()
         {
-            self.chain.control(Element::Idle).await?;
+            self.branches.control(Element::Idle).await?;
         }
         loop {
             match self.next().await? {
@@ -79,7 +79,7 @@ impl Task {
         if let Some(event) = self.try_next()? {
             return Ok(event);
         }
-        self.figures.backpressured.until(self.clock, self.chain.flush()).await?;
+        self.figures.backpressured.until(self.clock, self.branches.flush()).await?;
         let (clock, idle) = (self.clock, &self.figures.idle);
         let control = &mut self.control;
         match &mut self.head {
@@ -129,21 +129,25 @@ impl Task {
     async fn batch(&mut self, batch: Batch) -> Result<(), TaskError> {
         self.figures.rows_in.fetch_add(batch.rows() as u64, Ordering::Relaxed);
         self.figures.bytes_in.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
-        self.chain.batch(batch)?;
+        self.branches.batch(batch)?;
         self.note_rows_out();
         self.flush_due().await
     }
 
     async fn flush_due(&mut self) -> Result<(), TaskError> {
-        self.figures.backpressured.until(self.clock, self.chain.flush_due()).await
+        self.figures.backpressured.until(self.clock, self.branches.flush_due()).await
     }
 
     fn note_rows_out(&self) {
-        self.figures.sent_rows.store(self.chain.sent.rows, Ordering::Relaxed);
-        self.figures.sent_bytes.store(self.chain.sent.bytes, Ordering::Relaxed);
-        if let Tail::Sink { rows, .. } = &self.chain.tail {
-            self.figures.rows_out.store(*rows, Ordering::Relaxed);
-        }
+        let chains = || self.branches.0.iter().map(|branch| &branch.chain);
+        let written = |tail: &Tail| match tail {
+            Tail::Sink { rows, .. } => *rows,
+            Tail::Outputs(_) => 0,
+        };
+        let figures = &self.figures;
+        figures.sent_rows.store(chains().map(|chain| chain.sent.rows).sum(), Ordering::Relaxed);
+        figures.sent_bytes.store(chains().map(|chain| chain.sent.bytes).sum(), Ordering::Relaxed);
+        figures.rows_out.store(chains().map(|chain| written(&chain.tail)).sum(), Ordering::Relaxed);
     }
 
     async fn source_watermark(&mut self) -> Result<(), TaskError> {
@@ -160,7 +164,7 @@ impl Task {
     }
 
     async fn watermark(&mut self, time: EventTime) -> Result<(), TaskError> {
-        self.chain.watermark(time).await?;
+        self.branches.watermark(time).await?;
         self.note_rows_out();
         self.figures.watermark_ms.store(time.0, Ordering::Relaxed);
         self.flush_due().await
@@ -176,10 +180,10 @@ impl Task {
         let Head::Source(source) = &mut self.head else { return Ok(()) };
         match source.idle_change() {
             Some(true) => {
-                self.chain.flush_operators()?;
-                self.chain.control(Element::Idle).await?;
+                self.branches.flush_operators()?;
+                self.branches.control(Element::Idle).await?;
             }
-            Some(false) => self.chain.control(Element::Active).await?,
+            Some(false) => self.branches.control(Element::Active).await?,
             None => {}
         }
         Ok(())
@@ -189,8 +193,8 @@ impl Task {
         // The last watermark of an idle channel would not count.
         self.tell_idleness().await?;
         self.source_watermark().await?;
-        self.chain.flush_operators()?;
-        self.chain.flush().await?;
+        self.branches.flush_operators()?;
+        self.branches.flush().await?;
         let event = TaskEvent::Exhausted { chain: self.chain_index, subtask: self.subtask };
         tell(&self.events, event).await;
         Ok(())
@@ -201,18 +205,18 @@ impl Task {
             Passed::Batch(batch) => self.batch(batch).await,
             Passed::Watermark(time) => self.watermark(time).await,
             Passed::Barrier(barrier) => self.barrier(barrier).await,
-            Passed::Idle => Ok(self.chain.control(Element::Idle).await?),
-            Passed::Active => Ok(self.chain.control(Element::Active).await?),
+            Passed::Idle => Ok(self.branches.control(Element::Idle).await?),
+            Passed::Active => Ok(self.branches.control(Element::Active).await?),
         }
     }
 
     async fn barrier(&mut self, barrier: Barrier) -> Result<(), TaskError> {
-        self.chain.flush_operators()?;
+        self.branches.flush_operators()?;
         self.note_rows_out();
         let snapshot = self.snapshot(barrier);
         // The snapshot goes first: the barrier may wait for credit, and the upload need not.
         tell(&self.events, TaskEvent::Snapshot(snapshot)).await;
-        self.figures.backpressured.until(self.clock, self.chain.barrier(barrier)).await?;
+        self.figures.backpressured.until(self.clock, self.branches.barrier(barrier)).await?;
         Ok(())
     }
 
@@ -220,38 +224,45 @@ impl Task {
         let began = self.clock.elapsed();
         let is_full = self.needs_full_snapshot.swap(false, Ordering::Relaxed);
         let (mut late, mut bytes) = (0, 0);
-        let operators = self.chain.steps.iter_mut().map(|step| {
-            let figures = step.operator.figures();
-            late += figures.late_rows;
-            bytes += figures.state_bytes;
-            (step.index, step.operator.snapshot(is_full))
-        });
-        let operators = operators.collect();
+        let chains = self.branches.0.iter_mut().map(|branch| &mut branch.chain);
+        let (mut operators, mut sinks) = (Vec::new(), Vec::new());
+        for chain in chains {
+            for step in &mut chain.steps {
+                let figures = step.operator.figures();
+                late += figures.late_rows;
+                bytes += figures.state_bytes;
+                operators.push((step.index, step.operator.snapshot(is_full)));
+            }
+            if let Tail::Sink { index, writer, rows, restored_checksums } = &mut chain.tail {
+                let checksums =
+                    checksum::sum([restored_checksums.as_slice(), writer.checksums()].into_iter());
+                sinks.push(SinkSnapshot {
+                    operator: *index,
+                    prepared: writer.prepare(barrier.epoch),
+                    trouble: writer.trouble(),
+                    rows: *rows,
+                    checksums,
+                });
+            }
+        }
         self.figures.late_rows.store(late, Ordering::Relaxed);
         self.figures.state_bytes.store(bytes, Ordering::Relaxed);
-        let source = match &self.head {
+        let sources = match &self.head {
             Head::Source(source) => {
-                Some(SourceSnapshot { operator: source.index, splits: source.snapshot(), rows: source.rows })
+                let splits = source.snapshot();
+                let of_operator =
+                    |(operator, rows)| SourceSnapshot { operator, splits: splits.clone(), rows };
+                source.rows_of_operators().map(of_operator).collect()
             }
-            Head::Gate { .. } => None,
-        };
-        let sink = match &mut self.chain.tail {
-            Tail::Sink { index, writer, rows, restored_checksums } => Some(SinkSnapshot {
-                operator: *index,
-                prepared: writer.prepare(barrier.epoch),
-                trouble: writer.trouble(),
-                rows: *rows,
-                checksums: checksum::sum([restored_checksums.as_slice(), writer.checksums()].into_iter()),
-            }),
-            Tail::Outputs(_) => None,
+            Head::Gate { .. } => Vec::new(),
         };
         TaskSnapshot {
             epoch: barrier.epoch,
             chain: self.chain_index,
             subtask: self.subtask,
             operators,
-            source,
-            sink,
+            sources,
+            sinks,
             stop: self.clock.elapsed().saturating_sub(began),
         }
     }

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use snafu::Snafu;
 use tokio::sync::mpsc;
 
-pub use build::{BuildError, TaskContext, build};
+pub use build::{BuildError, BuiltTask, TaskContext, build};
 pub use driver::Task;
 pub use restored::{Restored, SubtaskImage, SubtaskKey};
 
@@ -94,8 +94,9 @@ pub struct TaskSnapshot {
     pub subtask: u32,
     /// State by operator index.
     pub operators: Vec<(usize, OperatorSnapshot)>,
-    pub source: Option<SourceSnapshot>,
-    pub sink: Option<SinkSnapshot>,
+    /// One each for the sources that the task reads for, whose splits are the same.
+    pub sources: Vec<SourceSnapshot>,
+    pub sinks: Vec<SinkSnapshot>,
     /// For so long the task stood still to take it.
     pub stop: Duration,
 }

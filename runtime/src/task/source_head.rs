@@ -81,7 +81,8 @@ impl Throttle {
 
 /// A source subtask.
 pub struct SourceHead {
-    pub index: usize,
+    /// The operators that it reads for, and how many rows each was given before.
+    operators: Vec<(usize, u64)>,
     connector: Arc<dyn SourceConnector>,
     discovery: Option<Discovery>,
     splits: Vec<OpenSplit>,
@@ -89,7 +90,8 @@ pub struct SourceHead {
     lags: Lags,
     watermarks: SplitWatermarks,
     watermark: Option<Evaluator>,
-    pub rows: u64,
+    /// Read by now.
+    rows: u64,
     is_exhausted: bool,
     idleness: Option<Idleness>,
     throttle: Option<Throttle>,
@@ -110,20 +112,19 @@ struct OpenSplit {
 }
 
 impl SourceHead {
-    /// A source over these splits and their readers, which the connector has opened; `rows` were read before.
-    #[expect(clippy::too_many_arguments, reason = "each is a part of its own")]
+    /// A source over these splits and their readers, which the connector has opened. `operators`: those that it reads for, and how
+    /// many rows each was given before.
     pub fn new(
-        index: usize,
+        operators: Vec<(usize, u64)>,
         connector: Arc<dyn SourceConnector>,
         discovery: Option<Discovery>,
         splits: Vec<(SplitState, Option<Box<dyn SplitReader>>)>,
         watermark: Option<Evaluator>,
-        rows: u64,
         idleness: Option<Idleness>,
         throttle: Option<Throttle>,
     ) -> Self {
         let mut head = SourceHead {
-            index,
+            operators,
             connector,
             discovery,
             splits: Vec::new(),
@@ -131,7 +132,7 @@ impl SourceHead {
             lags: Lags::default(),
             watermarks: SplitWatermarks::default(),
             watermark,
-            rows,
+            rows: 0,
             is_exhausted: false,
             idleness,
             throttle,
@@ -329,6 +330,11 @@ impl SourceHead {
     /// The subtask's watermark if it has advanced.
     pub fn advanced_watermark(&mut self) -> Option<EventTime> {
         self.watermarks.advanced()
+    }
+
+    /// How many rows each operator that it reads for was given since the job's first start.
+    pub fn rows_of_operators(&self) -> impl Iterator<Item = (usize, u64)> + use<'_> {
+        self.operators.iter().map(|(operator, before)| (*operator, before + self.rows))
     }
 
     /// Where all splits stand.

@@ -14,6 +14,7 @@ use super::data_plane::DataPlane;
 use super::restore::{fetch, inherited};
 use super::retained::Retained;
 use super::snapshots::{SnapshotError, Snapshots};
+use crate::checkpoint::records::splits_of;
 use crate::error::chain;
 use crate::exchange::channel::CreditReturn;
 use crate::exchange::frame::{Handshake, MAGIC, PROTOCOL_VERSION};
@@ -21,7 +22,9 @@ use crate::exchange::network::{Connection, Route, run_sender};
 use crate::exchange::{ChannelSender, Credit, Inbox, Output};
 use crate::model::{Barrier, Epoch, Generation, JobUid, MaxParallelism, Subtask, WorkerId};
 use crate::rpc::{Deploy, Exhausted, Failed, Heartbeat, Snapshot, TaskReport, WorkerSays};
-use crate::task::{Task, TaskContext, TaskControl, TaskError, TaskEvent, TaskHandle, TaskSnapshot, build};
+use crate::task::{
+    BuiltTask, Task, TaskContext, TaskControl, TaskError, TaskEvent, TaskHandle, TaskSnapshot, build,
+};
 use crate::topology::Topology;
 
 /// Events of tasks queued for the worker: every task has at most a snapshot and an end under way.
@@ -97,7 +100,8 @@ impl GenerationRun {
         else {
             return Err(failed("the deployment is malformed", "Internal", true));
         };
-        let topology = Topology::of(&plan, deploy.parallelism);
+        let topology = Topology::of(&plan, deploy.parallelism)
+            .reading_once(&plan, |source| splits_of(&deploy.restored, source));
         let operators = topology.chains.iter().map(|chain| plan.operators[chain[0]].id.clone()).collect();
         let (events_sender, events) = mpsc::channel(EVENTS_QUEUED_MAX);
         let (completed, completed_seen) = watch::channel(Epoch(0));
@@ -124,15 +128,15 @@ impl GenerationRun {
         let (rolled_back, segments) = (restored.images.len(), restored.segments.len());
         let mut wiring = Wiring::new(&task_context, &deploy, worker, &mine);
         let (mut tasks, mut handles, mut states) = (Vec::new(), Vec::new(), HashMap::new());
-        for chain_index in 0..task_context.topology.chains.len() {
+        for chain_index in task_context.topology.tasks() {
             for slot in &mine {
                 let inbox = wiring.inboxes.get(&(chain_index, *slot)).cloned();
-                let outputs = wiring.outputs(&task_context, chain_index, *slot);
+                let outputs = |chain| wiring.outputs(&task_context, chain, *slot);
                 let built = build(&task_context, chain_index, Subtask(*slot), &restored, inbox, outputs);
-                let (task, handle, state) =
+                let BuiltTask { task, handle, states: of_operators } =
                     built.map_err(|error| failed(&chain(&error), error.kind(), error.is_permanent()))?;
-                let operators = task_context.topology.chains[chain_index].iter();
-                states.extend(operators.zip(state).map(|(operator, state)| ((*operator, *slot), state)));
+                let of_slot = |(operator, state)| ((operator, *slot), state);
+                states.extend(of_operators.into_iter().map(of_slot));
                 tasks.push(task);
                 handles.push(handle);
                 // Between two restored subtasks signs of life are sent.

@@ -173,8 +173,9 @@ impl Snapshots {
         // First of all: what sinks have prepared must be known even if what follows fails and the job runs on.
         let mut snapshots = snapshots;
         for snapshot in &mut snapshots {
-            let Some(sink) = snapshot.sink.take() else { continue };
-            self.preparing.push_back((epoch, (sink.operator, snapshot.subtask), sink));
+            for sink in snapshot.sinks.drain(..) {
+                self.preparing.push_back((epoch, (sink.operator, snapshot.subtask), sink));
+            }
         }
         if let Err(error) = self.prepare().await {
             self.is_broken = true;
@@ -194,11 +195,11 @@ impl Snapshots {
             operators.extend(
                 snapshot.operators.into_iter().map(|(operator, state)| ((operator, snapshot.subtask), state)),
             );
-            if let Some(source) = snapshot.source
-                && let Some(known) = self.states.get_mut(&(source.operator, snapshot.subtask))
-            {
-                known.splits = source.splits;
-                known.rows = source.rows;
+            for source in snapshot.sources {
+                if let Some(known) = self.states.get_mut(&(source.operator, snapshot.subtask)) {
+                    known.splits = source.splits;
+                    known.rows = source.rows;
+                }
             }
         }
         // Whatever order tasks have answered in.
@@ -374,14 +375,14 @@ mod tests {
             chain: 0,
             subtask: 0,
             operators: vec![(0, operator)],
-            source: None,
-            sink: Some(SinkSnapshot {
+            sources: Vec::new(),
+            sinks: vec![SinkSnapshot {
                 operator: 1,
                 prepared,
                 trouble: None,
                 rows: epoch,
                 checksums: Vec::new(),
-            }),
+            }],
         }
     }
 
@@ -396,7 +397,7 @@ mod tests {
         let (well, mut is_well) = tokio::sync::watch::channel(false);
         let (trouble, in_trouble) = tokio::sync::watch::channel(Some("503".to_owned()));
         let mut first = snapshot(1, true);
-        let sink = first.sink.as_mut().unwrap();
+        let sink = first.sinks.first_mut().unwrap();
         sink.prepared = async move {
             is_well.wait_for(|is_well| *is_well).await.unwrap();
             Ok(vec![vec![1]])
@@ -430,7 +431,7 @@ mod tests {
         snapshots.is_broken = true;
         let mut failing = snapshot(1, false);
         let error = SinkError::Data { message: "refused".to_owned() };
-        failing.sink.as_mut().unwrap().prepared = async move { Err(error) }.boxed();
+        failing.sinks[0].prepared = async move { Err(error) }.boxed();
         let (epoch, complete) = snapshots.add(failing).unwrap().unwrap();
 
         let ended = snapshots.upload(epoch, complete).await;

@@ -71,6 +71,10 @@ fn killed_workers_change_nothing_in_the_output() {
     assert_eq!((place.rows("picked"), place.rows("totals")), straight());
     // The worker that lives fetches nothing, and the new one what was lost.
     let mut deployed = deployed(&place.log());
+    // Both INSERTs read the events in one task a slot, of which a worker has two; windows are in another one.
+    assert!(
+        place.log().lines().filter(|line| line.contains(" deployed ")).all(|line| line.contains("tasks=4"))
+    );
     for (generation, _) in (1..).zip(&restored).skip(1) {
         let of_generation = deployed.remove(&generation).unwrap_or_default();
         let survivors = of_generation.iter().filter(|(rolled_back, _)| *rolled_back > 0).count();
@@ -398,9 +402,12 @@ fn edited_sql_goes_on_from_its_state() {
     signal(job.id(), libc::SIGINT);
     assert!(job.wait().unwrap().success(), "{}", place.log());
 
+    assert!(place.log().contains("tasks=4"), "the events are read once, for two slots: {}", place.log());
+
     place.set_job(3, &edited);
     let mut job = place.start(&[]);
     place.wait_until("two checkpoints are complete", || checkpoints(&place.log()) >= 2);
+    assert!(place.log().contains("tasks=9"), "the new INSERT reads for itself: {}", place.log());
     job.kill().unwrap();
     job.wait().unwrap();
     let log = place.log();

@@ -54,7 +54,8 @@ pub struct ExplainedEdge {
 
 /// Explains a plan.
 pub fn explain(plan: &Plan) -> Explained {
-    let topology = Topology::of(plan, 1);
+    // As it begins: all sources of a table stand at the same place.
+    let topology = Topology::of(plan, 1).reading_once(plan, |_| ());
     let chain_of = |operator: usize| topology.chains.iter().position(|chain| chain.contains(&operator));
     let mut changes = Vec::new();
     for (index, operator) in plan.operators.iter().enumerate() {
@@ -68,7 +69,7 @@ pub fn explain(plan: &Plan) -> Explained {
         id: operator.id.clone(),
         kind: kind(operator),
         chain: chain_of(index).unwrap_or_default(),
-        does: does(plan, index),
+        does: does(plan, index).into_iter().chain(read_with(&topology, plan, index)).collect(),
         columns: columns(operator.output.as_ref()),
         state: state(operator),
         mode: if changes[index] { "changelog" } else { "append" },
@@ -86,6 +87,14 @@ pub fn explain(plan: &Plan) -> Explained {
         ExplainedEdge { from: from.id.clone(), to, partitioning, keys }
     });
     Explained { operators: operators.collect(), edges: edges.collect() }
+}
+
+/// Says of a source that another one reads its rows, too.
+fn read_with(topology: &Topology, plan: &Plan, index: usize) -> Option<String> {
+    let chain = topology.chains.iter().position(|chain| chain.first() == Some(&index))?;
+    let with = topology.run_by(chain)?;
+    let id = &plan.operators[*topology.chains[with].first()?].id;
+    Some(format!("read together with '{id}', while both are at the same place"))
 }
 
 fn columns(schema: Option<&Schema>) -> Vec<ExplainedColumn> {

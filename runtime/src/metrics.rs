@@ -268,7 +268,7 @@ mod tests {
         let figures = WorkerFigures { generation: 1, operators: ["a".to_owned()].into(), tasks: vec![task] };
         let head = "| metric | kind | meaning |\n|---|---|---|\n";
         let tables = format!(
-            "## Coordinator\n\nOf the job, with the label `streamjob`.\n\n{head}{}\n## Workers\n\nOf each chain of operators, named by its first one; labels `streamjob`, `operator`, `subtask`.\n\n{head}{}\n",
+            "## Coordinator\n\nOf the job, with the label `streamjob`.\n\n{head}{}\n## Workers\n\nOf each chain of operators, named by its first one; INSERTs that read a table together count as one, under the name of the first. Labels `streamjob`, `operator`, `subtask`.\n\n{head}{}\n",
             described(&job(&report, &[0], 0).unwrap()),
             described(&worker("totals", &figures).unwrap()),
         );

@@ -2,6 +2,8 @@
 //!
 //! Pure and the same in every process, so that workers need only be told who runs which slot.
 
+use std::collections::BTreeSet;
+
 use millrace_sql::plan::{OperatorKind, Plan, Table};
 
 /// How a plan runs: every chain has one task in every slot.
@@ -70,15 +72,23 @@ impl Topology {
     /// Lets each table be read once for all INSERTs that stand at the same place of it. `places` tells where the source of this id
     /// stands. One that was added later stands elsewhere, and reads for itself until a restart finds it at the place of another.
     pub fn reading_once<P: PartialEq>(mut self, plan: &Plan, places: impl Fn(&str) -> P) -> Self {
-        let mut read: Vec<(usize, &Table, P)> = Vec::new();
+        let mut read: Vec<(usize, &Table, BTreeSet<&Vec<String>>, P)> = Vec::new();
         for (chain, operators) in self.chains.iter().enumerate() {
             let operator = &plan.operators[operators[0]];
             let Some(OperatorKind::Source(source)) = &operator.kind else { continue };
             let Some(table) = &source.table else { continue };
+            // A record that is left out because of a field would be left out for those, too, who do not read the field.
+            let fields = match leaves_records_out(table) {
+                true => source.leaves.iter().map(|leaf| &leaf.path).collect(),
+                false => BTreeSet::new(),
+            };
             let place = places(&operator.id);
-            match read.iter().find(|(_, known, at)| *known == table && *at == place) {
-                Some((first, _, _)) => self.run_by[chain] = Some(*first),
-                None => read.push((chain, table, place)),
+            let is_same = |known: &&(usize, &Table, BTreeSet<&Vec<String>>, P)| {
+                known.1 == table && known.2 == fields && known.3 == place
+            };
+            match read.iter().find(is_same) {
+                Some((first, ..)) => self.run_by[chain] = Some(*first),
+                None => read.push((chain, table, fields, place)),
             }
         }
         self
@@ -87,6 +97,11 @@ impl Topology {
     /// Chains that have tasks of their own.
     pub fn tasks(&self) -> impl Iterator<Item = usize> + use<'_> {
         (0..self.chains.len()).filter(|chain| self.run_by[*chain].is_none())
+    }
+
+    /// The chain whose task runs this one, too, if it has none of its own.
+    pub fn run_by(&self, chain: usize) -> Option<usize> {
+        self.run_by[chain]
     }
 
     /// The chains that a task of this chain runs: itself, and those that begin with the same rows.
@@ -104,6 +119,10 @@ impl Topology {
     pub fn outputs(&self, chain: usize) -> impl Iterator<Item = &ChainEdge> {
         self.edges.iter().filter(move |edge| edge.from == chain)
     }
+}
+
+fn leaves_records_out(table: &Table) -> bool {
+    table.options.iter().any(|(option, value)| option.ends_with(".ignore-parse-errors") && value == "true")
 }
 
 #[cfg(test)]
@@ -151,6 +170,17 @@ mod tests {
         };
 
         assert_eq!(tasks(|_| 0), [(0, vec![0, 1, 3]), (2, vec![2])]);
+        let lenient =
+            sql.replacen("'format' = 'json'", "'format' = 'json', 'json.ignore-parse-errors' = 'true'", 1);
+        let lenient = millrace_sql::compile(&format!("{lenient} INSERT INTO y SELECT a FROM t;")).unwrap();
+        let topology = Topology::of(&lenient, 2).reading_once(&lenient, |_| 0);
+        let with: Vec<Vec<usize>> =
+            topology.tasks().map(|chain| topology.run_with(chain).collect()).collect();
+        assert_eq!(
+            with,
+            [vec![0, 4], vec![1], vec![2], vec![3]],
+            "each sees the records that its own fields let through"
+        );
         let added_later = tasks(|id| u32::from(id == "y/t/source"));
         assert_eq!(added_later, [(0, vec![0, 3]), (1, vec![1]), (2, vec![2])]);
     }

@@ -40,7 +40,8 @@ pub async fn read(from: &dyn Store, identity: &JobIdentity) -> Result<Manifest, 
     let wanted = identity.max_parallelism.groups();
     if owner.max_parallelism != wanted {
         return refused(format!(
-            "the state in '{location}' has maxParallelism {}, the manifest says {wanted}; set spec.maxParallelism to {}",
+            "the state in '{location}' has maxParallelism {}, the manifest says {wanted}; set spec.maxParallelism to {}, on a \
+             cluster by making the job anew",
             owner.max_parallelism, owner.max_parallelism
         ));
     }

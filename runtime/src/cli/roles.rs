@@ -103,7 +103,12 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
     let place = job.manifest.spec.start_place().map(|place| job::store_at(place, &job.manifest));
     let begins_from = match place.transpose() {
         Ok(begins_from) => begins_from,
-        Err(error) => return services.block_on(show_failure(&arguments, error)),
+        // Of a job with a checkpoint it is not looked at.
+        Err(_) if services.block_on(has_checkpoint(&job)) => None,
+        Err(UserError(why)) => {
+            let error = UserError(format!("spec.startFrom: {why}"));
+            return services.block_on(show_failure(&arguments, error));
+        }
     };
     services.block_on(async move {
         let clock = Clock::system();
@@ -166,6 +171,11 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
             () = terminated() => Ok(Exit::Done),
         }
     })
+}
+
+async fn has_checkpoint(job: &job::Job) -> bool {
+    let Ok(store) = job.store() else { return false };
+    matches!(protocol::newest(store.as_ref()).await, Ok(Some(_)))
 }
 
 /// Waits while another coordinator leads the job: to claim it back at once would only mean to fence each other in turn, which two

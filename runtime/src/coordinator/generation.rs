@@ -115,7 +115,8 @@ impl RunningJob<'_> {
                     retention::keep(&mut run.kept, Kept::of(&manifest), self.settings.checkpoints_kept);
                     self.remove_old(&mut run);
                     let completed = CoordinatorSays::Completed(manifest.epoch);
-                    workers.tell(run.members.iter(), self.generation(), &completed).await;
+                    // Those without a slot, too, which need not keep what they have of older ones.
+                    workers.tell(workers.all().iter(), self.generation(), &completed).await;
                     // A stop may have been taken back meanwhile.
                     if manifest.is_final || (is_last && run.wish == Wish::Stop) {
                         return self.end(&manifest).await;
@@ -175,6 +176,8 @@ impl RunningJob<'_> {
     async fn deploy(&self, workers: &mut Workers, slots: Vec<WorkerId>) -> Result<Run<'_>, Stop> {
         let members: BTreeSet<WorkerId> = slots.iter().copied().collect();
         workers.assigned(&slots);
+        // Some of those that they are of may be gone without a word.
+        self.report.send_modify(|report| report.tasks.clear());
         let peers = members.iter().map(|worker| Peer { worker: worker.0, address: workers.address(*worker) });
         let deploy = Deploy {
             plan: Some(self.plan.clone()),

@@ -260,6 +260,13 @@ fn goes_on(settings: &JobSettings, is_permanent: bool, kind: &str) -> bool {
 /// What would fail for the same reason again is seen without taking a generation, so that a job which waits for its cure leaves no
 /// traces in the store.
 async fn look_before(settings: &JobSettings, plan: &Plan, context: &CoordinatorContext) -> Result<(), Stop> {
+    // Before the job has a place of its own, which would hold it to what is wrong now.
+    if let Some(from) = &context.begins_from
+        && protocol::newest(context.store.as_ref()).await?.is_none()
+    {
+        let manifest = savepoint::read(from.as_ref(), &settings.identity).await?;
+        plan_to_run(Some(&manifest), &settings.sql, plan)?;
+    }
     protocol::check_owner(context.store.as_ref(), &settings.identity).await?;
     protocol::check_records(context.store.as_ref()).await?;
     let newest = protocol::newest(context.store.as_ref()).await?;

@@ -7,7 +7,7 @@ use millrace_crds::contract::{ColumnChecksum, Report, ReportedCheckpoint, VERSIO
 use millrace_sql::plan::{OperatorKind, Plan, Sink, Table};
 use tokio::sync::watch;
 
-use crate::checkpoint::records::{Manifest, SplitState, splits_of};
+use crate::checkpoint::records::Manifest;
 use crate::model::{Attempt, WorkerId};
 use crate::rpc::TaskReport;
 use crate::sink::checksum;
@@ -33,20 +33,19 @@ pub fn checkpoint(manifest: &Manifest, plan: &Plan) -> ReportedCheckpoint {
     }
 }
 
-/// Rows that were read. Several INSERTs that stand at the same place of a table have read the same ones.
+/// Rows that were read, of each table by the INSERT that has read the most of them: others have read the same ones.
 fn rows_in(manifest: &Manifest, plan: &Plan) -> u64 {
-    let mut read: Vec<(&Option<Table>, Vec<SplitState>, u64)> = Vec::new();
+    let mut read: Vec<(&Option<Table>, u64)> = Vec::new();
     for operator in &plan.operators {
         let Some(OperatorKind::Source(source)) = &operator.kind else { continue };
         let states = manifest.subtasks.iter().filter(|state| state.operator == operator.id);
-        let (rows, place) =
-            (states.map(|state| state.rows).sum::<u64>(), splits_of(&manifest.subtasks, &operator.id));
-        match read.iter_mut().find(|(table, at, _)| **table == source.table && *at == place) {
-            Some((_, _, known)) => *known = rows.max(*known),
-            None => read.push((&source.table, place, rows)),
+        let rows: u64 = states.map(|state| state.rows).sum();
+        match read.iter_mut().find(|(table, _)| **table == source.table) {
+            Some((_, known)) => *known = rows.max(*known),
+            None => read.push((&source.table, rows)),
         }
     }
-    read.into_iter().map(|(_, _, rows)| rows).sum()
+    read.into_iter().map(|(_, rows)| rows).sum()
 }
 
 /// The checksums of the columns of all sinks that keep some, over all subtasks.

@@ -104,6 +104,11 @@ impl Workers {
         self.members.iter().map(offer).collect()
     }
 
+    /// All members.
+    pub fn all(&self) -> Vec<WorkerId> {
+        self.members.keys().copied().collect()
+    }
+
     /// Notes who runs which slot.
     pub fn assigned(&mut self, slots: &[WorkerId]) {
         for (worker, joined) in &mut self.members {
@@ -133,13 +138,13 @@ impl Workers {
 
     /// Ends the tasks of all workers.
     pub async fn cancel(&mut self) {
-        let all: Vec<WorkerId> = self.members.keys().copied().collect();
+        let all = self.all();
         self.tell(all.iter(), Generation(u64::MAX >> 1), &CoordinatorSays::Cancel(Empty {})).await;
     }
 
     /// Lets all workers go; their processes end.
     pub async fn dismiss(&mut self, reason: &str) {
-        let all: Vec<WorkerId> = self.members.keys().copied().collect();
+        let all = self.all();
         self.tell(all.iter(), Generation(u64::MAX >> 1), &CoordinatorSays::Leave(reason.to_owned())).await;
     }
 }

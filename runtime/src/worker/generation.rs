@@ -33,6 +33,9 @@ const EVENTS_QUEUED_MAX: usize = 256;
 /// Uploads queued: one checkpoint is under way, and one that was given up may still be uploading.
 const UPLOADS_QUEUED_MAX: usize = 4;
 
+/// A restored table of more runs is written whole with the next checkpoint.
+const RUNS_MAX: usize = 9;
+
 /// The running generation.
 pub struct GenerationRun {
     generation: Generation,
@@ -135,6 +138,10 @@ impl GenerationRun {
                 let built = build(&task_context, chain_index, Subtask(*slot), &restored, inbox, outputs);
                 let BuiltTask { task, handle, states: of_operators } =
                     built.map_err(|error| failed(&chain(&error), error.kind(), error.is_permanent()))?;
+                // Generations that are short add to the runs of a table without ever writing it whole.
+                let tables = of_operators.iter().flat_map(|(_, state)| &state.tables);
+                let is_scattered = tables.map(|table| table.runs.len()).any(|runs| runs > RUNS_MAX);
+                handle.needs_full_snapshot.store(is_scattered, Ordering::Relaxed);
                 let of_slot = |(operator, state)| ((operator, *slot), state);
                 states.extend(of_operators.into_iter().map(of_slot));
                 tasks.push(task);

@@ -229,8 +229,10 @@ impl Session<'_> {
                 None
             }
             Some(CoordinatorSays::Completed(epoch)) => {
-                if let Some(run) = &self.run {
-                    run.completed(Epoch(epoch));
+                match &self.run {
+                    Some(run) => run.completed(Epoch(epoch)),
+                    // The job goes on without this worker.
+                    None => self.worker.retained.forget(),
                 }
                 None
             }

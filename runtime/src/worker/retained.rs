@@ -38,6 +38,11 @@ impl Retained {
         }
     }
 
+    /// Gives everything up.
+    pub fn forget(&self) {
+        *self.0.lock() = Layers::default();
+    }
+
     /// Which slots it has something of.
     pub fn slots(&self) -> BTreeSet<u32> {
         let layers = self.0.lock();
@@ -107,6 +112,9 @@ mod tests {
 
         assert!(found(&retained, 3) && !found(&retained, 4), "what was rolled back over is given up");
         assert_eq!(retained.roll_back([state(9)].iter(), true).len(), 0);
+        assert!(retained.slots().is_empty());
+        retained.keep(Epoch(5), images(5));
+        retained.forget();
         assert!(retained.slots().is_empty());
     }
 

@@ -70,6 +70,30 @@ fn the_rows_of_a_query_are_shown_in_every_form() {
 }
 
 #[test]
+fn rows_can_stand_in_the_text_itself() {
+    let shown = |query: &str| {
+        let output = sql(&["-e", query, "--output", "csv"], "");
+        assert!(output.status.success(), "{}", text(&output));
+        let mut lines: Vec<String> = text(&output).lines().skip(1).map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+
+    assert_eq!(shown("SELECT 1 + 1, UPPER('x'), CAST(NULL AS INT)"), ["2,X,"]);
+    assert_eq!(shown("SELECT 1 WHERE 2 > 3"), [""; 0]);
+    assert_eq!(shown("VALUES (1, 'a', 0.5), (2, CAST(NULL AS STRING), 12.25), (3, 'c', 2)").len(), 3);
+    let (first, second) = ("1,a,0.50", "2,,12.25");
+    assert_eq!(shown("VALUES (1, 'a', 0.50), (2, NULL, 12.25)"), [first, second]);
+    assert_eq!(
+        shown("SELECT k, SUM(v) FROM (VALUES ('a', 1), ('b', 2), ('a', 3)) AS t(k, v) GROUP BY k"),
+        ["a,4", "b,2"]
+    );
+    assert_eq!(shown("SELECT 1 UNION ALL SELECT 2 UNION ALL VALUES (3)"), ["1", "2", "3"]);
+    let output = sql(&["-e", "VALUES (1, 2), (3)"], "");
+    assert!(!output.status.success() && text(&output).contains("VALUES"), "{}", text(&output));
+}
+
+#[test]
 fn statements_come_from_standard_input_and_no_rows_are_said_to_be_none() {
     let output = sql(&[], &format!("{TABLE}; SELECT v FROM s WHERE v > 100;"));
 

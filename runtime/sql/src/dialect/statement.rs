@@ -186,7 +186,7 @@ fn statement(tokens: &[TokenWithSpan], windows: &mut usize) -> Parsed<Statement>
         return insert(&mut cursor, windows).map(Statement::Insert);
     }
     let first = cursor.peek();
-    if cursor.at_word("SELECT") || cursor.at_word("WITH") {
+    if ["SELECT", "WITH", "VALUES"].iter().any(|word| cursor.at_word(word)) {
         return query(&mut cursor, windows).map(Statement::Select);
     }
     if cursor.take_word("SET") {
@@ -261,11 +261,8 @@ fn as_of(tokens: &[TokenWithSpan]) -> Option<&TokenWithSpan> {
 }
 
 fn query(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<Query> {
-    if !cursor.at_word("SELECT") && !cursor.at_word("WITH") && cursor.peek().token != Token::LParen {
-        if cursor.at_word("VALUES") {
-            return Err(mistake(&cursor.peek(), "VALUES is not supported yet")
-                .hint("read rows from a table, such as one of 'connector' = 'filesystem' or 'datagen'"));
-        }
+    let begins = ["SELECT", "WITH", "VALUES"].iter().any(|word| cursor.at_word(word));
+    if !begins && cursor.peek().token != Token::LParen {
         return Err(cursor.unexpected("SELECT"));
     }
     let rest = cursor.rest();

@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use datafusion_common::{DFSchemaRef, DataFusionError, Result, not_impl_err, plan_err};
-use datafusion_expr::{Distinct, Expr, ExprSchemable, LogicalPlan};
+use arrow::datatypes::Field as ArrowField;
+use datafusion_common::{DFSchema, DFSchemaRef, DataFusionError, Result, not_impl_err, plan_err};
+use datafusion_expr::{Distinct, Expr, ExprSchemable, LogicalPlan, Values};
 
 use super::aggregates::mentions_window;
 use super::catalog::{Catalog, DeclaredTable};
@@ -55,6 +56,8 @@ pub(super) struct Branch {
 pub(super) enum Base {
     /// A table's physical columns; the source operator is made when it is known what is read.
     Table(String),
+    /// So many rows that the text itself has; the one column is their number, from 0.
+    Written(usize),
     Operator(usize),
 }
 
@@ -268,9 +271,8 @@ impl Conversion<'_> {
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
             LogicalPlan::Distinct(Distinct::All(input)) => self.distinct(input),
             LogicalPlan::Union(union) => self.union(&union.inputs),
-            LogicalPlan::EmptyRelation(_) => {
-                plan_err!("a query without FROM has no rows to stream").map_err(bare)
-            }
+            LogicalPlan::EmptyRelation(empty) if empty.produce_one_row => Ok(written(1, Vec::new())),
+            LogicalPlan::Values(values) => values_of(values),
             other => not_impl_err!("{}", other.display()).map_err(bare),
         }
     }
@@ -342,6 +344,7 @@ impl Conversion<'_> {
                 let event_time = self.catalog.table(name).and_then(|table| table.event_time.as_ref());
                 event_time.is_some_and(|event_time| event_time.column == *expression)
             }
+            Base::Written(_) => false,
             // A window's rows are as late as its last millisecond, and the watermark follows them.
             Base::Operator(index) => {
                 let keys = match &self.builder.plan.operators[*index].kind {
@@ -366,6 +369,7 @@ impl Conversion<'_> {
         let base = match branch.base {
             Base::Operator(index) => index,
             Base::Table(name) => self.source(&name, filter.iter_mut().chain(&mut output))?,
+            Base::Written(rows) => self.written(rows),
         };
         let width = self.builder.plan.operators[base].output.as_ref().map_or(0, |schema| schema.fields.len());
         let is_same =
@@ -377,6 +381,29 @@ impl Conversion<'_> {
         let index = self.builder.add(&format!("{}/{place}/calc", self.sink), schema, kind);
         self.builder.connect(base, index, None);
         Ok(index)
+    }
+
+    /// Adds the source of rows that the text itself has.
+    fn written(&mut self, rows: usize) -> usize {
+        let number = Field { nullable: false, ..Field::new(NUMBER, DataType::simple(TypeKind::BigInt)) };
+        let options = [
+            ("connector", "datagen".to_owned()),
+            ("splits", "1".to_owned()),
+            ("fields.n.kind", "sequence".to_owned()),
+            ("fields.n.start", "0".to_owned()),
+            ("fields.n.end", (rows - 1).to_string()),
+        ];
+        let schema = Schema { fields: vec![number.clone()] };
+        let table = Table {
+            name: WRITTEN.to_owned(),
+            schema: Some(schema.clone()),
+            options: options.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+            ..Table::default()
+        };
+        let path = vec![number.name.clone()];
+        let leaf = Leaf { path, data_type: number.data_type, nullable: false, metadata: String::new() };
+        let kind = OperatorKind::Source(Source { table: Some(table), leaves: vec![leaf], watermark: None });
+        self.builder.add(&format!("{}/{WRITTEN}/source", self.sink), schema, kind)
     }
 
     /// Adds the source of a table that delivers just what the expressions need, and points them to it.
@@ -408,6 +435,45 @@ impl Conversion<'_> {
         let kind = OperatorKind::Source(Source { table: Some(table), leaves, watermark });
         Ok(self.builder.add(&format!("{}/{name}/source", self.sink), schema, kind))
     }
+}
+
+/// What stands for the table of rows that the text itself has, and its column.
+const WRITTEN: &str = "values";
+const NUMBER: &str = "n";
+
+/// Rows that the text itself has, whose columns are expressions over their number.
+fn written(rows: usize, columns: Vec<plan::Expr>) -> Stream {
+    let branch = Branch { base: Base::Written(rows), filter: None, columns, time: None };
+    Stream { branches: vec![branch], window: None, is_changing: false, place: WRITTEN.to_owned() }
+}
+
+/// The rows of VALUES: each column chooses by the row's number.
+fn values_of(values: &Values) -> Result<Stream, Refused> {
+    let nothing = Arc::new(DFSchema::empty());
+    let rows = values.values.iter().map(|row| convert_all(row, &nothing, &[]));
+    let rows: Vec<Vec<plan::Expr>> = rows.collect::<Result<_, _>>()?;
+    let column = |(index, field): (usize, &Arc<ArrowField>)| -> Result<plan::Expr, Refused> {
+        let to = data_type(field.data_type()).map_err(bare)?;
+        let value = |row: &Vec<plan::Expr>| {
+            row.get(index).map(|value| plan::Expr::cast(value.clone(), to.clone(), false))
+        };
+        let branches = rows.iter().enumerate().map(|(number, row)| plan::Branch {
+            when: Some(plan::Expr::literal(
+                DataType::simple(TypeKind::BigInt),
+                Some(plan::Value::Integer(number as i64)),
+            )),
+            then: value(row),
+        });
+        Ok(plan::Expr {
+            node: Some(Node::Case(Box::new(plan::Case {
+                operand: Some(Box::new(plan::Expr::column(0))),
+                branches: branches.collect(),
+                otherwise: None,
+            }))),
+        })
+    };
+    let columns = values.schema.fields().iter().enumerate().map(column).collect::<Result<_, _>>()?;
+    Ok(written(rows.len(), columns))
 }
 
 /// The leaves of a table that expressions use.

@@ -80,6 +80,7 @@ impl Found<'_> {
         match body {
             SetExpr::Select(select) => self.select(select),
             SetExpr::Query(query) => self.query(query),
+            SetExpr::Values(_) => {}
             SetExpr::SetOperation {
                 op: SetOperator::Union,
                 set_quantifier: SetQuantifier::All | SetQuantifier::Distinct | SetQuantifier::None,
@@ -93,9 +94,7 @@ impl Found<'_> {
                 let name = op.to_string();
                 self.refuse(&name, "use UNION and a filter", body.span(), &[&name]);
             }
-            other => {
-                self.refuse("this kind of query", "write SELECT … FROM …", other.span(), &["VALUES", "TABLE"])
-            }
+            other => self.refuse("this kind of query", "write SELECT … FROM …", other.span(), &["TABLE"]),
         }
     }
 

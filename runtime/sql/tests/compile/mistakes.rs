@@ -76,7 +76,7 @@ fn mistakes_are_shown_where_they_are() {
             "1:6+9 WITH RECURSIVE is not supported yet",
             None,
         ),
-        ("VALUES (1)", "1:1+6 VALUES is not supported yet", None),
+        ("TABLE bid", "1:1+5 expected SELECT, found 'TABLE'", None),
         (
             "SELECT auction FROM bid WHERE auction IN (SELECT id FROM auction)",
             "1:43+6 a subquery in an expression is not supported yet",

@@ -669,3 +669,53 @@ fn how_far_a_source_is_behind_is_told() {
     place.wait_until("the other one, too", || place.log().contains("lag 0 records"));
     stop(&place, &mut job);
 }
+
+/// Rows wait in the process, and more come to the topic meanwhile.
+#[test]
+fn how_far_a_source_that_cannot_keep_up_is_behind_is_told() {
+    let broker = Broker::start(2);
+    broker.create_topic("events", 1);
+    let mut random = 1_u64;
+    let mut rows = || {
+        let mut row = || {
+            let mut text = String::new();
+            while text.len() < 1_000 {
+                random =
+                    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                text.push_str(&format!("{:08x}", random >> 32));
+            }
+            format!("{{\"text\": \"{text}\"}}")
+        };
+        (0..1_000).map(|_| row()).collect::<Vec<_>>()
+    };
+    for _ in 0..12 {
+        broker.append("events", 0, &rows());
+    }
+    let sql = format!(
+        "CREATE TABLE events (text STRING) WITH ('connector' = 'kafka', 'topic' = 'events', 'format' = 'json',
+           'properties.bootstrap.servers' = '{}', 'scan.rows-per-second' = '10');
+         CREATE TABLE result (text STRING) WITH ('connector' = 'blackhole');
+         INSERT INTO result SELECT text FROM events;",
+        broker.address()
+    );
+    let place = Place::new(1, &sql);
+    let mut job = place.start(&[]);
+    let behind = || {
+        let log = place.log();
+        let line = log.lines().rfind(|line| line.contains(" lag ")).unwrap_or_default().to_owned();
+        line.split_once(" lag ").map_or(0.0, |(_, rest)| {
+            let mut words = rest.split(' ');
+            let number: f64 = words.next().unwrap().parse().unwrap();
+            if words.next() == Some("k") { number * 1e3 } else { number }
+        })
+    };
+    place.wait_until("it is told", || behind() > 5_000.0);
+    let before = behind();
+
+    for _ in 0..3 {
+        broker.append("events", 0, &rows());
+    }
+
+    place.wait_until("what has come is told", || behind() >= before + 2_900.0);
+    stop(&place, &mut job);
+}

@@ -33,6 +33,9 @@ impl Words {
 const CLOCKS: [&str; 5] =
     ["CURRENT_TIMESTAMP", "CURRENT_DATE", "CURRENT_TIME", "LOCALTIMESTAMP", "LOCALTIME"];
 
+/// The same with parentheses.
+const CLOCK_FUNCTIONS: [&str; 3] = ["NOW", "PROCTIME", "CURRENT_ROW_TIMESTAMP"];
+
 /// In the message of a conversion that there is none of.
 pub const CANNOT_CAST: &str = "cannot be CAST to";
 
@@ -52,8 +55,7 @@ pub fn of_schema(error: &SchemaError) -> Words {
             let names: Vec<_> = valid_fields.iter().map(|field| field.name.clone()).collect();
             let wanted = field.name();
             if CLOCKS.iter().any(|clock| wanted.eq_ignore_ascii_case(clock)) {
-                return Words::new(format!("{} is not supported yet", wanted.to_uppercase()))
-                    .hint("use the time of the rows: their event time, or a column of their table");
+                return asks_clock(wanted);
             }
             // The qualifier of a column may be what is wrong.
             let is_of = |field: &datafusion_common::Column, table: &str| {
@@ -68,6 +70,9 @@ pub fn of_schema(error: &SchemaError) -> Words {
             }
             Words::new(format!("there is no column '{wanted}'")).hint(match closest(wanted, &names) {
                 Some(name) => format!("did you mean `{name}`?"),
+                None if names.is_empty() => {
+                    "without FROM there are none; a text has quotes: 'text'".to_owned()
+                }
                 None => format!("the columns are: {}", names.join(", ")),
             })
         }
@@ -80,6 +85,11 @@ pub fn of_schema(error: &SchemaError) -> Words {
             Words::new(format!("the column '{name}' occurs twice")).hint("rename one of them with AS")
         }
     }
+}
+
+fn asks_clock(name: &str) -> Words {
+    Words::new(format!("{} is not supported yet", name.to_uppercase()))
+        .hint("use the time of the rows: their event time, or a column of their table")
 }
 
 /// Every other error.
@@ -101,6 +111,7 @@ pub fn of_text(text: &str) -> Words {
     }
     let first = text.lines().next().unwrap_or(text);
     of_functions(first)
+        .or_else(|| of_rows(first))
         .or_else(|| of_groups(first))
         .or_else(|| of_types(first))
         .or_else(|| of_pairs(first))
@@ -110,6 +121,9 @@ pub fn of_text(text: &str) -> Words {
 fn of_functions(text: &str) -> Option<Words> {
     if let Some(rest) = text.strip_prefix("Invalid function '") {
         let name = rest.split('\'').next().unwrap_or(rest);
+        if CLOCK_FUNCTIONS.iter().any(|clock| name.eq_ignore_ascii_case(clock)) {
+            return Some(asks_clock(name));
+        }
         let known: Vec<String> = functions::names().chain(aggregates::NAMES).map(str::to_owned).collect();
         let hint = match closest(&name.to_lowercase(), &known) {
             Some(similar) => format!("did you mean {}?", similar.to_uppercase()),
@@ -137,6 +151,16 @@ fn of_functions(text: &str) -> Option<Words> {
     let usage = usage.split_once(". No function matches").map_or(usage, |(usage, _)| usage);
     let message = format!("the arguments of '{}' do not fit", name.to_uppercase());
     Some(Words::new(message).hint(format!("write {usage}")))
+}
+
+/// Rows of VALUES of different lengths.
+fn of_rows(text: &str) -> Option<Words> {
+    let rest = text.strip_prefix("Inconsistent data length across values list: got ")?;
+    let (found, rest) = rest.split_once(" values in row ")?;
+    let (row, expected) = rest.split_once(" but expected ")?;
+    let row: usize = row.parse().ok()?;
+    let message = format!("row {} of VALUES has {found} values, and the first one has {expected}", row + 1);
+    Some(Words::new(message).hint("give every row as many; NULL where there is none"))
 }
 
 fn of_groups(text: &str) -> Option<Words> {

@@ -78,6 +78,21 @@ fn mistakes_are_shown_where_they_are() {
         ),
         ("TABLE bid", "1:1+5 expected SELECT, found 'TABLE'", None),
         (
+            "VALUES (1, 2), (3)",
+            "1:1+6 row 2 of VALUES has 1 values, and the first one has 2",
+            Some("give every row as many; NULL where there is none"),
+        ),
+        (
+            "SELECT auction",
+            "1:8+7 there is no column 'auction'",
+            Some("without FROM there are none; a text has quotes: 'text'"),
+        ),
+        (
+            "SELECT NOW() FROM bid",
+            "1:8+3 NOW is not supported yet",
+            Some("use the time of the rows: their event time, or a column of their table"),
+        ),
+        (
             "SELECT auction FROM bid WHERE auction IN (SELECT id FROM auction)",
             "1:43+6 a subquery in an expression is not supported yet",
             Some("use a view"),

@@ -15,10 +15,10 @@ use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::records::Aborted;
-use super::{Settings, failed};
+use super::{Settings, failed, offsets};
 use crate::clock::Clock;
 use crate::error::chain;
 use crate::kafka::{
@@ -42,6 +42,9 @@ const QUEUED_BYTES_MAX: usize = 2 << 20;
 const RETRY: Duration = Duration::from_millis(200);
 /// The job is told of errors that last longer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between looks at the ends of partitions without room.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Records of one partition.
 pub struct Fetched {
@@ -123,6 +126,7 @@ impl Fetcher {
             busy: HashSet::new(),
             partitions_busy: HashSet::new(),
             retry_at: Duration::ZERO,
+            look_at: Duration::ZERO,
             turn: 0,
         };
         Fetcher { shared, running: tokio::spawn(fetching.run()).abort_handle() }
@@ -168,6 +172,8 @@ struct Fetching {
     partitions_busy: HashSet<Place>,
     /// After an error nobody is asked before this time.
     retry_at: Duration,
+    /// When the ends of partitions are asked for whose records are not.
+    look_at: Duration,
     /// Grows with each request, so that no partition is always the last of a full answer.
     turn: usize,
 }
@@ -184,6 +190,8 @@ impl Fetching {
             }
             let rest = self.retry_at.saturating_sub(self.clock.elapsed());
             let shared = Arc::clone(&self.shared);
+            let look = self.look_at.saturating_sub(self.clock.elapsed());
+            let full = self.full();
             tokio::select! {
                 Some((leader, partitions, answer)) = asked.next() => {
                     self.busy.remove(&leader);
@@ -198,8 +206,40 @@ impl Fetching {
                 }
                 () = shared.changed.notified() => {}
                 () = self.clock.sleep(rest), if !rest.is_zero() => {}
+                () = self.clock.sleep(look), if !full.is_empty() => self.look_at_ends(full).await,
             }
         }
+    }
+
+    /// Partitions without room.
+    fn full(&self) -> Vec<Place> {
+        let partitions = self.shared.partitions.lock();
+        let full =
+            partitions.iter().filter(|(_, wanted)| wanted.queued.load(Ordering::Relaxed) >= QUEUED_BYTES_MAX);
+        full.map(|(place, _)| place.clone()).collect()
+    }
+
+    /// Whoever is slow wants to know how far behind it is.
+    async fn look_at_ends(&mut self, full: Vec<Place>) {
+        let topics: BTreeSet<&Arc<str>> = full.iter().map(|(topic, _)| topic).collect();
+        for topic in topics {
+            let ends = offsets::ends(&mut self.client, topic, self.settings.is_committed_only).await;
+            let ends = match ends {
+                Ok(ends) => ends,
+                // The next fetch finds the same, and the job is told if it lasts.
+                Err(error) => {
+                    debug!(error = %chain(&error), "it is not known where partitions end");
+                    continue;
+                }
+            };
+            let partitions = self.shared.partitions.lock();
+            for place in full.iter().filter(|(of, _)| of == topic) {
+                if let Some((wanted, end)) = partitions.get(place).zip(ends.get(&place.1)) {
+                    wanted.end.hear(*end, self.clock);
+                }
+            }
+        }
+        self.look_at = self.clock.elapsed() + LOOK;
     }
 
     /// Asks every leader that is not asked already for its partitions with room.

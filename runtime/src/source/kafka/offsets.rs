@@ -126,6 +126,19 @@ pub async fn positions(
     Ok(latest.iter().map(position).collect())
 }
 
+/// Where the partitions of a topic end.
+///
+/// # Errors
+/// If it is not there, or a broker does not answer.
+pub async fn ends(
+    client: &mut Client,
+    topic: &str,
+    is_committed_only: bool,
+) -> Result<BTreeMap<i32, i64>, KafkaError> {
+    let partitions = client.partitions(topic).await?;
+    Asked { client, topic, partitions, is_committed_only }.offsets(LATEST).await
+}
+
 struct Asked<'a> {
     client: &'a mut Client,
     topic: &'a str,

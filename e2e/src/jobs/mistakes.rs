@@ -306,7 +306,7 @@ impl Jobs<'_> {
         let state = format!("{}/{}/source", job.location, self.namespace);
         let mut heir = Job { name: "heir", start_from: format!("{state}-gone"), suspend: false, ..job };
         self.apply(&heir)?;
-        let parts = ["there is no state in", "-gone", "name a savepoint"];
+        let parts = ["spec.startFrom: there is no state in", "-gone", "name a savepoint"];
         self.condition("heir", "Ready", "False", "StateRefused", &parts)?;
         heir.start_from = state;
         self.apply(&heir)?;

@@ -108,10 +108,10 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     let begins_from = match (&arguments.from, job.manifest.spec.start_place()) {
         (Some(From::Place(place)), _) => {
             refuse_other_state(place, store.as_ref()).await?;
-            Some(begins_from(place, &job, &settings).await?)
+            Some(begins_from(place, "--from", &job, &settings).await?)
         }
         (None, Some(place)) if newest(store.as_ref()).await?.is_none() => {
-            Some(begins_from(place, &job, &settings).await?)
+            Some(begins_from(place, "spec.startFrom", &job, &settings).await?)
         }
         _ => None,
     };
@@ -149,12 +149,18 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     finish(&job, ended, &report.borrow(), clock)
 }
 
-/// The place that a job is to begin from.
-async fn begins_from(place: &str, job: &Job, settings: &JobSettings) -> Result<Arc<dyn Store>, UserError> {
-    let from = job::store_at(place, &job.manifest)?;
+/// The place that a job is to begin from, as an argument or a field names it.
+async fn begins_from(
+    place: &str,
+    named_by: &str,
+    job: &Job,
+    settings: &JobSettings,
+) -> Result<Arc<dyn Store>, UserError> {
+    let told = |why: String| UserError(format!("{named_by}: {why}"));
+    let from = job::store_at(place, &job.manifest).map_err(|UserError(why)| told(why))?;
     // Before the job has a place of its own, which would hold it to what is wrong now.
     match savepoint::read(from.as_ref(), &settings.identity).await {
-        Err(error @ CheckpointError::Refused { .. }) => Err(UserError(chain(&error))),
+        Err(error @ CheckpointError::Refused { .. }) => Err(told(chain(&error))),
         // What is damaged or does not answer is told as it is of any job.
         _ => Ok(from),
     }

@@ -264,7 +264,13 @@ async fn look_before(settings: &JobSettings, plan: &Plan, context: &CoordinatorC
     if let Some(from) = &context.begins_from
         && protocol::newest(context.store.as_ref()).await?.is_none()
     {
-        let manifest = savepoint::read(from.as_ref(), &settings.identity).await?;
+        let manifest = match savepoint::read(from.as_ref(), &settings.identity).await {
+            // On the command line the argument or field was looked at before.
+            Err(CheckpointError::Refused { message }) if !settings.is_attended => {
+                return Err(CheckpointError::Refused { message: format!("spec.startFrom: {message}") }.into());
+            }
+            read => read?,
+        };
         plan_to_run(Some(&manifest), &settings.sql, plan)?;
     }
     protocol::check_owner(context.store.as_ref(), &settings.identity).await?;

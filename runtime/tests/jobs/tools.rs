@@ -226,8 +226,13 @@ fn what_a_job_cannot_begin_from_is_told_and_it_begins_once_that_is_mended() {
         place.set_job(2, SQL);
     };
     in_manifest("Earliest", 1, "spec.startFrom: Latest, None, or the place");
-    in_manifest("./nothing", 1, "there is no state in './nothing' to begin from; name a savepoint");
-    refused("./nothing", 1, "there is no state in './nothing' to begin from; name a savepoint");
+    in_manifest("gs://b/f", 1, "spec.startFrom: 'gs://b/f' is not supported; use s3://");
+    in_manifest(
+        "./nothing",
+        1,
+        "spec.startFrom: there is no state in './nothing' to begin from; name a savepoint",
+    );
+    refused("./nothing", 1, "--from: there is no state in './nothing' to begin from; name a savepoint");
     place.edit_job("spec:", "spec:\n  maxParallelism: 64");
     refused(&from, 1, "has maxParallelism 1024, the manifest says 64; set spec.maxParallelism to 1024");
     place.set_job(2, &SQL.replace("COUNT(DISTINCT bid.bidder)", "SUM(bid.bidder)"));

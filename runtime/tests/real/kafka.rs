@@ -648,6 +648,18 @@ INSERT INTO back SELECT CAST(NULL AS BIGINT), k, name FROM named WHERE name IS N
     assert!(text(&output).contains("records that are no rows are left out"), "{}", text(&output));
 }
 
+/// A job that reads a column of the topic, ten rows a second once it has the first ones.
+fn reading_slowly(broker: &Broker, column: &str) -> Place {
+    let sql = format!(
+        "CREATE TABLE events ({column}) WITH ('connector' = 'kafka', 'topic' = 'events', 'format' = 'json',
+           'properties.bootstrap.servers' = '{}', 'scan.rows-per-second' = '10');
+         CREATE TABLE result ({column}) WITH ('connector' = 'blackhole');
+         INSERT INTO result SELECT * FROM events;",
+        broker.address()
+    );
+    Place::new(1, &sql)
+}
+
 #[test]
 fn how_far_a_source_is_behind_is_told() {
     let broker = Broker::start(2);
@@ -655,14 +667,7 @@ fn how_far_a_source_is_behind_is_told() {
     let rows = |from: i64| (from..from + 100).map(row).collect::<Vec<_>>();
     broker.append("events", 0, &rows(0));
     broker.append("events", 1, &rows(100));
-    let sql = format!(
-        "CREATE TABLE events (id BIGINT, k BIGINT) WITH ('connector' = 'kafka', 'topic' = 'events', 'format' = 'json',
-           'properties.bootstrap.servers' = '{}', 'scan.rows-per-second' = '10');
-         CREATE TABLE result (id BIGINT) WITH ('connector' = 'blackhole');
-         INSERT INTO result SELECT id FROM events;",
-        broker.address()
-    );
-    let place = Place::new(1, &sql);
+    let place = reading_slowly(&broker, "id BIGINT");
     let mut job = place.start(&[]);
 
     place.wait_until("one partition is read", || place.log().contains("lag 100 records"));
@@ -691,14 +696,7 @@ fn how_far_a_source_that_cannot_keep_up_is_behind_is_told() {
     for _ in 0..12 {
         broker.append("events", 0, &rows());
     }
-    let sql = format!(
-        "CREATE TABLE events (text STRING) WITH ('connector' = 'kafka', 'topic' = 'events', 'format' = 'json',
-           'properties.bootstrap.servers' = '{}', 'scan.rows-per-second' = '10');
-         CREATE TABLE result (text STRING) WITH ('connector' = 'blackhole');
-         INSERT INTO result SELECT text FROM events;",
-        broker.address()
-    );
-    let place = Place::new(1, &sql);
+    let place = reading_slowly(&broker, "text STRING");
     let mut job = place.start(&[]);
     let behind = || {
         let log = place.log();

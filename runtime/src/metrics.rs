@@ -50,7 +50,10 @@ pub fn job(report: &JobReport, source_chains: &[u32], now_ms: u64) -> Result<Str
     set(GAUGE, "millrace_job_generation", "Generation that leads the job", generation)?;
     set(GAUGE, "millrace_job_workers", "Workers that run the job's tasks", f64::from(public.workers))?;
     set(COUNTER, "millrace_job_restarts_total", "Recoveries led by this coordinator process", restarts)?;
-    set(GAUGE, "millrace_job_state_bytes", "Keyed state held in memory, over all subtasks", state)?;
+    set(GAUGE, "millrace_job_state_bytes", "Keyed state, over all subtasks", state)?;
+    let (in_memory, help) =
+        (totals.state_memory_bytes as f64, "Keyed state in memory; the rest is on local disks");
+    set(GAUGE, "millrace_job_state_memory_bytes", help, in_memory)?;
     set(COUNTER, "millrace_job_late_rows_total", "Rows dropped because their windows had fired", late)?;
     let (skipped, help) =
         (totals.skipped_records as f64, "Records that are no rows and were left out in this generation");
@@ -126,7 +129,9 @@ pub fn worker(job: &str, figures: &WorkerFigures) -> Result<String, prometheus::
     let backpressured = counter("millrace_task_backpressured_seconds_total", help)?;
     let busy =
         counter("millrace_task_busy_seconds_total", "The rest of the time in this generation: it worked")?;
-    let state = gauge("millrace_task_state_bytes", "Keyed state held in memory")?;
+    let state = gauge("millrace_task_state_bytes", "Keyed state of the subtask")?;
+    let help = "Keyed state of the subtask in memory; the rest is on the local disk";
+    let in_memory = gauge("millrace_task_state_memory_bytes", help)?;
     let watermark = gauge("millrace_task_watermark_seconds", "Watermark of the subtask, in Unix time")?;
     for task in &figures.tasks {
         let operator = figures.operators.get(task.chain as usize).map_or("", String::as_str);
@@ -150,6 +155,7 @@ pub fn worker(job: &str, figures: &WorkerFigures) -> Result<String, prometheus::
             counter.with_label_values(&values).inc_by(millis as f64 / 1e3);
         }
         state.with_label_values(&values).set(task.state_bytes as f64);
+        in_memory.with_label_values(&values).set(task.state_memory_bytes as f64);
         if is_set(&task.watermark_ms) {
             watermark.with_label_values(&values).set(task.watermark_ms as f64 / 1e3);
         }

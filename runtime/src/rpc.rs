@@ -138,6 +138,9 @@ pub struct TaskReport {
     pub sent_rows: u64,
     #[prost(uint64, tag = "16")]
     pub sent_bytes: u64,
+    /// Of the state, what is in memory; the rest is on the local disk.
+    #[prost(uint64, tag = "17")]
+    pub state_memory_bytes: u64,
 }
 
 /// A worker's part of a checkpoint is durable.

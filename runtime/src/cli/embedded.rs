@@ -27,6 +27,7 @@ use crate::fault::Safeguards;
 use crate::model::{Attempt, JobUid};
 use crate::outside::Outside;
 use crate::sink::{Sinks, StandardSinks};
+use crate::state::StateMemory;
 use crate::transport::{Tcp, Transport};
 use crate::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
 
@@ -137,7 +138,9 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     let helpers = match arguments.workers {
         None => {
             let sinks = Arc::new(StandardSinks);
-            Inside { address, store, outside, sinks, clock }.start(&settings, slots).await?
+            Inside { address, store, outside, sinks, clock, memory: arguments.state.memory(1) }
+                .start(&settings, slots)
+                .await?
         }
         Some(count) => Helpers::processes(&arguments, logging, &address, &settings, clock, count)?,
     };
@@ -274,6 +277,7 @@ pub struct Inside {
     pub outside: Outside,
     pub sinks: Arc<dyn Sinks>,
     pub clock: Clock,
+    pub memory: StateMemory,
 }
 
 /// The workers of an embedded run.
@@ -285,7 +289,7 @@ pub enum Helpers {
 impl Inside {
     /// One worker in this process.
     pub async fn start(self, settings: &JobSettings, slots: u32) -> Result<Helpers, UserError> {
-        let Inside { address, store, outside, sinks, clock } = self;
+        let Inside { address, store, outside, sinks, clock, memory } = self;
         let tasks = runtime("task", slots as usize)?;
         let context = WorkerContext {
             clock,
@@ -296,6 +300,7 @@ impl Inside {
             sinks,
             crash: job::crash()?,
             safeguards: Safeguards::default(),
+            memory,
         };
         let worker_settings = WorkerSettings {
             job: settings.identity.uid.clone(),
@@ -340,7 +345,10 @@ impl Helpers {
                 "127.0.0.1",
                 "--listen",
                 "127.0.0.1:0",
-            ]);
+                "--workers-beside",
+                &count.to_string(),
+            ])
+            .args(arguments.state.arguments());
         let command = Arc::new(Mutex::new(Command::from(command)));
         // Ctrl-C is for this process: the workers take their part in the last checkpoint.
         command.lock().stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
@@ -447,6 +455,7 @@ mod tests {
             sinks: Arc::new(StandardSinks),
             crash: None,
             safeguards: Safeguards::default(),
+            memory: StateMemory::unlimited(),
         };
         let settings = WorkerSettings {
             job: JobUid("uid".to_owned()),

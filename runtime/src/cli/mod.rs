@@ -6,6 +6,7 @@
 mod checkpoints;
 mod embedded;
 mod job;
+mod memory;
 mod progress;
 mod roles;
 mod sql;
@@ -22,6 +23,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::explain::explain;
 use job::UserError;
+use memory::StateArguments;
 
 /// Streams, exactly once, from one manifest on a laptop and on a cluster.
 #[derive(Parser)]
@@ -96,6 +98,8 @@ pub struct RunArguments {
     /// spec.startFrom counts for a job without a checkpoint.
     #[arg(long, value_name = "latest|none|PATH")]
     pub from: Option<From>,
+    #[command(flatten)]
+    pub state: StateArguments,
 }
 
 /// Where a run begins.

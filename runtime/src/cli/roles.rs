@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::embedded::{machine_random, runtime};
 use super::job::{self, UserError};
+use super::memory::StateArguments;
 use super::{Exit, progress};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::{Store, protocol};
@@ -87,6 +88,11 @@ pub struct WorkerArguments {
     /// End when standard input closes.
     #[arg(long)]
     end_with_parent: bool,
+    /// How many workers share this machine's memory.
+    #[arg(long, default_value_t = 1, hide = true)]
+    workers_beside: u64,
+    #[command(flatten)]
+    state: StateArguments,
 }
 
 /// Runs the coordinator of a job.
@@ -255,6 +261,7 @@ pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
             sinks: Arc::new(StandardSinks),
             crash: job::crash()?,
             safeguards: Safeguards::default(),
+            memory: arguments.state.memory(arguments.workers_beside),
         };
         let settings = WorkerSettings {
             job: JobUid(arguments.uid.clone()),

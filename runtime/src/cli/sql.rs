@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::Exit;
 use super::embedded::{self, machine_random, runtime};
 use super::job::{UserError, check_options};
+use super::memory::StateArguments;
 use crate::checkpoint::protocol::JobIdentity;
 use crate::checkpoint::{BucketSettings, FolderStore, Store};
 use crate::clock::Clock;
@@ -188,7 +189,14 @@ async fn run(plan: Plan, format: Format, parallelism: u32) -> Result<Exit, UserE
     };
     let (_wish, wish) = watch::channel(Wish::Run);
     let (report, reported) = watch::channel(JobReport::new("sql", &uid.0, Attempt(1)));
-    let worker = embedded::Inside { address, store, outside, sinks: Arc::new(shown.clone()), clock };
+    let worker = embedded::Inside {
+        address,
+        store,
+        outside,
+        sinks: Arc::new(shown.clone()),
+        clock,
+        memory: StateArguments::default().memory(1),
+    };
     let helpers = worker.start(&settings, parallelism).await?;
     let ended = tokio::select! {
         ended = coordinator::run(settings, plan, context, workers, wish, report) => Some(ended),

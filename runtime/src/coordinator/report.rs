@@ -94,6 +94,8 @@ pub struct Totals {
     /// Records that are there and were not read yet, of the sources that know it.
     pub lag_records: Option<u64>,
     pub state_bytes: u64,
+    /// Of them in memory.
+    pub state_memory_bytes: u64,
     /// Of a bounded input, from 0 to 1.
     pub progress: f64,
 }
@@ -139,6 +141,7 @@ impl JobReport {
                 (sum, lag) => Some(sum.unwrap_or(0) + lag.unwrap_or(0)),
             };
             totals.state_bytes += task.state_bytes;
+            totals.state_memory_bytes += task.state_memory_bytes;
             let lowest =
                 totals.watermark_ms.map_or(task.watermark_ms, |lowest| lowest.min(task.watermark_ms));
             totals.watermark_ms = Some(lowest);

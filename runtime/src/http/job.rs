@@ -51,6 +51,8 @@ struct FiguresView {
     /// Of sources that know it.
     lag_records: Option<u64>,
     state_bytes: u64,
+    /// Of it in memory; the rest is on local disks.
+    state_memory_bytes: u64,
 }
 
 /// A task: one subtask of the operators of a chain.
@@ -102,6 +104,7 @@ fn view(report: &JobReport, state: &CoordinatorState) -> JobView {
             skipped_records: task.skipped_records,
             lag_records: task.lag_records,
             state_bytes: task.state_bytes,
+            state_memory_bytes: task.state_memory_bytes,
         },
         bytes_in: task.bytes_in,
         sent_rows: task.sent_rows,
@@ -123,6 +126,7 @@ fn view(report: &JobReport, state: &CoordinatorState) -> JobView {
             skipped_records: totals.skipped_records,
             lag_records: totals.lag_records,
             state_bytes: totals.state_bytes,
+            state_memory_bytes: totals.state_memory_bytes,
         },
         tasks: in_order.into_values().collect(),
     }

@@ -12,8 +12,9 @@ use snafu::ResultExt;
 
 use super::{ComputeSnafu, OperatorError, PlanSnafu};
 use crate::model::key_encoding::integers;
+use crate::state::Chunk;
 use crate::state::column::Values;
-use crate::state::table::{Chunk, ChunksMut};
+use crate::state::table::ChunksMut;
 use crate::state::{StateColumn, StateType};
 
 /// One aggregate call.
@@ -355,17 +356,17 @@ mod tests {
         let (prepared, layout) = prepare(std::slice::from_ref(aggregate)).unwrap();
         let half = values.len() / 2;
         let mut merged = StateTable::new(Arc::clone(&layout));
-        let slot = merged.slot(1, b"k");
+        let slot = merged.slot(1, b"k").unwrap();
         for rows in [0..half, half..values.len()] {
             let mut part = StateTable::new(Arc::clone(&layout));
-            let slots = vec![part.slot(1, b"k"); rows.len()];
+            let slots = vec![part.slot(1, b"k").unwrap(); rows.len()];
             let rows: Vec<u32> = rows.map(|row| row as u32).collect();
             let rows = Rows { rows: &rows, slots: &slots, signs: None };
             prepared[0].add(std::slice::from_ref(&values), rows, &mut part.write(&slots)).unwrap();
-            let states = prepared[0].states(&part.chunks()[0]).unwrap();
+            let states = prepared[0].states(&part.gather(&[0])).unwrap();
             prepared[0].merge(&states, &[0], &[slot], &mut merged.write(&[slot])).unwrap();
         }
-        prepared[0].results(&merged.chunks()[0]).unwrap()
+        prepared[0].results(&merged.gather(&[0])).unwrap()
     }
 
     #[test]

@@ -16,13 +16,12 @@ use super::accumulator::{Accumulator, Rows, prepare};
 use super::kept::Kept;
 use super::{
     Collector, ComputeSnafu, Operator, OperatorError, OperatorFigures, OperatorSnapshot, PlanSnafu,
-    StateSnafu,
+    StateSnafu, in_table,
 };
 use crate::model::key_encoding::{EncodedKeys, decode, encode};
 use crate::model::key_group::{hash_of, hash_within};
 use crate::model::{Batch, RowKind};
-use crate::state::table::Chunk;
-use crate::state::{BlockRow, StateColumn, StateTable, StateType, TableImage};
+use crate::state::{BlockRow, Chunk, LocalDisk, StateColumn, StateTable, StateType, TableImage};
 
 /// Names of the state tables. The namespaces of the second are numbers of aggregates.
 const GROUPS: &str = "groups";
@@ -97,7 +96,8 @@ impl GroupAggregate {
             |row: usize| batch.hashes.as_ref().map_or_else(|| hash_of(keys.key(row)), |hashes| hashes[row]);
         let hashes: Vec<u64> = (0..batch.rows()).map(hash).collect();
         let table = &mut self.groups.table;
-        let slots = hashes.iter().enumerate().map(|(row, hash)| table.slot(*hash, keys.key(row))).collect();
+        let slots = hashes.iter().enumerate().map(|(row, hash)| table.slot(*hash, keys.key(row)));
+        let slots = slots.collect::<Result<_, _>>()?;
         let sign = |kind: &RowKind| if kind.is_retraction() { -1 } else { 1 };
         let signs = match &batch.kinds {
             Some(kinds) => kinds.iter().map(sign).collect(),
@@ -127,13 +127,13 @@ impl GroupAggregate {
         let counts = row_counts(after)?;
         let gone = touched.iter().zip(counts).filter(|(_, count)| **count == 0).map(|(slot, _)| *slot);
         self.groups.table.remove(&gone.collect::<Vec<_>>());
-        self.groups.table.compact();
+        self.groups.table.compact()?;
         for distinct in &mut self.distinct {
             let (table, mut gone) = (&mut distinct.counts.table, std::mem::take(&mut distinct.gone));
             // A later row of the batch may have brought the value back.
             gone.retain(|slot| matches!(table.at(*slot), (chunk, at) if is_zero(&chunk.columns[0], at)));
             table.remove(&gone);
-            table.compact();
+            table.compact()?;
         }
         Ok(())
     }
@@ -232,9 +232,8 @@ impl Distinct {
             key.extend_from_slice(input.keys.key(row));
             key.extend_from_slice(encoded.key(row));
             let table = &mut self.counts.table;
-            let slot = table.slot(hash_within(input.hashes[row], &key), &key);
-            let mut chunks = table.write(&[slot]);
-            let (chunk, offset) = chunks.at(slot);
+            let slot = table.slot(hash_within(input.hashes[row], &key), &key)?;
+            let (chunk, offset) = table.write_one(slot);
             let StateColumn::I64(times, valid) = &mut chunk.columns[0] else {
                 return StateSnafu { table: DISTINCT }.fail();
             };
@@ -255,6 +254,16 @@ impl Distinct {
 }
 
 impl GroupAggregate {
+    fn tables(&self) -> impl Iterator<Item = &StateTable> {
+        let distinct = self.distinct.iter().map(|distinct| &distinct.counts);
+        std::iter::once(&self.groups).chain(distinct).map(|kept| &kept.table)
+    }
+
+    fn tables_mut(&mut self) -> impl Iterator<Item = &mut StateTable> {
+        let distinct = self.distinct.iter_mut().map(|distinct| &mut distinct.counts);
+        std::iter::once(&mut self.groups).chain(distinct).map(|kept| &mut kept.table)
+    }
+
     fn kept(&mut self, table: &str, namespace: i64) -> Option<&mut Kept> {
         match table {
             GROUPS => Some(&mut self.groups),
@@ -281,25 +290,40 @@ impl Operator for GroupAggregate {
         self.forget(&touched, &after)
     }
 
-    fn snapshot(&mut self, is_full: bool) -> OperatorSnapshot {
-        let mut tables = vec![self.groups.snapshot(GROUPS, 0, is_full)];
+    fn snapshot(&mut self, is_full: bool) -> Result<OperatorSnapshot, OperatorError> {
+        let mut tables = vec![self.groups.snapshot(GROUPS, 0, is_full)?];
         for distinct in &mut self.distinct {
-            tables.push(distinct.counts.snapshot(DISTINCT, distinct.accumulator as i64, is_full));
+            tables.push(distinct.counts.snapshot(DISTINCT, distinct.accumulator as i64, is_full)?);
         }
-        OperatorSnapshot { tables, ..Default::default() }
+        Ok(OperatorSnapshot { tables, ..Default::default() })
     }
 
     fn restore(&mut self, table: &str, namespace: i64, row: BlockRow<'_>) -> Result<(), OperatorError> {
-        self.kept(table, namespace).and_then(|kept| kept.restore(&row)).context(StateSnafu { table })
+        let kept = self.kept(table, namespace).context(StateSnafu { table })?;
+        kept.restore(&row).map_err(in_table(table))
     }
 
     fn roll_back(&mut self, table: &str, namespace: i64, image: &TableImage) -> Result<(), OperatorError> {
         self.kept(table, namespace).and_then(|kept| kept.roll_back(image)).context(StateSnafu { table })
     }
 
+    fn spill(&mut self, bytes: usize, disk: &LocalDisk) -> Result<(), OperatorError> {
+        // Each table gives as much of what is asked for as it has of what there is.
+        let all = self.memory_bytes().max(1) as u128;
+        for table in self.tables_mut() {
+            let part = bytes as u128 * table.memory_len() as u128 / all;
+            table.spill(part as usize, disk)?;
+        }
+        Ok(())
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.tables().map(StateTable::memory_len).sum()
+    }
+
     fn figures(&self) -> OperatorFigures {
-        let distinct: usize = self.distinct.iter().map(|distinct| distinct.counts.table.byte_len()).sum();
-        OperatorFigures { late_rows: 0, state_bytes: (self.groups.table.byte_len() + distinct) as u64 }
+        let state_bytes: usize = self.tables().map(StateTable::byte_len).sum();
+        OperatorFigures { late_rows: 0, state_bytes: state_bytes as u64 }
     }
 }
 
@@ -409,7 +433,7 @@ mod tests {
         let mut operator = GroupAggregate::new(&plan()).unwrap();
         let mut out = Given::default();
         operator.process(rows(&[(RowKind::Insert, "a", Some(1))]), &mut out).unwrap();
-        let results = operator.results(&operator.groups.table.chunks()[0]).unwrap();
+        let results = operator.results(&operator.groups.table.gather(&[0])).unwrap();
         assert_eq!(results[1].as_primitive::<Int64Type>().value(0), 1);
     }
 }

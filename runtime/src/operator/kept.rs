@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::OperatorTable;
-use crate::state::{BlockRow, StateTable, TableImage};
+use crate::state::{BlockRow, DiskError, RestoreError, StateTable, TableImage};
 
 /// A table is written whole again after this many snapshots of changes, so that a restore reads few runs.
 const DELTAS_MAX: u32 = 8;
@@ -28,15 +28,16 @@ impl Kept {
         name: impl Into<Cow<'static, str>>,
         namespace: i64,
         is_full: bool,
-    ) -> OperatorTable {
+    ) -> Result<OperatorTable, DiskError> {
         let is_full = is_full || !self.is_written || self.deltas >= DELTAS_MAX;
         self.deltas = if is_full { 0 } else { self.deltas + 1 };
         self.is_written = true;
-        OperatorTable { name: name.into(), namespace, snapshot: self.table.snapshot(is_full), is_full }
+        let snapshot = self.table.snapshot(is_full)?;
+        Ok(OperatorTable { name: name.into(), namespace, snapshot, is_full })
     }
 
-    /// Puts a row of a snapshot back; `None` if it is malformed.
-    pub fn restore(&mut self, row: &BlockRow<'_>) -> Option<()> {
+    /// Puts a row of a snapshot back.
+    pub fn restore(&mut self, row: &BlockRow<'_>) -> Result<(), RestoreError> {
         self.is_written = true;
         self.table.restore(row.hash, row.key, row.values)
     }

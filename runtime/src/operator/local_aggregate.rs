@@ -50,12 +50,13 @@ impl LocalAggregate {
 
     fn emit(&mut self, out: &mut dyn Collector) -> Result<(), OperatorError> {
         for (slice_end, table) in std::mem::take(&mut self.slices) {
-            for chunk in table.chunks() {
+            for part in table.parts() {
+                let chunk = part.load()?;
                 let rows = chunk.len();
                 let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![slice_end; rows]))];
                 columns.extend(decode(&self.plan.key_fields, (0..rows).map(|slot| chunk.keys.key(slot)))?);
                 for accumulator in &self.accumulators {
-                    columns.extend(accumulator.states(chunk)?);
+                    columns.extend(accumulator.states(&chunk)?);
                 }
                 let records = RecordBatch::try_new(self.output.clone(), columns).context(ComputeSnafu)?;
                 // With distinct values among the keys the hashes are not those of the global half's keys.
@@ -104,7 +105,7 @@ impl Operator for LocalAggregate {
             slots.clear();
             for row in &rows {
                 let key = keys.key(*row as usize);
-                slots.push(table.slot(hash_of(key), key));
+                slots.push(table.slot(hash_of(key), key)?);
             }
             let mut chunks = table.write(&slots);
             for accumulator in &self.accumulators {

@@ -22,9 +22,9 @@ use snafu::Snafu;
 
 use crate::model::key_encoding::KeyError;
 use crate::model::{Batch, EventTime};
-use crate::state::{BlockRow, TableImage, TableSnapshot};
+use crate::state::{BlockRow, DiskError, LocalDisk, RestoreError, TableImage, TableSnapshot};
 
-/// A row could not be processed. The job fails: the same row would fail again.
+/// A row could not be processed.
 #[derive(Debug, Snafu)]
 pub enum OperatorError {
     #[snafu(transparent)]
@@ -42,6 +42,8 @@ pub enum OperatorError {
     Plan { message: String },
     #[snafu(display("the state of table '{table}' is malformed"))]
     State { table: String },
+    #[snafu(transparent)]
+    Disk { source: DiskError },
     /// The end of the chain does not take the rows.
     #[snafu(display("{message}"))]
     Refused { message: String, kind: &'static str, is_permanent: bool },
@@ -83,6 +85,26 @@ pub struct OperatorSnapshot {
     pub tables: Vec<OperatorTable>,
 }
 
+impl OperatorError {
+    /// True if the same row would fail again.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            OperatorError::Refused { is_permanent, .. } => *is_permanent,
+            OperatorError::Disk { .. } => false,
+            _ => true,
+        }
+    }
+
+    /// The kind of failure, as conditions name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            OperatorError::Refused { kind, .. } => kind,
+            OperatorError::Disk { .. } => "LocalDiskFailed",
+            _ => "InvalidData",
+        }
+    }
+}
+
 /// One step of a chain.
 pub trait Operator: Send {
     /// Processes rows.
@@ -99,8 +121,8 @@ pub trait Operator: Send {
     }
 
     /// The state at a barrier. `is_full` asks for everything instead of changes.
-    fn snapshot(&mut self, _is_full: bool) -> OperatorSnapshot {
-        OperatorSnapshot::default()
+    fn snapshot(&mut self, _is_full: bool) -> Result<OperatorSnapshot, OperatorError> {
+        Ok(OperatorSnapshot::default())
     }
 
     /// Sets the watermark up to which windows had fired, and how many rows had been late.
@@ -116,9 +138,27 @@ pub trait Operator: Send {
         StateSnafu { table }.fail()
     }
 
+    /// Puts about so many bytes of state that is used least on the local disk.
+    fn spill(&mut self, _bytes: usize, _disk: &LocalDisk) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    /// Bytes of state in memory, roughly.
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+
     /// What is counted: late rows so far, bytes of state.
     fn figures(&self) -> OperatorFigures {
         OperatorFigures::default()
+    }
+}
+
+/// What went wrong when a row of a table was put back.
+fn in_table(table: &str) -> impl FnOnce(RestoreError) -> OperatorError + '_ {
+    move |error| match error {
+        RestoreError::Malformed => OperatorError::State { table: table.to_owned() },
+        RestoreError::Disk { source } => source.into(),
     }
 }
 

@@ -18,12 +18,12 @@ use super::accumulator::{Accumulator, Rows, prepare_behind};
 use super::kept::Kept;
 use super::{
     Collector, ComputeSnafu, NoTimeSnafu, Operator, OperatorError, OperatorFigures, OperatorSnapshot,
-    PlanSnafu, Progress, StateSnafu,
+    PlanSnafu, Progress, StateSnafu, in_table,
 };
 use crate::model::key_encoding::{decode, encode};
 use crate::model::key_group::{hash_of, hash_within};
 use crate::model::{Batch, EventTime};
-use crate::state::{BlockRow, StateColumn, StateTable, StateType, TableImage};
+use crate::state::{BlockRow, Chunk, LocalDisk, StateColumn, StateTable, StateType, TableImage};
 
 /// Name of the state table. Its columns are start and end, then the states of the aggregates.
 const SESSIONS: &str = "sessions";
@@ -42,14 +42,21 @@ const MANY: u32 = 1 << 31;
 /// order is that of their starts, and of their ends.
 type Index = BTreeMap<i64, u32>;
 
+/// The hash of a key, and where its sessions are.
+#[derive(Clone, Copy)]
+struct Entry {
+    hash: u64,
+    of: u32,
+}
+
 /// Finds sessions and ends them.
 pub struct SessionAggregate {
     plan: Plan,
     keys: Vec<usize>,
     accumulators: Vec<Accumulator>,
     sessions: Kept,
-    /// The session of each key, by the hash of the key, or where all of them are.
-    first: HashTable<u32>,
+    /// The session of each key, or where all of them are.
+    first: HashTable<Entry>,
     /// Of keys with several sessions; those that are empty are used again.
     many: Vec<Index>,
     unused: Vec<u32>,
@@ -81,7 +88,7 @@ impl SessionAggregate {
         Ok(SessionAggregate {
             keys: plan.keys.iter().map(|key| *key as usize).collect(),
             accumulators,
-            sessions: Kept::new(StateTable::new(layout)),
+            sessions: Kept::new(StateTable::new(layout).noting_moves()),
             first: HashTable::new(),
             many: Vec::new(),
             unused: Vec::new(),
@@ -94,18 +101,22 @@ impl SessionAggregate {
         })
     }
 
+    /// Bytes of what finds sessions, roughly.
+    fn finding_bytes(&self) -> usize {
+        let in_many: usize = self.many.iter().map(|index| index.len() * 16).sum();
+        in_many + self.first.capacity() * 17 + self.sessions.table.len() * 8
+    }
+
     fn is_ended(&self, end: i64) -> bool {
         end.saturating_sub(1) <= self.watermark.0
     }
 
     /// Which sessions of a key a row at this time is in. Sessions that touch are one, as in Flink.
-    fn home(&self, hash: u64, key: &[u8], time: i64) -> Home {
+    fn home(&mut self, hash: u64, key: &[u8], time: i64) -> Result<Home, OperatorError> {
         let end = time.saturating_add(self.plan.gap_ms);
-        let table = &self.sessions.table;
-        let entry = self.first.find(hash, |entry| key_of(table, self.any(*entry)) == key).copied();
         // Of all sessions only the last one before the row and the first one after it can be near: a third would be farther than
         // one of them is long.
-        let near = match entry {
+        let near = match self.entry_of(hash, key)? {
             None => [None, None],
             Some(entry) if entry & MANY == 0 => [Some(entry), None],
             Some(entry) => {
@@ -117,7 +128,8 @@ impl SessionAggregate {
         };
         let mut found = Home::New;
         for slot in near.into_iter().flatten() {
-            let (start, until) = bounds(table, slot);
+            let slot = self.warm(slot)?;
+            let (start, until) = bounds(&self.sessions.table, slot);
             if start <= end && until >= time {
                 found = match found {
                     Home::One(other) => Home::Two(other, slot),
@@ -125,63 +137,108 @@ impl SessionAggregate {
                 };
             }
         }
-        if matches!(found, Home::New) && self.is_ended(end) { Home::Late } else { found }
+        Ok(if matches!(found, Home::New) && self.is_ended(end) { Home::Late } else { found })
     }
 
-    /// One of the sessions of an entry.
-    fn any(&self, entry: u32) -> u32 {
-        any(&self.many, entry)
+    /// Where the sessions of a key are.
+    fn entry_of(&self, hash: u64, key: &[u8]) -> Result<Option<u32>, OperatorError> {
+        for entry in self.first.iter_hash(hash).filter(|entry| entry.hash == hash) {
+            let is_key = |chunk: &Chunk, offset| without_id(chunk.keys.key(offset)) == key;
+            if self.sessions.table.read(any(&self.many, entry.of), is_key)? {
+                return Ok(Some(entry.of));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A session in memory: its slot, or a new one.
+    fn warm(&mut self, slot: u32) -> Result<u32, OperatorError> {
+        let warm = self.sessions.table.warm(slot)?;
+        self.note_moves();
+        Ok(warm)
+    }
+
+    /// Sessions have other slots than before.
+    fn note_moves(&mut self) {
+        for (from, to) in self.sessions.table.take_moves() {
+            self.relocate(from, to);
+            let (_, end) = bounds(&self.sessions.table, to);
+            self.due.entry(end).or_default().push(to);
+        }
+    }
+
+    fn relocate(&mut self, from: u32, to: u32) {
+        let hash = hash_of(key_of(&self.sessions.table, to));
+        let id = id_of(&self.sessions.table, to);
+        let many = &mut self.many;
+        let is_of = |entry: &Entry| entry.hash == hash && is_of(many, entry.of, id, from);
+        let Some(entry) = self.first.find_mut(hash, is_of) else { return };
+        if entry.of & MANY == 0 {
+            entry.of = to;
+        } else {
+            many[(entry.of & !MANY) as usize].insert(id, to);
+        }
     }
 
     /// Begins a session.
-    fn open(&mut self, hash: u64, key: &[u8], time: i64) -> u32 {
+    fn open(&mut self, hash: u64, key: &[u8], time: i64) -> Result<u32, OperatorError> {
         let mut name = key.to_vec();
         name.extend(time.to_be_bytes());
-        let slot = self.sessions.table.slot(hash_within(hash, &name), &name);
+        let slot = self.sessions.table.slot(hash_within(hash, &name), &name)?;
+        self.note_moves();
         let end = time.saturating_add(self.plan.gap_ms);
         set_bounds(&mut self.sessions.table, slot, time, end);
-        self.link(hash, slot);
+        self.link(hash, slot, time)?;
         self.due.entry(end).or_default().push(slot);
-        slot
+        Ok(slot)
     }
 
-    fn link(&mut self, hash: u64, slot: u32) {
-        let (table, many) = (&self.sessions.table, &mut self.many);
-        let key = key_of(table, slot);
-        let Some(entry) = self.first.find_mut(hash, |entry| key_of(table, any(many, *entry)) == key) else {
-            let hash_of_entry = |entry: &u32| hash_of(key_of(table, any(many, *entry)));
-            self.first.insert_unique(hash, slot, hash_of_entry);
-            return;
+    fn link(&mut self, hash: u64, slot: u32, id: i64) -> Result<(), OperatorError> {
+        let mut entry = None;
+        if self.first.iter_hash(hash).any(|entry| entry.hash == hash) {
+            let key = |chunk: &Chunk, offset: usize| without_id(chunk.keys.key(offset)).to_vec();
+            entry = self.entry_of(hash, &self.sessions.table.read(slot, key)?)?;
+        }
+        let Some(of) = entry else {
+            self.first.insert_unique(hash, Entry { hash, of: slot }, |entry| entry.hash);
+            return Ok(());
         };
-        if *entry & MANY == 0 {
-            let index = Index::from([(id_of(table, *entry), *entry)]);
+        let many = &mut self.many;
+        if of & MANY == 0 {
+            let other = self.sessions.table.read(of, |chunk, offset| id_in(chunk.keys.key(offset)))?;
             let number = self.unused.pop().unwrap_or_else(|| {
                 many.push(Index::new());
                 many.len() as u32 - 1
             });
-            many[number as usize] = index;
-            *entry = number | MANY;
+            many[number as usize] = Index::from([(other, of), (id, slot)]);
+            if let Some(entry) = self.first.find_mut(hash, |entry| entry.hash == hash && entry.of == of) {
+                entry.of = number | MANY;
+            }
+        } else {
+            many[(of & !MANY) as usize].insert(id, slot);
         }
-        many[(*entry & !MANY) as usize].insert(id_of(table, slot), slot);
+        Ok(())
     }
 
+    /// Forgets where a session is.
     fn unlink(&mut self, slot: u32) {
-        let (table, many) = (&self.sessions.table, &mut self.many);
-        let key = key_of(table, slot);
-        let is_of_key = |entry: &u32| key_of(table, any(many, *entry)) == key;
-        let Ok(mut found) = self.first.find_entry(hash_of(key), is_of_key) else { return };
-        let entry = *found.get();
-        if entry & MANY == 0 {
+        let hash = hash_of(key_of(&self.sessions.table, slot));
+        let id = id_of(&self.sessions.table, slot);
+        let many = &mut self.many;
+        let is_of = |entry: &Entry| entry.hash == hash && is_of(many, entry.of, id, slot);
+        let Ok(mut found) = self.first.find_entry(hash, is_of) else { return };
+        let of = found.get().of;
+        if of & MANY == 0 {
             found.remove();
             return;
         }
-        let index = &mut many[(entry & !MANY) as usize];
-        index.remove(&id_of(table, slot));
+        let index = &mut many[(of & !MANY) as usize];
+        index.remove(&id);
         if index.len() == 1
             && let Some((_, last)) = index.pop_first()
         {
-            *found.get_mut() = last;
-            self.unused.push(entry & !MANY);
+            found.get_mut().of = last;
+            self.unused.push(of & !MANY);
         }
     }
 
@@ -221,8 +278,8 @@ impl SessionAggregate {
         Ok(())
     }
 
-    /// Takes sessions that have ended out of those that are due.
-    fn ended(&mut self) -> Vec<u32> {
+    /// Takes sessions that have ended out of those that are due, each once.
+    fn ended(&mut self) -> Result<Vec<u32>, OperatorError> {
         let mut ended = Vec::new();
         while ended.len() < SESSIONS_PER_TURN
             && let Some(entry) = self.due.first_entry()
@@ -232,15 +289,22 @@ impl SessionAggregate {
                 if self.sessions.table.is_vacant(slot) {
                     continue;
                 }
-                let (_, end) = bounds(&self.sessions.table, slot);
+                let warm = self.sessions.table.warm(slot)?;
+                for (from, to) in self.sessions.table.take_moves() {
+                    self.relocate(from, to);
+                }
+                let (_, end) = bounds(&self.sessions.table, warm);
                 if self.is_ended(end) {
-                    ended.push(slot);
+                    ended.push(warm);
                 } else {
-                    self.due.entry(end).or_default().push(slot);
+                    self.due.entry(end).or_default().push(warm);
                 }
             }
         }
-        ended
+        // A slot that was another session's before may be due for both.
+        ended.sort_unstable();
+        ended.dedup();
+        Ok(ended)
     }
 
     fn emit(&self, slots: &[u32], out: &mut dyn Collector) -> Result<(), OperatorError> {
@@ -261,48 +325,70 @@ impl SessionAggregate {
         out.batch(Batch { records, kinds: None, hashes: None })
     }
 
-    /// Makes anew what finds sessions, after their slots have changed.
-    fn find_all(&mut self) {
+    /// Makes anew what finds sessions, after a restore.
+    fn find_all(&mut self) -> Result<(), OperatorError> {
         self.first.clear();
         self.many.clear();
         self.unused.clear();
         self.due.clear();
-        let slots: Vec<u32> = self.sessions.table.occupied().collect();
-        for slot in slots {
-            let hash = hash_of(key_of(&self.sessions.table, slot));
-            self.link(hash, slot);
-            let (_, end) = bounds(&self.sessions.table, slot);
+        self.sessions.table.take_moves();
+        let mut all = Vec::with_capacity(self.sessions.table.len());
+        self.sessions.table.each_slot(|slot, chunk, offset| {
+            let key = chunk.keys.key(offset);
+            all.push((slot, hash_of(without_id(key)), id_in(key), bounds_in(chunk, offset)));
+        })?;
+        for (slot, hash, id, (_, end)) in all {
+            self.link(hash, slot, id)?;
             self.due.entry(end).or_default().push(slot);
         }
         self.is_restored = false;
+        Ok(())
     }
 }
 
 /// One of the sessions of an entry.
-fn any(many: &[Index], entry: u32) -> u32 {
-    match entry & MANY {
-        0 => entry,
+fn any(many: &[Index], of: u32) -> u32 {
+    match of & MANY {
+        0 => of,
         // An index has two sessions at least.
-        _ => many[(entry & !MANY) as usize].first_key_value().map_or(0, |(_, slot)| *slot),
+        _ => many[(of & !MANY) as usize].first_key_value().map_or(0, |(_, slot)| *slot),
+    }
+}
+
+/// True if a session is one of an entry.
+fn is_of(many: &[Index], of: u32, id: i64, slot: u32) -> bool {
+    match of & MANY {
+        0 => of == slot,
+        _ => many[(of & !MANY) as usize].get(&id) == Some(&slot),
     }
 }
 
 /// The identity of a session among those of its key: the time of its first row.
 fn id_of(table: &StateTable, slot: u32) -> i64 {
     let (chunk, offset) = table.at(slot);
-    let id = chunk.keys.key(offset).last_chunk::<ID_BYTES>();
-    id.map_or(0, |bytes| i64::from_be_bytes(*bytes))
+    id_in(chunk.keys.key(offset))
 }
 
 /// The key of a session, without its time.
 fn key_of(table: &StateTable, slot: u32) -> &[u8] {
     let (chunk, offset) = table.at(slot);
-    let key = chunk.keys.key(offset);
-    &key[..key.len() - ID_BYTES]
+    without_id(chunk.keys.key(offset))
+}
+
+fn id_in(name: &[u8]) -> i64 {
+    name.last_chunk::<ID_BYTES>().map_or(0, |bytes| i64::from_be_bytes(*bytes))
+}
+
+fn without_id(name: &[u8]) -> &[u8] {
+    &name[..name.len() - ID_BYTES]
 }
 
 fn bounds(table: &StateTable, slot: u32) -> (i64, i64) {
     let (chunk, offset) = table.at(slot);
+    bounds_in(chunk, offset)
+}
+
+fn bounds_in(chunk: &Chunk, offset: usize) -> (i64, i64) {
     match (&chunk.columns[0], &chunk.columns[1]) {
         (StateColumn::I64(starts, _), StateColumn::I64(ends, _)) => (starts[offset], ends[offset]),
         // The layout begins with both.
@@ -311,8 +397,7 @@ fn bounds(table: &StateTable, slot: u32) -> (i64, i64) {
 }
 
 fn set_bounds(table: &mut StateTable, slot: u32, start: i64, end: i64) {
-    let mut chunks = table.write(&[slot]);
-    let (chunk, offset) = chunks.at(slot);
+    let (chunk, offset) = table.write_one(slot);
     for (column, value) in chunk.columns.iter_mut().zip([start, end]) {
         if let StateColumn::I64(values, valid) = column {
             values[offset] = value;
@@ -324,7 +409,7 @@ fn set_bounds(table: &mut StateTable, slot: u32, start: i64, end: i64) {
 impl Operator for SessionAggregate {
     fn process(&mut self, batch: Batch, _: &mut dyn Collector) -> Result<(), OperatorError> {
         if self.is_restored {
-            self.find_all();
+            self.find_all()?;
         }
         let columns = batch.records.columns();
         let key_columns: Vec<ArrayRef> = self.keys.iter().map(|key| Arc::clone(&columns[*key])).collect();
@@ -336,12 +421,12 @@ impl Operator for SessionAggregate {
             let (key, time) = (keys.key(row), times.value(row));
             let hash = batch.hashes.as_ref().map_or_else(|| hash_of(key), |hashes| hashes[row]);
             let end = time.saturating_add(self.plan.gap_ms);
-            let slot = match self.home(hash, key, time) {
+            let slot = match self.home(hash, key, time)? {
                 Home::Late => {
                     self.late_rows += 1;
                     continue;
                 }
-                Home::New => self.open(hash, key, time),
+                Home::New => self.open(hash, key, time)?,
                 Home::One(slot) => slot,
                 Home::Two(into, from) => {
                     self.add(columns, &mut rows, &mut slots)?;
@@ -361,25 +446,24 @@ impl Operator for SessionAggregate {
 
     fn watermark(&mut self, time: EventTime, out: &mut dyn Collector) -> Result<Progress, OperatorError> {
         if self.is_restored {
-            self.find_all();
+            self.find_all()?;
         }
         self.watermark = self.watermark.max(time);
-        let ended = self.ended();
+        let ended = self.ended()?;
         if ended.is_empty() {
             return Ok(Progress::Done);
         }
         self.emit(&ended, out)?;
         ended.iter().for_each(|slot| self.unlink(*slot));
         self.sessions.table.remove(&ended);
-        if self.sessions.table.compact() {
-            self.find_all();
-        }
+        self.sessions.table.compact()?;
+        self.note_moves();
         Ok(Progress::More)
     }
 
-    fn snapshot(&mut self, is_full: bool) -> OperatorSnapshot {
-        let tables = vec![self.sessions.snapshot(SESSIONS, 0, is_full)];
-        OperatorSnapshot { tables, watermark: Some(self.watermark), late_rows: self.late_rows }
+    fn snapshot(&mut self, is_full: bool) -> Result<OperatorSnapshot, OperatorError> {
+        let tables = vec![self.sessions.snapshot(SESSIONS, 0, is_full)?];
+        Ok(OperatorSnapshot { tables, watermark: Some(self.watermark), late_rows: self.late_rows })
     }
 
     fn restore_watermark(&mut self, time: EventTime, late_rows: u64) {
@@ -389,8 +473,8 @@ impl Operator for SessionAggregate {
 
     fn restore(&mut self, table: &str, _: i64, row: BlockRow<'_>) -> Result<(), OperatorError> {
         self.is_restored = true;
-        let is_sound = table == SESSIONS && row.key.len() >= ID_BYTES;
-        is_sound.then(|| self.sessions.restore(&row)).flatten().context(StateSnafu { table })
+        ensure!(table == SESSIONS && row.key.len() >= ID_BYTES, StateSnafu { table });
+        self.sessions.restore(&row).map_err(in_table(table))
     }
 
     fn roll_back(&mut self, table: &str, _: i64, image: &TableImage) -> Result<(), OperatorError> {
@@ -399,10 +483,20 @@ impl Operator for SessionAggregate {
         kept.and_then(|kept| kept.roll_back(image)).context(StateSnafu { table })
     }
 
+    fn spill(&mut self, bytes: usize, disk: &LocalDisk) -> Result<(), OperatorError> {
+        self.sessions.table.spill(bytes, disk)?;
+        if !self.is_restored {
+            self.note_moves();
+        }
+        Ok(())
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.sessions.table.memory_len() + self.finding_bytes()
+    }
+
     fn figures(&self) -> OperatorFigures {
-        let in_many: usize = self.many.iter().map(|index| index.len() * 16).sum();
-        let finding = in_many + self.first.capacity() * 5 + self.sessions.table.len() * 8;
-        let state_bytes = (self.sessions.table.byte_len() + finding) as u64;
+        let state_bytes = (self.sessions.table.byte_len() + self.finding_bytes()) as u64;
         OperatorFigures { late_rows: self.late_rows, state_bytes }
     }
 }
@@ -524,10 +618,10 @@ mod tests {
         operator
             .process(rows(&[(1, "a", 1), (20, "a", 2), (5, "b", 4), (40, "c", 1)]), &mut Given::default())
             .unwrap();
-        let first = operator.snapshot(false);
+        let first = operator.snapshot(false).unwrap();
         operator.process(rows(&[(11, "a", 8), (45, "c", 2)]), &mut Given::default()).unwrap();
         assert_eq!(advance(&mut operator, 14), ["b,5,15,14,4"]);
-        let second = operator.snapshot(false);
+        let second = operator.snapshot(false).unwrap();
 
         let mut restored = restored(vec![first, second]);
         restored.process(rows(&[(12, "b", 1), (30, "a", 16)]), &mut Given::default()).unwrap();

@@ -12,11 +12,10 @@ use snafu::OptionExt;
 
 use super::accumulator::{Accumulator, Rows, prepare};
 use super::kept::Kept;
-use super::{OperatorError, OperatorTable, PlanSnafu, StateSnafu};
+use super::{OperatorError, OperatorTable, PlanSnafu, StateSnafu, in_table};
 use crate::model::key_encoding::{EncodedKeys, decode, encode};
 use crate::model::key_group::{hash_of, hash_within};
-use crate::state::table::Chunk;
-use crate::state::{BlockRow, StateTable, StateType, TableImage};
+use crate::state::{BlockRow, Chunk, DiskError, LocalDisk, Part, StateTable, StateType, TableImage};
 
 /// Name of the table of aggregates; namespaces are slice ends.
 const SLICES: &str = "slices";
@@ -136,7 +135,7 @@ impl Shape {
         let states = &columns[1 + self.key_fields.len() + self.distinct.len()..];
         let table = &mut slice.groups.table;
         let slots = rows.iter().map(|row| table.slot(hashes[*row as usize], keys.key(*row as usize)));
-        let slots: Vec<u32> = slots.collect();
+        let slots: Vec<u32> = slots.collect::<Result<_, _>>()?;
         let mut chunks = table.write(&slots);
         for accumulator in &self.accumulators[..self.plain] {
             accumulator.merge(states, rows, &slots, &mut chunks)?;
@@ -154,7 +153,7 @@ impl Shape {
                 key.extend_from_slice(keys.key(index));
                 key.extend_from_slice(encoded.key(index));
                 let before = kept.table.len();
-                let value = kept.table.slot(hash_within(hashes[index], &key), &key);
+                let value = kept.table.slot(hash_within(hashes[index], &key), &key)?;
                 if kept.table.len() > before {
                     new.push(value);
                     first_rows.push(*row);
@@ -173,13 +172,14 @@ impl Shape {
     /// Merges all of a slice into another.
     pub fn absorb(&self, into: &mut Slice, from: &Slice) -> Result<(), OperatorError> {
         let table = &mut into.groups.table;
-        for chunk in from.groups.table.chunks() {
+        for part in from.groups.table.parts() {
+            let chunk = part.load()?;
             let rows: Vec<u32> = (0..chunk.len() as u32).collect();
             let slots = (0..chunk.len()).map(|slot| table.slot(chunk.hashes[slot], chunk.keys.key(slot)));
-            let slots: Vec<u32> = slots.collect();
+            let slots: Vec<u32> = slots.collect::<Result<_, _>>()?;
             let mut states = Vec::new();
             for accumulator in &self.accumulators[..self.plain] {
-                states.extend(accumulator.states(chunk)?);
+                states.extend(accumulator.states(&chunk)?);
             }
             let mut chunks = table.write(&slots);
             for accumulator in &self.accumulators[..self.plain] {
@@ -187,7 +187,7 @@ impl Shape {
             }
         }
         for (number, column) in self.distinct.iter().enumerate() {
-            let new = add_new(&mut into.values[number].table, &from.values[number].table);
+            let new = add_new(&mut into.values[number].table, &from.values[number].table)?;
             self.take_values(&mut into.groups.table, column, &new)?;
         }
         Ok(())
@@ -206,7 +206,7 @@ impl Shape {
         let Some(values) = columns.pop() else { return Ok(()) };
         let keys = encode(&columns, new.len())?;
         let slots = (0..new.len()).map(|row| groups.slot(hash_of(keys.key(row)), keys.key(row)));
-        let slots: Vec<u32> = slots.collect();
+        let slots: Vec<u32> = slots.collect::<Result<_, _>>()?;
         let rows: Vec<u32> = (0..new.len() as u32).collect();
         // The accumulators look for the values at their position among partial states, and nowhere else.
         let columns = vec![values; column.position + 1];
@@ -220,12 +220,13 @@ impl Shape {
 }
 
 /// Adds all keys of a table to another; returns those that were not there.
-fn add_new(into: &mut StateTable, from: &StateTable) -> EncodedKeys {
+fn add_new(into: &mut StateTable, from: &StateTable) -> Result<EncodedKeys, DiskError> {
     let (mut new, mut slots) = (EncodedKeys::default(), Vec::new());
-    for chunk in from.chunks() {
+    for part in from.parts() {
+        let chunk = part.load()?;
         for slot in 0..chunk.len() {
             let before = into.len();
-            let added = into.slot(chunk.hashes[slot], chunk.keys.key(slot));
+            let added = into.slot(chunk.hashes[slot], chunk.keys.key(slot))?;
             if into.len() > before {
                 new.push(chunk.keys.key(slot));
                 slots.push(added);
@@ -233,7 +234,7 @@ fn add_new(into: &mut StateTable, from: &StateTable) -> EncodedKeys {
         }
     }
     into.write(&slots);
-    new
+    Ok(new)
 }
 
 impl Slice {
@@ -242,23 +243,23 @@ impl Slice {
         self.groups.table.len()
     }
 
-    /// Aggregates per key, in chunks.
-    pub fn chunks(&self) -> &[Arc<Chunk>] {
-        self.groups.table.chunks()
+    /// Aggregates per key.
+    pub fn parts(&self) -> impl Iterator<Item = Part> {
+        self.groups.table.parts()
     }
 
     /// All tables at a barrier.
-    pub fn snapshot(&mut self, end: i64, is_full: bool) -> Vec<OperatorTable> {
-        let mut tables = vec![self.groups.snapshot(SLICES, end, is_full)];
+    pub fn snapshot(&mut self, end: i64, is_full: bool) -> Result<Vec<OperatorTable>, DiskError> {
+        let mut tables = vec![self.groups.snapshot(SLICES, end, is_full)?];
         for (number, values) in self.values.iter_mut().enumerate() {
-            tables.push(values.snapshot(format!("{DISTINCT}{number}"), end, is_full));
+            tables.push(values.snapshot(format!("{DISTINCT}{number}"), end, is_full)?);
         }
-        tables
+        Ok(tables)
     }
 
     /// Puts a row of a snapshot back.
     pub fn restore(&mut self, table: &str, row: &BlockRow<'_>) -> Result<(), OperatorError> {
-        self.kept(table).and_then(|kept| kept.restore(row)).context(StateSnafu { table })
+        self.kept(table).context(StateSnafu { table })?.restore(row).map_err(in_table(table))
     }
 
     /// Makes a table what it was.
@@ -273,9 +274,28 @@ impl Slice {
         }
     }
 
-    /// Bytes held, roughly.
+    fn tables(&self) -> impl Iterator<Item = &StateTable> {
+        std::iter::once(&self.groups).chain(&self.values).map(|kept| &kept.table)
+    }
+
+    /// Puts about so many bytes on the disk; returns how many.
+    pub fn spill(&mut self, bytes: usize, disk: &LocalDisk) -> Result<usize, DiskError> {
+        let mut given_up = 0;
+        for kept in std::iter::once(&mut self.groups).chain(&mut self.values) {
+            if given_up < bytes {
+                given_up += kept.table.spill(bytes - given_up, disk)?;
+            }
+        }
+        Ok(given_up)
+    }
+
+    /// Bytes of state, roughly.
     pub fn byte_len(&self) -> usize {
-        let values: usize = self.values.iter().map(|kept| kept.table.byte_len()).sum();
-        self.groups.table.byte_len() + values
+        self.tables().map(StateTable::byte_len).sum()
+    }
+
+    /// Bytes in memory, roughly.
+    pub fn memory_len(&self) -> usize {
+        self.tables().map(StateTable::memory_len).sum()
     }
 }

@@ -21,8 +21,7 @@ use super::{
 use crate::model::key_encoding::encode;
 use crate::model::key_group::hash_of;
 use crate::model::{Batch, EventTime};
-use crate::state::table::Chunk;
-use crate::state::{BlockRow, TableImage};
+use crate::state::{BlockRow, Chunk, LocalDisk, Part, TableImage};
 
 /// Chunks of results emitted before the driver may send them on and look at barriers.
 const CHUNKS_PER_TURN: usize = 4;
@@ -38,7 +37,9 @@ pub struct WindowAggregate {
     /// Ends of windows that have rows and have not fired.
     pending: BTreeSet<i64>,
     /// Results of the window that fires now and are not emitted yet.
-    firing: VecDeque<(i64, Arc<Chunk>)>,
+    firing: VecDeque<(i64, Part)>,
+    /// Some of the state has gone to the disk.
+    is_short_of_memory: bool,
     watermark: EventTime,
     /// Column of partial states that counts the rows behind each.
     rows_column: Option<usize>,
@@ -57,6 +58,7 @@ impl WindowAggregate {
             stacks: Stacks::default(),
             pending: BTreeSet::new(),
             firing: VecDeque::new(),
+            is_short_of_memory: false,
             watermark: EventTime::MIN,
             rows_column: plan.rows_column.map(|column| column as usize),
             late_rows: 0,
@@ -92,28 +94,29 @@ impl WindowAggregate {
             self.gather_into_first(start, window_end)?;
         }
         let parts: Vec<&Slice> = self.slices.range(start + 1..=window_end).map(|(_, slice)| slice).collect();
-        let pays = self.stacks.pay(&self.window, parts.iter().map(|slice| slice.len()).sum());
+        let pays = !self.is_short_of_memory
+            && self.stacks.pay(&self.window, parts.iter().map(|slice| slice.len()).sum());
         if !pays {
             self.stacks.clear();
         }
-        let chunks = match parts.as_slice() {
+        let fired: Vec<Part> = match parts.as_slice() {
             [] => Vec::new(),
             _ if pays => {
                 let merged = self.stacks.merge(&self.shape, &self.window, window_end, &self.slices)?;
                 self.stacks.fired(merged.len());
-                merged.chunks().to_vec()
+                merged.parts().collect()
             }
-            [only] => only.chunks().to_vec(),
+            [only] => only.parts().collect(),
             parts => {
                 let mut merged = self.shape.slice();
                 for part in parts {
                     self.shape.absorb(&mut merged, part)?;
                 }
                 self.stacks.fired(merged.len());
-                merged.chunks().to_vec()
+                merged.parts().collect()
             }
         };
-        self.firing.extend(chunks.into_iter().map(|chunk| (window_end, chunk)));
+        self.firing.extend(fired.into_iter().map(|part| (window_end, part)));
         let window = self.window;
         self.slices.retain(|slice_end, _| window.window_ends(*slice_end).any(|end| end > window_end));
         Ok(())
@@ -194,20 +197,20 @@ impl Operator for WindowAggregate {
                     _ => return Ok(Progress::Done),
                 }
             }
-            if let Some((window_end, chunk)) = self.firing.pop_front() {
+            if let Some((window_end, part)) = self.firing.pop_front() {
+                let chunk = part.load()?;
                 self.emit(window_end, &chunk, out)?;
             }
         }
         Ok(Progress::More)
     }
 
-    fn snapshot(&mut self, is_full: bool) -> OperatorSnapshot {
-        let tables = self.slices.iter_mut().flat_map(|(end, slice)| slice.snapshot(*end, is_full));
-        OperatorSnapshot {
-            tables: tables.collect(),
-            watermark: Some(self.watermark),
-            late_rows: self.late_rows,
+    fn snapshot(&mut self, is_full: bool) -> Result<OperatorSnapshot, OperatorError> {
+        let mut tables = Vec::new();
+        for (end, slice) in &mut self.slices {
+            tables.extend(slice.snapshot(*end, is_full)?);
         }
+        Ok(OperatorSnapshot { tables, watermark: Some(self.watermark), late_rows: self.late_rows })
     }
 
     fn restore_watermark(&mut self, time: EventTime, late_rows: u64) {
@@ -221,6 +224,25 @@ impl Operator for WindowAggregate {
 
     fn roll_back(&mut self, table: &str, namespace: i64, image: &TableImage) -> Result<(), OperatorError> {
         self.restored(table, namespace)?.roll_back(table, image)
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &LocalDisk) -> Result<(), OperatorError> {
+        // What is merged beforehand is in memory, too, and is made anew at the price of a merge.
+        self.stacks.clear();
+        self.is_short_of_memory = true;
+        let mut given_up = 0;
+        // Rows come to the newest slices.
+        for slice in self.slices.values_mut() {
+            if given_up >= bytes {
+                break;
+            }
+            given_up += slice.spill(bytes - given_up, disk)?;
+        }
+        Ok(())
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.slices.values().map(Slice::memory_len).sum()
     }
 
     fn figures(&self) -> OperatorFigures {

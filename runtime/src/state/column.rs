@@ -46,6 +46,15 @@ impl StateType {
         }
     }
 
+    /// Bytes of a value and whether it is there; `None` if values differ.
+    pub fn value_bytes(self) -> Option<usize> {
+        match self {
+            StateType::I64 | StateType::F64 => Some(9),
+            StateType::I128 => Some(17),
+            StateType::Bytes => None,
+        }
+    }
+
     /// Brings an array into the form, so that a state column can read it.
     pub fn physical(self, values: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         match (self, values.data_type()) {
@@ -136,9 +145,16 @@ impl StateColumn {
             StateColumn::I64(values, _) => values.len() * 9,
             StateColumn::I128(values, _) => values.len() * 17,
             StateColumn::F64(values, _) => values.len() * 9,
-            StateColumn::Bytes(values) => {
-                values.iter().map(|value| 16 + value.as_ref().map_or(0, |bytes| bytes.len())).sum()
-            }
+            StateColumn::Bytes(values) => values.iter().map(|value| bytes_len(value.as_deref())).sum(),
+        }
+    }
+
+    /// Bytes of one value, roughly.
+    pub fn value_byte_len(&self, slot: usize) -> usize {
+        match self {
+            StateColumn::I64(..) | StateColumn::F64(..) => 9,
+            StateColumn::I128(..) => 17,
+            StateColumn::Bytes(values) => bytes_len(values[slot].as_deref()),
         }
     }
 
@@ -240,6 +256,11 @@ impl<'a> Values<'a> {
             StateType::Bytes => Values::Bytes(array.as_binary()),
         }
     }
+}
+
+/// With the pointer, and the counts that a shared slice has.
+fn bytes_len(value: Option<&[u8]>) -> usize {
+    16 + value.map_or(0, |bytes| bytes.len() + 16)
 }
 
 fn write_fixed(is_valid: bool, bytes: &[u8], out: &mut Vec<u8>) {

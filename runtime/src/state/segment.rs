@@ -14,16 +14,15 @@ use prost::Message;
 use snafu::{OptionExt, ResultExt, Snafu, ensure};
 
 use super::column::take;
-use super::table::TableSnapshot;
+use super::sorted::{SortedRow, Turn};
+#[cfg(test)]
+use super::{sorted::SortedRows, table::TableSnapshot};
 use crate::model::{KeyGroups, MaxParallelism};
 
 const MAGIC: &[u8; 8] = b"MRSEG\0\0\x01";
 
 /// Rows are cut into blocks of about this many uncompressed bytes: small enough to fetch by key group.
 const BLOCK_BYTES: usize = 1 << 20;
-
-/// In place of the number of a chunk: the row says that its key was removed.
-const REMOVED: u32 = u32::MAX;
 
 /// Level 1: nearly the speed of no compression at a third of the bytes.
 const ZSTD_LEVEL: i32 = 1;
@@ -107,55 +106,52 @@ impl SegmentWriter {
         self.runs == 0
     }
 
-    /// Adds the rows of a snapshot; says where they are, or `None` if there are no rows.
+    /// Bytes so far, without the footer.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Adds the rows of a snapshot as one run; says where they are, or `None` if there are no rows.
+    #[cfg(test)]
     pub fn add(
         &mut self,
         snapshot: &TableSnapshot,
         groups: MaxParallelism,
     ) -> Result<Option<WrittenRun>, SegmentError> {
-        let mut rows = Vec::new();
-        for (number, (chunk, dirty)) in snapshot.chunks.iter().enumerate() {
-            let slots = (0..chunk.len()).filter(|slot| dirty.as_ref().is_none_or(|dirty| dirty.has(*slot)));
-            rows.extend(slots.map(|slot| (groups.group_of(chunk.hashes[slot]), number as u32, slot as u32)));
+        let mut rows = SortedRows::new(snapshot, groups);
+        let mut run: Option<WrittenRun> = None;
+        while let Some(turn) = rows.next_turn().unwrap() {
+            run = Some(self.add_turn(&turn, run)?);
         }
-        let removed = &snapshot.removed;
-        let gone = removed.hashes.iter().enumerate();
-        rows.extend(gone.map(|(number, hash)| (groups.group_of(*hash), REMOVED, number as u32)));
-        if rows.is_empty() {
-            return Ok(None);
-        }
-        let key = |row: &(u32, u32, u32)| match row.1 {
-            REMOVED => removed.keys.key(row.2 as usize),
-            chunk => snapshot.chunks[chunk as usize].0.keys.key(row.2 as usize),
-        };
-        rows.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| key(a).cmp(key(b))));
-        let run = self.runs;
-        let offset = self.bytes.len() as u64;
-        self.runs += 1;
+        Ok(run)
+    }
+
+    /// Adds rows to the last run, if that is given, or as a new run.
+    pub fn add_turn(&mut self, turn: &Turn<'_>, to: Option<WrittenRun>) -> Result<WrittenRun, SegmentError> {
+        let mut run = to.unwrap_or_else(|| {
+            self.runs += 1;
+            WrittenRun { run: self.runs - 1, rows: 0, offset: self.bytes.len() as u64, length: 0 }
+        });
         let mut raw = Vec::new();
-        let mut first = 0;
-        for (index, row) in rows.iter().enumerate() {
-            let slot = row.2 as usize;
-            match row.1 {
-                REMOVED => write_row(removed.hashes[slot], removed.keys.key(slot), |_| {}, &mut raw),
-                chunk => {
-                    let chunk = &snapshot.chunks[chunk as usize].0;
-                    let values =
-                        |out: &mut Vec<u8>| chunk.columns.iter().for_each(|column| column.write(slot, out));
-                    write_row(chunk.hashes[slot], chunk.keys.key(slot), values, &mut raw);
-                }
+        let (mut first_group, mut count) = (0, 0);
+        let mut rows = turn.rows().peekable();
+        while let Some(row) = rows.next() {
+            if count == 0 {
+                first_group = row.group;
             }
-            let is_last = index + 1 == rows.len();
+            count += 1;
+            run.rows += 1;
+            write_row(&row, &mut raw);
+            let next = rows.peek().map(|next| next.group);
             // A key group is never cut in two, so that a reader's range decides whole blocks.
-            let is_boundary = is_last || rows[index + 1].0 != row.0;
-            if is_last || (raw.len() >= BLOCK_BYTES && is_boundary) {
-                self.block(run, rows[first].0, row.0, (index + 1 - first) as u64, &raw)?;
+            if next.is_none() || (raw.len() >= BLOCK_BYTES && next != Some(row.group)) {
+                self.block(run.run, first_group, row.group, count, &raw)?;
                 raw.clear();
-                first = index + 1;
+                count = 0;
             }
         }
-        let length = self.bytes.len() as u64 - offset;
-        Ok(Some(WrittenRun { run, rows: rows.len() as u64, offset, length }))
+        run.length = self.bytes.len() as u64 - run.offset;
+        Ok(run)
     }
 
     fn block(
@@ -198,13 +194,13 @@ impl Default for SegmentWriter {
     }
 }
 
-fn write_row(hash: u64, key: &[u8], values: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
-    out.extend(hash.to_le_bytes());
-    out.extend((key.len() as u32).to_le_bytes());
-    out.extend_from_slice(key);
+fn write_row(row: &SortedRow<'_>, out: &mut Vec<u8>) {
+    out.extend(row.hash.to_le_bytes());
+    out.extend((row.key.len() as u32).to_le_bytes());
+    out.extend_from_slice(row.key);
     let place = out.len();
     out.extend([0; 4]);
-    values(out);
+    row.write_values(out);
     let length = (out.len() - place - 4) as u32;
     out[place..place + 4].copy_from_slice(&length.to_le_bytes());
 }
@@ -363,7 +359,7 @@ mod tests {
         let mut table = StateTable::new(Arc::new([StateType::I64, StateType::Bytes]));
         for key in 0..keys {
             let bytes = key.to_be_bytes();
-            let slot = table.slot(hash_of(&bytes), &bytes);
+            let slot = table.slot(hash_of(&bytes), &bytes).unwrap();
             let mut chunks = table.write(&[slot]);
             let (chunk, offset) = chunks.at(slot);
             if let StateColumn::I64(values, valid) = &mut chunk.columns[0] {
@@ -379,7 +375,7 @@ mod tests {
 
     fn segment(table: &mut StateTable, groups: MaxParallelism) -> Vec<u8> {
         let mut writer = SegmentWriter::new();
-        writer.add(&table.snapshot(true), groups).unwrap();
+        writer.add(&table.snapshot(true).unwrap(), groups).unwrap();
         writer.finish()
     }
 
@@ -392,7 +388,9 @@ mod tests {
         let mut restored = StateTable::new(Arc::new([StateType::I64, StateType::Bytes]));
 
         for range in [0..10, 10..11, 11..64] {
-            reader.read(0, &range, groups, |row| restored.restore(row.hash, row.key, row.values)).unwrap();
+            reader
+                .read(0, &range, groups, |row| restored.restore(row.hash, row.key, row.values).ok())
+                .unwrap();
         }
 
         assert_eq!(restored.len(), 10_000);
@@ -407,13 +405,15 @@ mod tests {
         let gone: Vec<u32> = (0..1000).filter(|slot| slot % 3 == 0).collect();
         table.remove(&gone);
         let mut writer = SegmentWriter::new();
-        let run = writer.add(&table.snapshot(false), groups).unwrap().unwrap();
+        let run = writer.add(&table.snapshot(false).unwrap(), groups).unwrap().unwrap();
         let second = writer.finish();
 
         let mut restored = StateTable::new(Arc::new([StateType::I64, StateType::Bytes]));
         for bytes in [&first, &second] {
             let reader = SegmentReader::open(bytes).unwrap();
-            reader.read(0, &(0..8), groups, |row| restored.restore(row.hash, row.key, row.values)).unwrap();
+            reader
+                .read(0, &(0..8), groups, |row| restored.restore(row.hash, row.key, row.values).ok())
+                .unwrap();
         }
 
         assert_eq!(run.rows, 334);

@@ -29,7 +29,7 @@ use crate::operator::{Operator, OperatorError};
 use crate::outside::Outside;
 use crate::sink::{self, SinkError, SinkIdentity, Sinks};
 use crate::source::{self, SourceConnector, SourceError, Split};
-use crate::state::SegmentError;
+use crate::state::{SegmentError, StateMemory, TaskMemory};
 use crate::topology::Topology;
 
 /// Barriers and events queued between a worker and a task: more than one checkpoint is never under way.
@@ -62,6 +62,7 @@ impl BuildError {
         match self {
             BuildError::Source { source } => source.is_permanent(),
             BuildError::Sink { source } => source.is_permanent(),
+            BuildError::Operator { source: OperatorError::Disk { .. } } => false,
             _ => true,
         }
     }
@@ -72,6 +73,7 @@ impl BuildError {
             BuildError::Source { source } => source.kind(),
             BuildError::Sink { source } => source.kind(),
             BuildError::Segment { .. } | BuildError::NotFetched { .. } => "StateDamaged",
+            BuildError::Operator { source: error @ OperatorError::Disk { .. } } => error.kind(),
             BuildError::Operator { .. } | BuildError::Evaluate { .. } | BuildError::Plan { .. } => "Internal",
         }
     }
@@ -95,6 +97,7 @@ pub struct TaskContext {
     pub sinks: Arc<dyn Sinks>,
     pub crash: Option<Arc<CrashAfterRows>>,
     pub safeguards: Safeguards,
+    pub memory: StateMemory,
 }
 
 /// A task that can run.
@@ -117,8 +120,9 @@ pub fn build(
 ) -> Result<BuiltTask, BuildError> {
     let mut states = Vec::new();
     let (mut sources, mut chains) = (Vec::new(), Vec::new());
+    let mut memory = context.memory.for_task();
     for chain in context.topology.run_with(chain_index) {
-        let built = chain_of(context, chain, subtask, restored, outputs(chain), &mut states)?;
+        let built = chain_of(context, chain, subtask, restored, outputs(chain), &mut states, &mut memory)?;
         sources.extend(built.source);
         chains.push(built.chain);
     }
@@ -158,6 +162,8 @@ pub fn build(
         needs_full_snapshot: Arc::clone(&handle.needs_full_snapshot),
         crash: context.crash.clone(),
         clock: context.outside.clock,
+        memory,
+        unmeasured: 0,
     };
     Ok(BuiltTask { task, handle, states })
 }
@@ -182,6 +188,7 @@ fn chain_of<'a>(
     restored: &Restored,
     outputs: Vec<Output>,
     states: &mut Vec<(usize, SubtaskState)>,
+    memory: &mut TaskMemory,
 ) -> Result<Built<'a>, BuildError> {
     let groups = context.max_parallelism.owned_by(subtask, context.parallelism);
     let (mut source, mut steps, mut tail) = (None, Vec::new(), Tail::Outputs(outputs));
@@ -208,7 +215,7 @@ fn chain_of<'a>(
                 let input =
                     above.context(PlanSnafu { message: format!("'{}' has no input", operator.id) })?;
                 let mut step = make_operator(kind, &input, output.clone())?;
-                restored.restore(step.as_mut(), &state, context.max_parallelism)?;
+                restored.restore(step.as_mut(), &state, context.max_parallelism, memory)?;
                 steps.push(Step { index: *index, operator: step });
             }
             None => return PlanSnafu { message: format!("'{}' is of an unknown kind", operator.id) }.fail(),

@@ -5,6 +5,7 @@ use crate::exchange::output::OutputError;
 use crate::model::{Barrier, Batch, Element, EventTime};
 use crate::operator::{Collector, Operator, OperatorError, Progress};
 use crate::sink::SinkWriter;
+use crate::state::TaskMemory;
 
 use super::TaskError;
 
@@ -98,6 +99,25 @@ impl Branches {
             };
             branch.chain.batch(Batch { records, ..batch.clone() })?;
         }
+        Ok(())
+    }
+
+    /// Puts state on the local disk if there is more of it than may be in memory.
+    pub fn fit_into(&mut self, memory: &mut TaskMemory) -> Result<(), TaskError> {
+        let operators = || self.0.iter().flat_map(|branch| &branch.chain.steps).map(|step| &step.operator);
+        let held: usize = operators().map(|operator| operator.memory_bytes()).sum();
+        let too_much = memory.holds(held);
+        if too_much == 0 {
+            return Ok(());
+        }
+        let operators = self.0.iter_mut().flat_map(|branch| &mut branch.chain.steps);
+        for operator in operators.map(|step| &mut step.operator) {
+            // Each as much of it as it has of what there is.
+            let part = too_much as u128 * operator.memory_bytes() as u128 / held.max(1) as u128;
+            operator.spill(part as usize, memory.disk())?;
+        }
+        let operators = self.0.iter().flat_map(|branch| &branch.chain.steps);
+        memory.holds(operators.map(|step| step.operator.memory_bytes()).sum());
         Ok(())
     }
 

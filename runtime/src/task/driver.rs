@@ -13,6 +13,7 @@ use crate::exchange::{Gate, Inbox, Passed};
 use crate::fault::CrashAfterRows;
 use crate::model::{Barrier, Batch, Element, EventTime};
 use crate::sink::checksum;
+use crate::state::TaskMemory;
 
 /// Where a task's rows come from.
 pub enum Head {
@@ -33,6 +34,9 @@ pub struct Task {
     pub needs_full_snapshot: Arc<AtomicBool>,
     pub crash: Option<Arc<CrashAfterRows>>,
     pub clock: Clock,
+    pub memory: TaskMemory,
+    /// Bytes of input since the state was measured last.
+    pub unmeasured: usize,
 }
 
 enum Event {
@@ -127,11 +131,23 @@ impl Task {
     }
 
     async fn batch(&mut self, batch: Batch) -> Result<(), TaskError> {
+        let bytes = batch.bytes();
         self.figures.rows_in.fetch_add(batch.rows() as u64, Ordering::Relaxed);
-        self.figures.bytes_in.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
+        self.figures.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
         self.branches.batch(batch)?;
+        self.unmeasured += bytes;
+        if self.unmeasured > self.memory.unmeasured_max() {
+            self.fit_into_memory()?;
+        }
         self.note_rows_out();
         self.flush_due().await
+    }
+
+    fn fit_into_memory(&mut self) -> Result<(), TaskError> {
+        self.unmeasured = 0;
+        self.branches.fit_into(&mut self.memory)?;
+        self.figures.state_memory_bytes.store(self.memory.held() as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn flush_due(&mut self) -> Result<(), TaskError> {
@@ -213,14 +229,15 @@ impl Task {
     async fn barrier(&mut self, barrier: Barrier) -> Result<(), TaskError> {
         self.branches.flush_operators()?;
         self.note_rows_out();
-        let snapshot = self.snapshot(barrier);
+        let snapshot = self.snapshot(barrier)?;
+        self.fit_into_memory()?;
         // The snapshot goes first: the barrier may wait for credit, and the upload need not.
         tell(&self.events, TaskEvent::Snapshot(snapshot)).await;
         self.figures.backpressured.until(self.clock, self.branches.barrier(barrier)).await?;
         Ok(())
     }
 
-    fn snapshot(&mut self, barrier: Barrier) -> TaskSnapshot {
+    fn snapshot(&mut self, barrier: Barrier) -> Result<TaskSnapshot, TaskError> {
         let began = self.clock.elapsed();
         let is_full = self.needs_full_snapshot.swap(false, Ordering::Relaxed);
         let (mut late, mut bytes) = (0, 0);
@@ -231,7 +248,7 @@ impl Task {
                 let figures = step.operator.figures();
                 late += figures.late_rows;
                 bytes += figures.state_bytes;
-                operators.push((step.index, step.operator.snapshot(is_full)));
+                operators.push((step.index, step.operator.snapshot(is_full)?));
             }
             if let Tail::Sink { index, writer, rows, restored_checksums } = &mut chain.tail {
                 let checksums =
@@ -256,7 +273,7 @@ impl Task {
             }
             Head::Gate { .. } => Vec::new(),
         };
-        TaskSnapshot {
+        Ok(TaskSnapshot {
             epoch: barrier.epoch,
             chain: self.chain_index,
             subtask: self.subtask,
@@ -264,7 +281,7 @@ impl Task {
             sources,
             sinks,
             stop: self.clock.elapsed().saturating_sub(began),
-        }
+        })
     }
 }
 

@@ -52,8 +52,7 @@ impl TaskError {
         match self {
             TaskError::Source { source } => source.is_permanent(),
             TaskError::Sink { source } => source.is_permanent(),
-            TaskError::Operator { source: OperatorError::Refused { is_permanent, .. } } => *is_permanent,
-            TaskError::Operator { .. } => true,
+            TaskError::Operator { source } => source.is_permanent(),
             TaskError::Output { .. } => false,
         }
     }
@@ -63,8 +62,7 @@ impl TaskError {
         match self {
             TaskError::Source { source } => source.kind(),
             TaskError::Sink { source } => source.kind(),
-            TaskError::Operator { source: OperatorError::Refused { kind, .. } } => kind,
-            TaskError::Operator { .. } => "InvalidData",
+            TaskError::Operator { source } => source.kind(),
             TaskError::Output { .. } => "WorkerLost",
         }
     }
@@ -155,6 +153,8 @@ pub struct TaskFigures {
     /// Records that are no rows and were left out.
     pub skipped_records: AtomicU64,
     pub state_bytes: AtomicU64,
+    /// Of them in memory.
+    pub state_memory_bytes: AtomicU64,
     /// Progress of a bounded source in millionths.
     pub progress_ppm: AtomicU64,
     /// When it began to run, in microseconds of the clock; 0: it has not.

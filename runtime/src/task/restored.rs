@@ -6,9 +6,12 @@ use std::sync::Arc;
 use super::build::BuildError;
 use crate::checkpoint::records::{Run, SubtaskState, TableState};
 use crate::model::{EventTime, KeyGroups, MaxParallelism};
-use crate::operator::Operator;
+use crate::operator::{Operator, OperatorError};
 use crate::sink::checksum;
-use crate::state::{SegmentReader, TableImage};
+use crate::state::{SegmentReader, TableImage, TaskMemory};
+
+/// The state is measured after so many restored rows.
+const UNMEASURED_ROWS_MAX: u64 = 1 << 14;
 
 /// An operator's id and the number of a subtask.
 pub type SubtaskKey = (String, u32);
@@ -117,7 +120,9 @@ impl Restored {
         operator: &mut dyn Operator,
         state: &SubtaskState,
         all: MaxParallelism,
+        memory: &mut TaskMemory,
     ) -> Result<(), BuildError> {
+        let before = memory.held();
         if let Some(watermark) = state.watermark {
             operator.restore_watermark(EventTime(watermark), state.late_rows);
         }
@@ -125,7 +130,7 @@ impl Restored {
             for (table, image) in image.written() {
                 operator.roll_back(&table.table, table.namespace, image)?;
             }
-            return Ok(());
+            return Ok(fit_into(operator, memory, before)?);
         }
         for table in &state.tables {
             for run in &table.runs {
@@ -133,9 +138,13 @@ impl Restored {
                 let reader = self.segments.get(&run.segment).ok_or_else(not_fetched)?;
                 let in_segment = |source| BuildError::Segment { key: run.segment.clone(), source };
                 let groups = run.first_group..run.end_group;
-                let mut failure = None;
+                let (mut failure, mut rows) = (None, 0_u64);
                 let read = reader.read(run.run, &groups, all, |row| {
-                    let restored = operator.restore(&table.table, table.namespace, row);
+                    rows += 1;
+                    let mut restored = operator.restore(&table.table, table.namespace, row);
+                    if rows.is_multiple_of(UNMEASURED_ROWS_MAX) {
+                        restored = restored.and_then(|()| fit_into(operator, memory, before));
+                    }
                     restored.map_err(|error| failure = Some(error)).ok()
                 });
                 if let Some(error) = failure {
@@ -144,8 +153,22 @@ impl Restored {
                 read.map_err(in_segment)?;
             }
         }
-        Ok(())
+        Ok(fit_into(operator, memory, before)?)
     }
+}
+
+/// Puts state of an operator on the local disk if there is more than may be in memory; other operators of the task hold `others`.
+fn fit_into(
+    operator: &mut dyn Operator,
+    memory: &mut TaskMemory,
+    others: usize,
+) -> Result<(), OperatorError> {
+    let too_much = memory.holds(others + operator.memory_bytes());
+    if too_much > 0 {
+        operator.spill(too_much, memory.disk())?;
+        memory.holds(others + operator.memory_bytes());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The tasks of one generation in one worker: deployed, started, checkpointed, and ended all together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use super::data_plane::DataPlane;
 use super::restore::{fetch, inherited};
 use super::retained::Retained;
 use super::snapshots::{SnapshotError, Snapshots};
-use crate::checkpoint::records::splits_of;
+use crate::checkpoint::paths;
+use crate::checkpoint::records::{TableState, splits_of};
 use crate::error::chain;
 use crate::exchange::channel::CreditReturn;
 use crate::exchange::frame::{Handshake, MAGIC, PROTOCOL_VERSION};
@@ -33,8 +34,8 @@ const EVENTS_QUEUED_MAX: usize = 256;
 /// Uploads queued: one checkpoint is under way, and one that was given up may still be uploading.
 const UPLOADS_QUEUED_MAX: usize = 4;
 
-/// A restored table of more runs is written whole with the next checkpoint.
-const RUNS_MAX: usize = 9;
+/// A restored table with runs of more checkpoints is written whole with the next one.
+const CHECKPOINTS_MAX: usize = 9;
 
 /// The running generation.
 pub struct GenerationRun {
@@ -122,6 +123,7 @@ impl GenerationRun {
             sinks: Arc::clone(&context.sinks),
             crash: context.crash.clone(),
             safeguards: context.safeguards,
+            memory: context.memory.clone(),
         };
         let mine: Vec<u32> =
             (0..deploy.parallelism).filter(|slot| deploy.slots[*slot as usize] == worker.0).collect();
@@ -140,7 +142,8 @@ impl GenerationRun {
                     built.map_err(|error| failed(&chain(&error), error.kind(), error.is_permanent()))?;
                 // Generations that are short add to the runs of a table without ever writing it whole.
                 let tables = of_operators.iter().flat_map(|(_, state)| &state.tables);
-                let is_scattered = tables.map(|table| table.runs.len()).any(|runs| runs > RUNS_MAX);
+                let is_scattered =
+                    tables.map(checkpoints_of).any(|checkpoints| checkpoints > CHECKPOINTS_MAX);
                 handle.needs_full_snapshot.store(is_scattered, Ordering::Relaxed);
                 let of_slot = |(operator, state)| ((operator, *slot), state);
                 states.extend(of_operators.into_iter().map(of_slot));
@@ -287,6 +290,7 @@ impl GenerationRun {
                 watermark_ms: figures.watermark_ms.load(Ordering::Relaxed),
                 late_rows: figures.late_rows.load(Ordering::Relaxed),
                 state_bytes: figures.state_bytes.load(Ordering::Relaxed),
+                state_memory_bytes: figures.state_memory_bytes.load(Ordering::Relaxed),
                 progress_ppm: figures.progress_ppm.load(Ordering::Relaxed),
                 skipped_records: figures.skipped_records.load(Ordering::Relaxed),
                 idle_ms: idle.as_millis() as u64,
@@ -300,6 +304,13 @@ impl GenerationRun {
         });
         Heartbeat { tasks: tasks.collect() }
     }
+}
+
+/// How many checkpoints a table's rows are from.
+fn checkpoints_of(table: &TableState) -> usize {
+    let epochs: BTreeSet<Option<Epoch>> =
+        table.runs.iter().map(|run| paths::epoch_of(&run.segment, paths::SEGMENTS)).collect();
+    epochs.len()
 }
 
 pub(super) fn failed(message: &str, kind: &str, is_permanent: bool) -> Failed {

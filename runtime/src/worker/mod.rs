@@ -26,6 +26,7 @@ use crate::rpc::{
     MessageSender, PROTOCOL_VERSION, Register, RpcError, SILENCE_MAX, TaskReport, WorkerSays, messages,
 };
 use crate::sink::Sinks;
+use crate::state::StateMemory;
 use crate::transport::{Stream, Transport};
 use data_plane::DataPlane;
 use generation::{GenerationRun, Happened};
@@ -57,6 +58,8 @@ pub struct WorkerContext {
     /// Tests make the process crash.
     pub crash: Option<Arc<CrashAfterRows>>,
     pub safeguards: Safeguards,
+    /// For the state of all tasks.
+    pub memory: StateMemory,
 }
 
 /// A session with a coordinator ended.

@@ -192,10 +192,10 @@ mod tests {
             let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let key: Vec<u8> =
                 (0..16).flat_map(|n| hash.rotate_left(n * 7).wrapping_mul(hash | 1).to_le_bytes()).collect();
-            table.slot(hash, &key);
+            table.slot(hash, &key).unwrap();
         }
         let mut writer = SegmentWriter::new();
-        let written = writer.add(&table.snapshot(true), groups).unwrap().unwrap();
+        let written = writer.add(&table.snapshot(true).unwrap(), groups).unwrap().unwrap();
         let bytes = writer.finish();
         let run = Run {
             segment: "segments/a".to_owned(),

@@ -80,7 +80,7 @@ mod tests {
 
     fn images(epoch: u64) -> Images {
         let table = state(epoch).tables.remove(0);
-        let image = StateTable::new([StateType::I64].into()).snapshot(true).image;
+        let image = StateTable::new([StateType::I64].into()).snapshot(true).unwrap().image;
         let image = SubtaskImage { groups: 0..8, tables: vec![(table, image)] };
         HashMap::from([(("o".to_owned(), 3), Arc::new(image))])
     }

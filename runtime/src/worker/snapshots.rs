@@ -15,8 +15,13 @@ use crate::model::{Epoch, Generation, MaxParallelism, WorkerId};
 use crate::operator::OperatorTable;
 use crate::rpc::Snapshot;
 use crate::sink::{Committable, SinkError, Trouble};
-use crate::state::{SegmentError, SegmentReader, SegmentWriter, TableImage};
+use crate::state::{
+    DiskError, SegmentError, SegmentReader, SegmentWriter, SortedRows, TableImage, WrittenRun,
+};
 use crate::task::{SinkSnapshot, SubtaskImage, SubtaskKey, TaskSnapshot};
+
+/// A segment that has come to so many bytes is stored, and the next one begun: it is in memory until then.
+const SEGMENT_BYTES: usize = 64 << 20;
 
 /// A worker's part of a checkpoint could not be made durable.
 #[derive(Debug, Snafu)]
@@ -31,6 +36,8 @@ pub enum SnapshotError {
     Taken { key: String },
     #[snafu(transparent)]
     Sink { source: SinkError },
+    #[snafu(transparent)]
+    Disk { source: DiskError },
     #[snafu(display("what a sink has prepared is not durable yet: {why}"))]
     Waiting { why: String },
     #[snafu(display("a task has skipped the barrier of epoch {epoch}"))]
@@ -188,8 +195,6 @@ impl Snapshots {
             return IncompleteSnafu.fail();
         }
         self.is_broken = true;
-        let key = paths::segment(epoch, self.generation, self.worker, 0);
-        let mut writer = SegmentWriter::new();
         let mut operators = Vec::new();
         for snapshot in snapshots {
             operators.extend(
@@ -205,6 +210,7 @@ impl Snapshots {
         // Whatever order tasks have answered in.
         operators.sort_unstable_by_key(|(owner, _)| *owner);
         let mut images = HashMap::new();
+        let mut segments = self.segments(epoch);
         for (owner, state) in operators {
             let Some(known) = self.states.get_mut(&owner) else { continue };
             known.watermark = state.watermark.map(|time| time.0);
@@ -213,27 +219,37 @@ impl Snapshots {
             let of_owner: &mut Vec<TableImage> = images.entry(owner).or_default();
             for table in state.tables {
                 of_owner.push(table.snapshot.image.clone());
-                let state = add_table(&mut writer, &key, table, &earlier, known, self.groups)?;
+                let state = add_table(&mut segments, table, &earlier, known).await?;
                 known.tables.push(state);
             }
         }
-        let bytes = if writer.is_empty() {
-            0
-        } else {
-            let segment = writer.finish();
-            let runs = self
-                .states
-                .values_mut()
-                .flat_map(|state| &mut state.tables)
-                .flat_map(|table| &mut table.runs);
-            runs.filter(|run| run.segment == key).for_each(|run| run.segment_bytes = segment.len() as u64);
-            store_segment(self.store.as_ref(), &key, segment, self.safeguards.verifies_segments).await?
-        };
+        segments.store().await?;
+        let runs = self.states.values_mut().flat_map(|state| &mut state.tables);
+        for run in runs.flat_map(|table| &mut table.runs) {
+            if let Some(bytes) = segments.stored.get(&run.segment) {
+                run.segment_bytes = *bytes;
+            }
+        }
+        let bytes = segments.stored.values().sum();
         self.is_broken = false;
         self.retained.keep(epoch, self.named(images));
         let mut subtasks: Vec<SubtaskState> = self.states.values().cloned().collect();
         subtasks.sort_by(|a, b| (&a.operator, a.subtask).cmp(&(&b.operator, b.subtask)));
         Ok(Snapshot { epoch: epoch.0, subtasks, bytes, failure: String::new(), longest_stop_us })
+    }
+
+    fn segments(&self, epoch: Epoch) -> Segments {
+        Segments {
+            store: Arc::clone(&self.store),
+            key: Box::new({
+                let (generation, worker) = (self.generation, self.worker);
+                move |number| paths::segment(epoch, generation, worker, number)
+            }),
+            groups: self.groups,
+            verifies: self.safeguards.verifies_segments,
+            writer: SegmentWriter::new(),
+            stored: BTreeMap::new(),
+        }
     }
 
     /// Images beside what the checkpoint calls their tables.
@@ -282,22 +298,42 @@ async fn store_segment(
     Ok(length)
 }
 
-fn add_table(
-    writer: &mut SegmentWriter,
-    key: &str,
-    table: OperatorTable,
-    earlier: &[TableState],
-    owner: &SubtaskState,
+/// The segments of a worker and epoch, one after the other.
+struct Segments {
+    store: Arc<dyn Store>,
+    /// Of a number.
+    key: Box<dyn Fn(u64) -> String + Send + Sync>,
     groups: MaxParallelism,
-) -> Result<TableState, SnapshotError> {
-    let known = earlier.iter().find(|state| state.table == table.name && state.namespace == table.namespace);
-    let mut runs = match known {
-        Some(known) if !table.is_full => known.runs.clone(),
-        _ => Vec::new(),
-    };
-    if let Some(written) = writer.add(&table.snapshot, groups).context(EncodeSnafu)? {
-        runs.push(Run {
-            segment: key.to_owned(),
+    verifies: bool,
+    /// The one that is being written.
+    writer: SegmentWriter,
+    /// Bytes of each that is stored.
+    stored: BTreeMap<String, u64>,
+}
+
+impl Segments {
+    /// Adds the rows of a table; gives its runs.
+    async fn add(&mut self, table: &OperatorTable, owner: &SubtaskState) -> Result<Vec<Run>, SnapshotError> {
+        let (mut runs, mut run) = (Vec::new(), None);
+        let mut rows = SortedRows::new(&table.snapshot, self.groups);
+        while let Some(turn) = rows.next_turn()? {
+            let written = self.writer.add_turn(&turn, run).context(EncodeSnafu)?;
+            run = Some(written);
+            if self.writer.len() >= SEGMENT_BYTES {
+                runs.push(self.run(written, owner));
+                run = None;
+                self.store().await?;
+            }
+            // Signs of life are sent on the same threads.
+            tokio::task::yield_now().await;
+        }
+        runs.extend(run.map(|run| self.run(run, owner)));
+        Ok(runs)
+    }
+
+    fn run(&self, written: WrittenRun, owner: &SubtaskState) -> Run {
+        Run {
+            segment: (self.key)(self.stored.len() as u64),
             run: written.run,
             rows: written.rows,
             first_group: owner.first_group,
@@ -306,8 +342,34 @@ fn add_table(
             length: written.length,
             // Known once the segment is finished.
             segment_bytes: 0,
-        });
+        }
     }
+
+    /// Stores what was written so far, if there is anything.
+    async fn store(&mut self) -> Result<(), SnapshotError> {
+        if self.writer.is_empty() {
+            return Ok(());
+        }
+        let key = (self.key)(self.stored.len() as u64);
+        let segment = std::mem::take(&mut self.writer).finish();
+        let bytes = store_segment(self.store.as_ref(), &key, segment, self.verifies).await?;
+        self.stored.insert(key, bytes);
+        Ok(())
+    }
+}
+
+async fn add_table(
+    segments: &mut Segments,
+    table: OperatorTable,
+    earlier: &[TableState],
+    owner: &SubtaskState,
+) -> Result<TableState, SnapshotError> {
+    let known = earlier.iter().find(|state| state.table == table.name && state.namespace == table.namespace);
+    let mut runs = match known {
+        Some(known) if !table.is_full => known.runs.clone(),
+        _ => Vec::new(),
+    };
+    runs.extend(segments.add(&table, owner).await?);
     Ok(TableState { table: table.name.into_owned(), namespace: table.namespace, runs })
 }
 
@@ -357,14 +419,14 @@ mod tests {
 
     fn snapshot(epoch: u64, is_full: bool) -> TaskSnapshot {
         let mut table = StateTable::new([StateType::I64].into());
-        table.slot(epoch, b"key");
+        table.slot(epoch, b"key").unwrap();
         let operator = OperatorSnapshot {
             watermark: None,
             late_rows: 0,
             tables: vec![OperatorTable {
                 name: "t".into(),
                 namespace: 0,
-                snapshot: table.snapshot(is_full),
+                snapshot: table.snapshot(is_full).unwrap(),
                 is_full,
             }],
         };

@@ -145,6 +145,12 @@ fn assert_all_subtasks_had_rows(place: &Place, parallelism: u32, case: &str) {
     assert!(checked >= 2, "{case}: a job has a source and a sink");
 }
 
+/// All state is on the disk but for what a batch needs of it.
+const NO_MEMORY: (&str, &str) = ("MILLRACE_STATE_MEMORY", "0");
+
+/// What the log says then.
+const ON_DISK: &str = "state does not fit into memory";
+
 /// Small, seeded, the same everywhere.
 struct Random(u64);
 
@@ -211,7 +217,7 @@ fn check_running(query: &str) {
     }
 
     let sql = sql.replacen("'format' = 'json'", "'format' = 'json', 'scan.rows-per-second' = '12500'", 1);
-    let place = Place::new(1, &sql);
+    let place = Place::new(1, &sql).with_env(&[NO_MEMORY]);
     write_events(place.path(), 7);
     let mut random = Random(query.bytes().map(u64::from).sum());
     for (turn, parallelism) in [2, 5, 1].into_iter().enumerate() {
@@ -224,6 +230,7 @@ fn check_running(query: &str) {
         };
         assert_eq!(run.wait().unwrap().success(), turn == 2, "{query}: {}", place.log());
         assert_eq!(figures(&place.log(), "restored_epoch")[0] > 0, turn > 0, "{query}: {}", place.log());
+        assert!(place.log().contains(ON_DISK), "{query}: {}", place.log());
     }
     assert_eq!(checksums(&place.out(), "result"), expected, "{query}, with crashes: {}", place.log());
 }
@@ -249,13 +256,16 @@ fn check_with_crashes(query: &str) {
     let sql = sql.replacen("'format' = 'json'", "'format' = 'json', 'scan.rows-per-second' = '12500'", 1);
     for (files, parallelism) in [(1, 1), (1, 2), (1, 5), (7, 1), (7, 2), (7, 5)] {
         let case = format!("{query} with crashes, parallelism {parallelism}, {files} files");
-        let place = Place::new(parallelism, &sql);
+        let mut place = Place::new(parallelism, &sql);
+        if files == 7 {
+            place = place.with_env(&[NO_MEMORY]);
+        }
         let job = place.path().join("job.yaml");
         let quick = fs::read_to_string(&job).unwrap().replace("interval: 300ms", "interval: 100ms");
         fs::write(&job, quick).unwrap();
         write_events(place.path(), files);
         let mut random = Random(query.bytes().map(u64::from).sum::<u64>() + u64::from(parallelism));
-        let (mut checkpoints, mut reached) = (0, 0);
+        let (mut checkpoints, mut reached, mut is_on_disk) = (0, 0, false);
         for crash in 0..3 {
             let rows_until_crash = 7_000 + random.below(3_000);
             let crashes = crash < 2;
@@ -265,6 +275,7 @@ fn check_with_crashes(query: &str) {
             };
             let ended = run.wait().unwrap();
             let log = place.log();
+            is_on_disk |= log.contains(ON_DISK);
             assert_eq!(ended.success(), !crashes, "{case}: {log}");
             let (restored_epoch, restored_rows) =
                 (figures(&log, "restored_epoch")[0], figures(&log, "restored_rows_in")[0]);
@@ -276,6 +287,18 @@ fn check_with_crashes(query: &str) {
             reached = restored_rows + rows_until_crash;
             checkpoints += figures(&log, "checkpoint complete epoch").len();
         }
+        let plan = millrace_sql::compile(&sql).unwrap();
+        let has_state = plan.operators.iter().any(|operator| {
+            matches!(
+                operator.kind,
+                Some(
+                    OperatorKind::WindowAggregate(_)
+                        | OperatorKind::SessionAggregate(_)
+                        | OperatorKind::GroupAggregate(_)
+                )
+            )
+        });
+        assert_eq!(is_on_disk, files == 7 && has_state, "{case}");
         assert!(checkpoints >= 5, "{case}: only {checkpoints} checkpoints");
         assert_rows(&place, &rows, &case);
         assert_all_subtasks_had_rows(&place, parallelism, &case);

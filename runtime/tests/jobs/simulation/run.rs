@@ -15,6 +15,7 @@ use millrace::fault::Safeguards;
 use millrace::model::{Attempt, JobUid, MaxParallelism};
 use millrace::outside::Outside;
 use millrace::secrets::Secrets;
+use millrace::state::{LocalDisk, StateMemory};
 use millrace::transport::Transport;
 use millrace::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
 use parking_lot::Mutex;
@@ -400,9 +401,18 @@ impl Run {
         }
     }
 
+    /// In every second schedule all state is on the disk but for what a batch needs of it.
+    fn memory(&self) -> StateMemory {
+        match self.dice.seed {
+            Some(seed) if seed % 2 == 0 => StateMemory::new(0, LocalDisk::new(&std::env::temp_dir())),
+            _ => StateMemory::unlimited(),
+        }
+    }
+
     fn worker(&self, process: ProcessId) -> impl Future<Output = ()> + Send + 'static {
         let (clock, endpoint) = (self.clock, self.network.of(process));
         let context = WorkerContext {
+            memory: self.memory(),
             clock,
             store: Arc::new(SimulatedStore { world: self.world.clone(), process }),
             transport: Arc::new(endpoint.clone()),

@@ -40,7 +40,7 @@ deny: ## check licences, sources and banned crates
 
 bench: ## build for speed, time benchmark queries and recovery, and fail beyond the wanted figures (docs/performance.md)
 	$(CARGO) build --release --package millrace
-	bench/run; run=$$?; bench/checkpoint || run=1; bench/latency || run=1; bench/recovery && exit $$run
+	bench/run; run=$$?; bench/checkpoint || run=1; bench/memory || run=1; bench/latency || run=1; bench/recovery && exit $$run
 
 generate: ## write the generated files anew
 	MILLRACE_REGENERATE=1 $(CARGO) test --workspace --quiet --lib --test manifests --test compile

@@ -214,6 +214,22 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_has_a_folder_that_it_may_write_to_and_the_coordinator_has_none() {
+        let desired = rendered(2);
+        let folders = desired.deployments.into_iter().map(|deployment| {
+            let pod = deployment.spec.unwrap().template.spec.unwrap();
+            let container = &pod.containers[0];
+            let told = container.env.iter().flatten().find(|env| env.name == "MILLRACE_STATE_FOLDER");
+            let mount = container.volume_mounts.iter().flatten().find(|mount| mount.read_only.is_none());
+            let volume = pod.volumes.iter().flatten().find(|volume| volume.empty_dir.is_some());
+            assert_eq!(volume.map(|volume| &volume.name), mount.map(|mount| &mount.name));
+            assert_eq!(told.and_then(|env| env.value.as_ref()), mount.map(|mount| &mount.mount_path));
+            mount.is_some()
+        });
+        assert_eq!(folders.collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
     fn workers_offer_enough_slots_and_pods_are_restricted() {
         for (parallelism, replicas) in [(1, 1), (2, 1), (5, 3), (7, 4)] {
             let desired = rendered(parallelism);

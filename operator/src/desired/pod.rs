@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-    KeyToPath, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-    ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretProjection, SecretVolumeSource,
-    SecurityContext, Toleration, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
+    EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector, PodSecurityContext, PodSpec,
+    PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretProjection,
+    SecretVolumeSource, SecurityContext, Toleration, TopologySpreadConstraint, Volume, VolumeMount,
+    VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -34,6 +35,9 @@ const CREDENTIALS_FOLDER: &str = "/etc/millrace-credentials";
 
 /// Where the values of `spec.pipeline.secrets` are mounted.
 const SECRETS_FOLDER: &str = "/etc/millrace-secrets";
+
+/// Where a worker keeps state that does not fit into its memory.
+const STATE_FOLDER: &str = "/var/lib/millrace";
 
 /// The pods of a component.
 pub fn template(
@@ -79,6 +83,12 @@ pub fn template(
         config_map: Some(ConfigMapVolumeSource { name: config.to_owned(), ..Default::default() }),
         ..Default::default()
     };
+    // State that does not fit into a worker's memory. A new pod begins with an empty one: what must stay is in the checkpoints.
+    let state_volume = (component == Component::Worker).then(|| Volume {
+        name: "state".to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Default::default()
+    });
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels::all(name, component, attempt)),
@@ -96,7 +106,10 @@ pub fn template(
             ]),
             topology_spread_constraints: Some(vec![spread]),
             volumes: Some(
-                [Some(config_volume), credentials_volume, secrets_volume].into_iter().flatten().collect(),
+                [Some(config_volume), credentials_volume, secrets_volume, state_volume]
+                    .into_iter()
+                    .flatten()
+                    .collect(),
             ),
             ..Default::default()
         }),
@@ -152,6 +165,10 @@ fn container(
     if !job.spec.pipeline.secrets.is_empty() {
         env.push(variable("MILLRACE_SECRETS", SECRETS_FOLDER.to_owned()));
         mounts.push(mount("secrets", SECRETS_FOLDER));
+    }
+    if component == Component::Worker {
+        env.push(variable("MILLRACE_STATE_FOLDER", STATE_FOLDER.to_owned()));
+        mounts.push(VolumeMount { read_only: None, ..mount("state", STATE_FOLDER) });
     }
     let port = |(name, port): &(&str, i32)| ContainerPort {
         name: Some((*name).to_owned()),

@@ -12,6 +12,9 @@ use super::disk::LocalDisk;
 /// Once there is too much, one part in so many is made free, so that it is not the turn of the disk again at once.
 const SPARE: u64 = 8;
 
+/// What is fetched to restore state may take one part in so many of the budget, besides the state.
+const BESIDES: u64 = 4;
+
 /// State is measured after so many bytes of input, or less if the budget is small: it grows by a few times as much.
 const UNMEASURED_MAX: u64 = 1 << 20;
 
@@ -41,6 +44,11 @@ impl StateMemory {
     /// As much as there is.
     pub fn unlimited() -> Self {
         StateMemory::new(u64::MAX, LocalDisk::new(&std::env::temp_dir()))
+    }
+
+    /// The disk, if so many bytes, which are needed besides the state while it is restored, are better not in memory.
+    pub fn disk_for(&self, bytes: u64) -> Option<&LocalDisk> {
+        (bytes > self.budget / BESIDES).then_some(&self.disk)
     }
 
     /// For one more task.

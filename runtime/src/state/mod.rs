@@ -23,7 +23,7 @@ pub use column::{StateColumn, StateType};
 pub use disk::{DiskError, LocalDisk};
 pub use memory::{StateMemory, TaskMemory};
 pub use segment::{
-    BlockRow, SegmentError, SegmentIndex, SegmentReader, SegmentTail, SegmentWriter, WrittenRun,
+    BlockRow, FetchedPart, SegmentError, SegmentIndex, SegmentReader, SegmentTail, SegmentWriter, WrittenRun,
     verify_segment,
 };
 pub use sorted::SortedRows;

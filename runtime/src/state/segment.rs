@@ -14,6 +14,7 @@ use prost::Message;
 use snafu::{OptionExt, ResultExt, Snafu, ensure};
 
 use super::column::take;
+use super::disk::{DiskError, Piece};
 use super::sorted::{SortedRow, Turn};
 #[cfg(test)]
 use super::{sorted::SortedRows, table::TableSnapshot};
@@ -40,6 +41,8 @@ pub enum SegmentError {
     Compress { source: std::io::Error },
     #[snafu(display("failed to decompress a block"))]
     Decompress { source: std::io::Error },
+    #[snafu(transparent)]
+    Disk { source: DiskError },
 }
 
 /// Footer of a segment.
@@ -221,8 +224,15 @@ pub enum SegmentTail {
 /// Reads runs out of a segment, or out of the parts of it that were fetched.
 pub struct SegmentReader<'a> {
     /// Each with where it begins.
-    parts: Vec<(u64, Cow<'a, [u8]>)>,
+    parts: Vec<(u64, FetchedPart<'a>)>,
     index: SegmentIndex,
+}
+
+/// Some bytes of a segment.
+pub enum FetchedPart<'a> {
+    InMemory(Cow<'a, [u8]>),
+    /// On the local disk, so many bytes.
+    OnDisk(Piece, usize),
 }
 
 /// Reads a whole segment and compares its checksums; says what is wrong.
@@ -253,8 +263,9 @@ impl SegmentIndex {
         Ok(SegmentTail::Index(SegmentIndex { footer }))
     }
 
-    /// The bytes that hold these key groups of these runs, without what is between.
-    pub fn ranges(&self, wanted: &[(u32, KeyGroups)]) -> Vec<Range<u64>> {
+    /// The bytes that hold these key groups of these runs, without what is between, in ranges of whole blocks that are not longer
+    /// than `longest` if they have more than one.
+    pub fn ranges(&self, wanted: &[(u32, KeyGroups)], longest: u64) -> Vec<Range<u64>> {
         let is_wanted =
             |block: &&Block| wanted.iter().any(|(run, groups)| block.run == *run && block.overlaps(groups));
         let mut ranges: Vec<Range<u64>> = Vec::new();
@@ -262,7 +273,7 @@ impl SegmentIndex {
         for block in self.footer.blocks.iter().filter(is_wanted) {
             let end = block.offset.saturating_add(block.length);
             match ranges.last_mut() {
-                Some(last) if last.end == block.offset => last.end = end,
+                Some(last) if last.end == block.offset && end - last.start <= longest => last.end = end,
                 _ => ranges.push(block.offset..end),
             }
         }
@@ -283,14 +294,15 @@ impl<'a> SegmentReader<'a> {
         ensure!(bytes.len() >= MAGIC.len() + 8 + MAGIC.len(), TruncatedSnafu { bytes: bytes.len() });
         ensure!(bytes.starts_with(MAGIC), MalformedSnafu { part: "start" });
         match SegmentIndex::in_tail(&bytes)? {
-            SegmentTail::Index(index) => Ok(SegmentReader { parts: vec![(0, bytes)], index }),
+            SegmentTail::Index(index) => {
+                Ok(SegmentReader { parts: vec![(0, FetchedPart::InMemory(bytes))], index })
+            }
             SegmentTail::Longer(_) => MalformedSnafu { part: "footer" }.fail(),
         }
     }
 
     /// Of parts that were fetched, each with where it begins.
-    pub fn of_parts(index: SegmentIndex, parts: Vec<(u64, Vec<u8>)>) -> SegmentReader<'static> {
-        let parts = parts.into_iter().map(|(start, bytes)| (start, Cow::Owned(bytes))).collect();
+    pub fn of_parts(index: SegmentIndex, parts: Vec<(u64, FetchedPart<'static>)>) -> SegmentReader<'static> {
         SegmentReader { parts, index }
     }
 
@@ -322,14 +334,29 @@ impl<'a> SegmentReader<'a> {
     }
 
     fn raw(&self, block: &Block) -> Result<Vec<u8>, SegmentError> {
-        let holds = |part: &&(u64, Cow<'_, [u8]>)| part.0 <= block.offset;
-        let (start, bytes) = self.parts.iter().rfind(holds).context(TruncatedSnafu { bytes: 0_usize })?;
+        let holds = |part: &&(u64, FetchedPart<'_>)| part.0 <= block.offset;
+        let (start, fetched) = self.parts.iter().rfind(holds).context(TruncatedSnafu { bytes: 0_usize })?;
         let from = (block.offset - start) as usize;
         let to = from.checked_add(block.length as usize).context(MalformedSnafu { part: "footer" })?;
-        let compressed = bytes.get(from..to).context(TruncatedSnafu { bytes: bytes.len() })?;
+        let compressed = fetched.bytes(from..to)?;
         let part = || format!("block at byte {}", block.offset);
-        ensure!(crc32c::crc32c(compressed) == block.crc32c, ChecksumSnafu { part: part() });
-        zstd::bulk::decompress(compressed, block.raw_length as usize).context(DecompressSnafu)
+        ensure!(crc32c::crc32c(&compressed) == block.crc32c, ChecksumSnafu { part: part() });
+        zstd::bulk::decompress(&compressed, block.raw_length as usize).context(DecompressSnafu)
+    }
+}
+
+impl FetchedPart<'_> {
+    fn bytes(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>, SegmentError> {
+        match self {
+            FetchedPart::InMemory(bytes) => {
+                let found = bytes.get(range).context(TruncatedSnafu { bytes: bytes.len() })?;
+                Ok(Cow::Borrowed(found))
+            }
+            FetchedPart::OnDisk(piece, bytes) => {
+                ensure!(range.end <= *bytes, TruncatedSnafu { bytes: *bytes });
+                Ok(Cow::Owned(piece.read(range.start as u64, range.len())?))
+            }
+        }
     }
 }
 

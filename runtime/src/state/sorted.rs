@@ -11,7 +11,7 @@ use super::table::{RemovedKeys, TableSnapshot};
 use crate::model::MaxParallelism;
 
 /// Rows of one turn, at least: most tables have one.
-const TURN_ROWS_MIN: u64 = 1 << 20;
+const TURN_ROWS_MIN: u64 = 1 << 18;
 
 /// Turns at most: each looks at the hashes of all rows.
 const TURNS_MAX: u64 = 64;

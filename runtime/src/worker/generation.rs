@@ -129,7 +129,7 @@ impl GenerationRun {
             (0..deploy.parallelism).filter(|slot| deploy.slots[*slot as usize] == worker.0).collect();
         let images =
             retained.roll_back(inherited(&deploy, &mine, groups).iter(), context.safeguards.compares_images);
-        let restored = fetch(&deploy, &mine, groups, context.store.as_ref(), images).await?;
+        let restored = fetch(&deploy, &mine, groups, context.store.as_ref(), images, &context.memory).await?;
         let (rolled_back, segments) = (restored.images.len(), restored.segments.len());
         let mut wiring = Wiring::new(&task_context, &deploy, worker, &mine);
         let (mut tasks, mut handles, mut states) = (Vec::new(), Vec::new(), HashMap::new());

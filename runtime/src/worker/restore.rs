@@ -12,7 +12,7 @@ use crate::checkpoint::records::SubtaskState;
 use crate::error::chain;
 use crate::model::{KeyGroups, MaxParallelism, Subtask};
 use crate::rpc::{Deploy, Failed};
-use crate::state::{SegmentIndex, SegmentReader, SegmentTail};
+use crate::state::{FetchedPart, LocalDisk, SegmentIndex, SegmentReader, SegmentTail, StateMemory};
 use crate::task::{BuildError, Restored, SubtaskImage, SubtaskKey};
 
 /// Segments that are fetched at a time.
@@ -20,6 +20,9 @@ const FETCHES: usize = 8;
 
 /// A segment of at most so many bytes is fetched whole: another request takes as long as these do.
 const WHOLE_BYTES: u64 = 1 << 20;
+
+/// To the disk so many bytes are fetched at a time, unless a block is longer.
+const PIECE_BYTES: u64 = 8 << 20;
 
 /// The index is looked for in so many bytes from the end.
 const TAIL_BYTES: u64 = 64 << 10;
@@ -39,12 +42,18 @@ pub async fn fetch(
     groups: MaxParallelism,
     store: &dyn Store,
     images: HashMap<SubtaskKey, Arc<SubtaskImage>>,
+    memory: &StateMemory,
 ) -> Result<Restored, Failed> {
     let owned: Vec<(u32, KeyGroups)> =
         mine.iter().map(|slot| (*slot, groups.owned_by(Subtask(*slot), deploy.parallelism))).collect();
-    let fetched = futures::stream::iter(wanted(deploy, &owned, &images))
-        .map(|(key, wanted)| async move { segment(store, &key, &wanted).await.map(|reader| (key, reader)) })
-        .buffered(FETCHES);
+    let wanted = wanted(deploy, &owned, &images);
+    let disk = memory.disk_for(wanted.values().map(|wanted| wanted.bytes).sum());
+    let fetched =
+        futures::stream::iter(wanted)
+            .map(|(key, wanted)| async move {
+                segment(store, &key, &wanted, disk).await.map(|reader| (key, reader))
+            })
+            .buffered(FETCHES);
     let segments = fetched.try_collect().await?;
     Ok(Restored { subtasks: deploy.restored.clone(), segments, images })
 }
@@ -87,9 +96,14 @@ fn wanted(
     segments
 }
 
-async fn segment(store: &dyn Store, key: &str, wanted: &Wanted) -> Result<SegmentReader<'static>, Failed> {
-    if wanted.bytes > WHOLE_BYTES
-        && let Some(parts) = parts(store, key, wanted).await
+async fn segment(
+    store: &dyn Store,
+    key: &str,
+    wanted: &Wanted,
+    disk: Option<&LocalDisk>,
+) -> Result<SegmentReader<'static>, Failed> {
+    if (wanted.bytes > WHOLE_BYTES || (disk.is_some() && wanted.bytes > 0))
+        && let Some(parts) = parts(store, key, wanted, disk).await?
     {
         return Ok(parts);
     }
@@ -108,37 +122,59 @@ async fn segment(store: &dyn Store, key: &str, wanted: &Wanted) -> Result<Segmen
     })
 }
 
-/// The blocks that are needed; `None` if they are most of the segment, or anything is not as the checkpoint says: fetched whole it
-/// tells what.
-async fn parts(store: &dyn Store, key: &str, wanted: &Wanted) -> Option<SegmentReader<'static>> {
-    let read = async |range: Range<u64>| {
-        let length = range.end - range.start;
-        let part = store.get_range(key, range).await.ok().flatten()?;
-        (part.len() as u64 == length).then_some(part)
-    };
-    let mut tail_bytes = TAIL_BYTES.min(wanted.bytes);
-    let index = loop {
-        let tail = read(wanted.bytes - tail_bytes..wanted.bytes).await?;
+/// The blocks that are needed; `None` if they are most of the segment and may be in memory, or anything is not as the checkpoint says:
+/// fetched whole it tells what.
+async fn parts(
+    store: &dyn Store,
+    key: &str,
+    wanted: &Wanted,
+    disk: Option<&LocalDisk>,
+) -> Result<Option<SegmentReader<'static>>, Failed> {
+    let Some(index) = index_of(store, key, wanted.bytes).await else { return Ok(None) };
+    let ranges = index.ranges(&wanted.runs, disk.map_or(u64::MAX, |_| PIECE_BYTES));
+    let needed: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    if disk.is_none() && needed > wanted.bytes / 2 {
+        return Ok(None);
+    }
+    let mut parts = Vec::new();
+    for range in ranges {
+        let start = range.start;
+        let Some(bytes) = read(store, key, range).await else { return Ok(None) };
+        let part = match disk {
+            None => FetchedPart::InMemory(bytes.into()),
+            Some(disk) => {
+                let piece = disk.write(&bytes);
+                let piece = piece.map_err(|error| failed(&chain(&error), "LocalDiskFailed", false))?;
+                FetchedPart::OnDisk(piece, bytes.len())
+            }
+        };
+        parts.push((start, part));
+    }
+    Ok(Some(SegmentReader::of_parts(index, parts)))
+}
+
+async fn read(store: &dyn Store, key: &str, range: Range<u64>) -> Option<Vec<u8>> {
+    let length = range.end - range.start;
+    let part = store.get_range(key, range).await.ok().flatten()?;
+    (part.len() as u64 == length).then_some(part)
+}
+
+/// The index at the end of a segment of so many bytes.
+async fn index_of(store: &dyn Store, key: &str, bytes: u64) -> Option<SegmentIndex> {
+    let mut tail_bytes = TAIL_BYTES.min(bytes);
+    loop {
+        let tail = read(store, key, bytes - tail_bytes..bytes).await?;
         match SegmentIndex::in_tail(&tail).ok()? {
-            SegmentTail::Index(index) => break index,
-            SegmentTail::Longer(bytes) => {
-                let longer = (bytes as u64).min(wanted.bytes);
+            SegmentTail::Index(index) => return Some(index),
+            SegmentTail::Longer(needed) => {
+                let longer = (needed as u64).min(bytes);
                 if longer <= tail_bytes {
                     return None;
                 }
                 tail_bytes = longer;
             }
         }
-    };
-    let ranges = index.ranges(&wanted.runs);
-    if ranges.iter().map(|range| range.end - range.start).sum::<u64>() > wanted.bytes / 2 {
-        return None;
     }
-    let mut parts = Vec::new();
-    for range in ranges {
-        parts.push((range.start, read(range).await?));
-    }
-    Some(SegmentReader::of_parts(index, parts))
 }
 
 #[cfg(test)]
@@ -210,6 +246,11 @@ mod tests {
         (bytes, run)
     }
 
+    /// All there is, and none.
+    fn memories(folder: &std::path::Path) -> [StateMemory; 2] {
+        [StateMemory::unlimited(), StateMemory::new(0, LocalDisk::new(folder))]
+    }
+
     fn deploy(run: Run, parallelism: u32) -> Deploy {
         let tables = vec![TableState { table: "t".to_owned(), namespace: 0, runs: vec![run] }];
         let restored = vec![SubtaskState { tables, ..SubtaskState::default() }];
@@ -226,11 +267,12 @@ mod tests {
         let store = Counting(FolderStore::new(folder.path()), Mutex::new(0));
         store.create(&run.segment, bytes).await.unwrap();
         let mut seen = 0;
-        for slot in 0..8 {
+        for (slot, memory) in (0..8).flat_map(|slot| memories(folder.path()).map(|memory| (slot, memory))) {
             *store.1.lock() = 0;
 
-            let restored =
-                fetch(&deploy(run.clone(), 8), &[slot], groups, &store, HashMap::new()).await.unwrap();
+            let restored = fetch(&deploy(run.clone(), 8), &[slot], groups, &store, HashMap::new(), &memory)
+                .await
+                .unwrap();
 
             let read = *store.1.lock();
             assert!(read < all / 3, "slot {slot}: {read} of {all} bytes");
@@ -242,27 +284,38 @@ mod tests {
             };
             restored.segments[&run.segment].read(run.run, &mine, groups, count).unwrap();
         }
-        assert_eq!(seen, run.rows);
-        *store.1.lock() = 0;
-        fetch(&deploy(run.clone(), 1), &[0], groups, &store, HashMap::new()).await.unwrap();
-        assert!(*store.1.lock() <= all + TAIL_BYTES, "all of it is read once");
+        assert_eq!(seen, 2 * run.rows);
+        for memory in memories(folder.path()) {
+            *store.1.lock() = 0;
+            let restored =
+                fetch(&deploy(run.clone(), 1), &[0], groups, &store, HashMap::new(), &memory).await.unwrap();
+            assert!(*store.1.lock() <= all + TAIL_BYTES, "all of it is read once");
+            restored.segments[&run.segment].verify().unwrap();
+        }
     }
 
     #[tokio::test]
     async fn what_is_wrong_with_a_segment_is_told_whatever_is_needed_of_it() {
         let groups = MaxParallelism::new(1024).unwrap();
         let (bytes, run) = segment_of(20_000, groups);
-        for (what, damaged, words) in [
+        let cases = [
             ("cut", bytes[..bytes.len() / 2].to_vec(), "cut short"),
             ("nearly nothing left", bytes[..3].to_vec(), "cut short"),
             ("another end", [&bytes[..bytes.len() - 30], &[7; 30][..]].concat(), "cut short"),
-        ] {
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let memories = memories(folder.path());
+        for ((what, damaged, words), memory) in
+            cases.iter().flat_map(|case| memories.iter().map(move |memory| (case, memory)))
+        {
             let folder = tempfile::tempdir().unwrap();
             let store = FolderStore::new(folder.path());
-            store.create(&run.segment, damaged).await.unwrap();
+            store.create(&run.segment, damaged.clone()).await.unwrap();
 
-            let failed =
-                fetch(&deploy(run.clone(), 8), &[3], groups, &store, HashMap::new()).await.err().unwrap();
+            let failed = fetch(&deploy(run.clone(), 8), &[3], groups, &store, HashMap::new(), memory)
+                .await
+                .err()
+                .unwrap();
 
             assert_eq!(failed.kind, "StateDamaged", "{what}: {failed:?}");
             assert!(

@@ -20,8 +20,9 @@ use crate::state::{
 };
 use crate::task::{SinkSnapshot, SubtaskImage, SubtaskKey, TaskSnapshot};
 
-/// A segment that has come to so many bytes is stored, and the next one begun: it is in memory until then.
-const SEGMENT_BYTES: usize = 64 << 20;
+/// A segment that has come to so many bytes is stored, and the next one begun: it is in memory until then, and again when it is read
+/// back.
+const SEGMENT_BYTES: usize = 16 << 20;
 
 /// A worker's part of a checkpoint could not be made durable.
 #[derive(Debug, Snafu)]

@@ -11,7 +11,7 @@ use prost::Message;
 use snafu::{OptionExt, Snafu, ensure};
 
 /// Version of these forms. Version 3 has removed keys in segments, and more operators in plans; version 4 metadata columns.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 /// The oldest form that is read. Those before were of builds that were never released.
 pub const OLDEST_FORMAT_VERSION: u32 = 3;
 
@@ -213,7 +213,7 @@ pub struct Run {
     /// Where in the segment: from this byte …
     #[prost(uint64, tag = "6")]
     pub offset: u64,
-    /// … as many.
+    /// … as many, with the index of its rows, which is further behind.
     #[prost(uint64, tag = "7")]
     pub length: u64,
     /// Length of the whole segment, whose footer is at its end.

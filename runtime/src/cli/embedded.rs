@@ -138,7 +138,8 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     let helpers = match arguments.workers {
         None => {
             let sinks = Arc::new(StandardSinks);
-            Inside { address, store, outside, sinks, clock, memory: arguments.state.memory(1) }
+            let (memory, lazy_from) = (arguments.state.memory(1), arguments.state.state_lazy_from);
+            Inside { address, store, outside, sinks, clock, memory, lazy_from }
                 .start(&settings, slots)
                 .await?
         }
@@ -278,6 +279,7 @@ pub struct Inside {
     pub sinks: Arc<dyn Sinks>,
     pub clock: Clock,
     pub memory: StateMemory,
+    pub lazy_from: u64,
 }
 
 /// The workers of an embedded run.
@@ -289,7 +291,7 @@ pub enum Helpers {
 impl Inside {
     /// One worker in this process.
     pub async fn start(self, settings: &JobSettings, slots: u32) -> Result<Helpers, UserError> {
-        let Inside { address, store, outside, sinks, clock, memory } = self;
+        let Inside { address, store, outside, sinks, clock, memory, lazy_from } = self;
         let tasks = runtime("task", slots as usize)?;
         let context = WorkerContext {
             clock,
@@ -301,6 +303,7 @@ impl Inside {
             crash: job::crash()?,
             safeguards: Safeguards::default(),
             memory,
+            lazy_from,
         };
         let worker_settings = WorkerSettings {
             job: settings.identity.uid.clone(),
@@ -456,6 +459,7 @@ mod tests {
             crash: None,
             safeguards: Safeguards::default(),
             memory: StateMemory::unlimited(),
+            lazy_from: u64::MAX,
         };
         let settings = WorkerSettings {
             job: JobUid("uid".to_owned()),

@@ -10,7 +10,7 @@ use crate::state::{LocalDisk, StateMemory};
 const PART: u64 = 2;
 
 /// Arguments about state in memory.
-#[derive(clap::Args, Clone, Default)]
+#[derive(clap::Args, Clone)]
 pub struct StateArguments {
     /// Memory for the state of a worker, such as 512Mi; what is beyond it is on the local disk. Without it half of what the
     /// container or the machine has, divided by the workers on it.
@@ -19,6 +19,16 @@ pub struct StateArguments {
     /// The folder for state that is not in memory. Without it that of temporary files.
     #[arg(long, env = "MILLRACE_STATE_FOLDER", value_name = "FOLDER")]
     pub state_folder: Option<std::path::PathBuf>,
+    /// After a failure rows flow as soon as it is known which keys a state of at least this size has, and what is remembered of them
+    /// comes meanwhile, through the folder; a smaller one is fetched whole before.
+    #[arg(long, env = "MILLRACE_STATE_LAZY_FROM", value_parser = parse_bytes, value_name = "SIZE", default_value = "16Mi")]
+    pub state_lazy_from: u64,
+}
+
+impl Default for StateArguments {
+    fn default() -> Self {
+        StateArguments { state_memory: None, state_folder: None, state_lazy_from: u64::MAX }
+    }
 }
 
 impl StateArguments {
@@ -33,7 +43,8 @@ impl StateArguments {
     pub fn arguments(&self) -> Vec<String> {
         let memory = self.state_memory.map(|bytes| format!("--state-memory={bytes}"));
         let folder = self.state_folder.as_ref().map(|folder| format!("--state-folder={}", folder.display()));
-        memory.into_iter().chain(folder).collect()
+        let lazy_from = format!("--state-lazy-from={}", self.state_lazy_from);
+        memory.into_iter().chain(folder).chain([lazy_from]).collect()
     }
 }
 

@@ -262,6 +262,7 @@ pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
             crash: job::crash()?,
             safeguards: Safeguards::default(),
             memory: arguments.state.memory(arguments.workers_beside),
+            lazy_from: arguments.state.state_lazy_from,
         };
         let settings = WorkerSettings {
             job: JobUid(arguments.uid.clone()),

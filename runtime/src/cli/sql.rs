@@ -196,6 +196,7 @@ async fn run(plan: Plan, format: Format, parallelism: u32) -> Result<Exit, UserE
         sinks: Arc::new(shown.clone()),
         clock,
         memory: StateArguments::default().memory(1),
+        lazy_from: u64::MAX,
     };
     let helpers = worker.start(&settings, parallelism).await?;
     let ended = tokio::select! {

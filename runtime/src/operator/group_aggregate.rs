@@ -21,7 +21,9 @@ use super::{
 use crate::model::key_encoding::{EncodedKeys, decode, encode};
 use crate::model::key_group::{hash_of, hash_within};
 use crate::model::{Batch, RowKind};
-use crate::state::{BlockRow, Chunk, LocalDisk, StateColumn, StateTable, StateType, TableImage};
+use crate::state::{
+    AwayRows, BlockRow, Chunk, ColdChunk, LocalDisk, StateColumn, StateTable, StateType, TableImage,
+};
 
 /// Names of the state tables. The namespaces of the second are numbers of aggregates.
 const GROUPS: &str = "groups";
@@ -303,6 +305,17 @@ impl Operator for GroupAggregate {
         kept.restore(&row).map_err(in_table(table))
     }
 
+    fn attach(
+        &mut self,
+        table: &str,
+        namespace: i64,
+        rows: AwayRows,
+        removed: &[(u64, u32)],
+    ) -> Result<Arc<ColdChunk>, OperatorError> {
+        let kept = self.kept(table, namespace).context(StateSnafu { table })?;
+        Ok(kept.attach(rows, removed))
+    }
+
     fn roll_back(&mut self, table: &str, namespace: i64, image: &TableImage) -> Result<(), OperatorError> {
         self.kept(table, namespace).and_then(|kept| kept.roll_back(image)).context(StateSnafu { table })
     }
@@ -315,6 +328,10 @@ impl Operator for GroupAggregate {
             table.spill(part as usize, disk)?;
         }
         Ok(())
+    }
+
+    fn warm_up(&mut self, bytes: usize) -> Result<(), OperatorError> {
+        self.tables_mut().try_for_each(|table| Ok(table.warm_up(bytes)?))
     }
 
     fn memory_bytes(&self) -> usize {

@@ -15,6 +15,7 @@ mod stacks;
 pub mod window_aggregate;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use arrow::error::ArrowError;
 use millrace_sql::evaluate::EvaluateError;
@@ -22,7 +23,9 @@ use snafu::Snafu;
 
 use crate::model::key_encoding::KeyError;
 use crate::model::{Batch, EventTime};
-use crate::state::{BlockRow, DiskError, LocalDisk, RestoreError, TableImage, TableSnapshot};
+use crate::state::{
+    AwayRows, BlockRow, ColdChunk, LocalDisk, RestoreError, StateError, TableImage, TableSnapshot,
+};
 
 /// A row could not be processed.
 #[derive(Debug, Snafu)]
@@ -43,7 +46,7 @@ pub enum OperatorError {
     #[snafu(display("the state of table '{table}' is malformed"))]
     State { table: String },
     #[snafu(transparent)]
-    Disk { source: DiskError },
+    Away { source: StateError },
     /// The end of the chain does not take the rows.
     #[snafu(display("{message}"))]
     Refused { message: String, kind: &'static str, is_permanent: bool },
@@ -90,7 +93,7 @@ impl OperatorError {
     pub fn is_permanent(&self) -> bool {
         match self {
             OperatorError::Refused { is_permanent, .. } => *is_permanent,
-            OperatorError::Disk { .. } => false,
+            OperatorError::Away { source } => source.is_permanent(),
             _ => true,
         }
     }
@@ -99,7 +102,7 @@ impl OperatorError {
     pub fn kind(&self) -> &'static str {
         match self {
             OperatorError::Refused { kind, .. } => kind,
-            OperatorError::Disk { .. } => "LocalDiskFailed",
+            OperatorError::Away { source } => source.kind(),
             _ => "InvalidData",
         }
     }
@@ -133,6 +136,18 @@ pub trait Operator: Send {
         StateSnafu { table }.fail()
     }
 
+    /// Puts rows of a snapshot back that are still to come, and leaves out keys that it says are removed. Gives the chunk that waits for
+    /// the rows.
+    fn attach(
+        &mut self,
+        table: &str,
+        _namespace: i64,
+        _rows: AwayRows,
+        _removed: &[(u64, u32)],
+    ) -> Result<Arc<ColdChunk>, OperatorError> {
+        StateSnafu { table }.fail()
+    }
+
     /// Makes a table what it was at the barrier, instead of restoring its rows.
     fn roll_back(&mut self, table: &str, _namespace: i64, _image: &TableImage) -> Result<(), OperatorError> {
         StateSnafu { table }.fail()
@@ -140,6 +155,11 @@ pub trait Operator: Send {
 
     /// Puts about so many bytes of state that is used least on the local disk.
     fn spill(&mut self, _bytes: usize, _disk: &LocalDisk) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    /// Brings about so many bytes of state into memory that are on the disk.
+    fn warm_up(&mut self, _bytes: usize) -> Result<(), OperatorError> {
         Ok(())
     }
 

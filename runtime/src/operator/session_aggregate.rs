@@ -23,7 +23,9 @@ use super::{
 use crate::model::key_encoding::{decode, encode};
 use crate::model::key_group::{hash_of, hash_within};
 use crate::model::{Batch, EventTime};
-use crate::state::{BlockRow, Chunk, LocalDisk, StateColumn, StateTable, StateType, TableImage};
+use crate::state::{
+    AwayRows, BlockRow, Chunk, ColdChunk, LocalDisk, StateColumn, StateTable, StateType, TableImage,
+};
 
 /// Name of the state table. Its columns are start and end, then the states of the aggregates.
 const SESSIONS: &str = "sessions";
@@ -380,7 +382,7 @@ fn id_in(name: &[u8]) -> i64 {
 }
 
 fn without_id(name: &[u8]) -> &[u8] {
-    &name[..name.len() - ID_BYTES]
+    &name[..name.len().saturating_sub(ID_BYTES)]
 }
 
 fn bounds(table: &StateTable, slot: u32) -> (i64, i64) {
@@ -477,6 +479,18 @@ impl Operator for SessionAggregate {
         self.sessions.restore(&row).map_err(in_table(table))
     }
 
+    fn attach(
+        &mut self,
+        table: &str,
+        _: i64,
+        rows: AwayRows,
+        removed: &[(u64, u32)],
+    ) -> Result<Arc<ColdChunk>, OperatorError> {
+        self.is_restored = true;
+        ensure!(table == SESSIONS, StateSnafu { table });
+        Ok(self.sessions.attach(rows, removed))
+    }
+
     fn roll_back(&mut self, table: &str, _: i64, image: &TableImage) -> Result<(), OperatorError> {
         self.is_restored = true;
         let kept = (table == SESSIONS).then_some(&mut self.sessions);
@@ -489,6 +503,10 @@ impl Operator for SessionAggregate {
             self.note_moves();
         }
         Ok(())
+    }
+
+    fn warm_up(&mut self, bytes: usize) -> Result<(), OperatorError> {
+        Ok(self.sessions.table.warm_up(bytes)?)
     }
 
     fn memory_bytes(&self) -> usize {

@@ -15,7 +15,9 @@ use super::kept::Kept;
 use super::{OperatorError, OperatorTable, PlanSnafu, StateSnafu, in_table};
 use crate::model::key_encoding::{EncodedKeys, decode, encode};
 use crate::model::key_group::{hash_of, hash_within};
-use crate::state::{BlockRow, Chunk, DiskError, LocalDisk, Part, StateTable, StateType, TableImage};
+use crate::state::{
+    AwayRows, BlockRow, Chunk, ColdChunk, LocalDisk, Part, StateError, StateTable, StateType, TableImage,
+};
 
 /// Name of the table of aggregates; namespaces are slice ends.
 const SLICES: &str = "slices";
@@ -220,7 +222,7 @@ impl Shape {
 }
 
 /// Adds all keys of a table to another; returns those that were not there.
-fn add_new(into: &mut StateTable, from: &StateTable) -> Result<EncodedKeys, DiskError> {
+fn add_new(into: &mut StateTable, from: &StateTable) -> Result<EncodedKeys, StateError> {
     let (mut new, mut slots) = (EncodedKeys::default(), Vec::new());
     for part in from.parts() {
         let chunk = part.load()?;
@@ -249,7 +251,7 @@ impl Slice {
     }
 
     /// All tables at a barrier.
-    pub fn snapshot(&mut self, end: i64, is_full: bool) -> Result<Vec<OperatorTable>, DiskError> {
+    pub fn snapshot(&mut self, end: i64, is_full: bool) -> Result<Vec<OperatorTable>, StateError> {
         let mut tables = vec![self.groups.snapshot(SLICES, end, is_full)?];
         for (number, values) in self.values.iter_mut().enumerate() {
             tables.push(values.snapshot(format!("{DISTINCT}{number}"), end, is_full)?);
@@ -260,6 +262,22 @@ impl Slice {
     /// Puts a row of a snapshot back.
     pub fn restore(&mut self, table: &str, row: &BlockRow<'_>) -> Result<(), OperatorError> {
         self.kept(table).context(StateSnafu { table })?.restore(row).map_err(in_table(table))
+    }
+
+    /// Puts rows of a snapshot back that are still to come.
+    pub fn attach(
+        &mut self,
+        table: &str,
+        rows: AwayRows,
+        removed: &[(u64, u32)],
+    ) -> Result<Arc<ColdChunk>, OperatorError> {
+        Ok(self.kept(table).context(StateSnafu { table })?.attach(rows, removed))
+    }
+
+    /// Brings about so many bytes of each table into memory that are on the disk.
+    pub fn warm_up(&mut self, bytes: usize) -> Result<(), StateError> {
+        let mut tables = std::iter::once(&mut self.groups).chain(&mut self.values);
+        tables.try_for_each(|kept| kept.table.warm_up(bytes))
     }
 
     /// Makes a table what it was.
@@ -279,7 +297,7 @@ impl Slice {
     }
 
     /// Puts about so many bytes on the disk; returns how many.
-    pub fn spill(&mut self, bytes: usize, disk: &LocalDisk) -> Result<usize, DiskError> {
+    pub fn spill(&mut self, bytes: usize, disk: &LocalDisk) -> Result<usize, StateError> {
         let mut given_up = 0;
         for kept in std::iter::once(&mut self.groups).chain(&mut self.values) {
             if given_up < bytes {

@@ -21,7 +21,7 @@ use super::{
 use crate::model::key_encoding::encode;
 use crate::model::key_group::hash_of;
 use crate::model::{Batch, EventTime};
-use crate::state::{BlockRow, Chunk, LocalDisk, Part, TableImage};
+use crate::state::{AwayRows, BlockRow, Chunk, ColdChunk, LocalDisk, Part, TableImage};
 
 /// Chunks of results emitted before the driver may send them on and look at barriers.
 const CHUNKS_PER_TURN: usize = 4;
@@ -222,6 +222,16 @@ impl Operator for WindowAggregate {
         self.restored(table, namespace)?.restore(table, &row)
     }
 
+    fn attach(
+        &mut self,
+        table: &str,
+        namespace: i64,
+        rows: AwayRows,
+        removed: &[(u64, u32)],
+    ) -> Result<Arc<ColdChunk>, OperatorError> {
+        self.restored(table, namespace)?.attach(table, rows, removed)
+    }
+
     fn roll_back(&mut self, table: &str, namespace: i64, image: &TableImage) -> Result<(), OperatorError> {
         self.restored(table, namespace)?.roll_back(table, image)
     }
@@ -239,6 +249,12 @@ impl Operator for WindowAggregate {
             given_up += slice.spill(bytes - given_up, disk)?;
         }
         Ok(())
+    }
+
+    fn warm_up(&mut self, bytes: usize) -> Result<(), OperatorError> {
+        // The others are read when they fire, all at once.
+        let newest = self.slices.values_mut().next_back();
+        newest.map_or(Ok(()), |slice| Ok(slice.warm_up(bytes)?))
     }
 
     fn memory_bytes(&self) -> usize {

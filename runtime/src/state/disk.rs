@@ -14,14 +14,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use snafu::{ResultExt, Snafu};
 
+use super::arrival::NotFetched;
 use crate::folders::with_cure;
 
 /// Pieces begin at multiples of it.
 const ALIGN: u64 = 512;
 
-/// The local disk does not serve.
+/// State that is not in memory cannot be read, or put where it is to be.
 #[derive(Debug, Snafu)]
-pub enum DiskError {
+#[snafu(visibility(pub(super)))]
+pub enum StateError {
     #[snafu(display("failed to make a file for state in '{}'", folder.display()))]
     Open { folder: PathBuf, source: io::Error },
     #[snafu(display("failed to write state to the local disk, in '{}'", folder.display()))]
@@ -30,6 +32,23 @@ pub enum DiskError {
     Read { folder: PathBuf, source: io::Error },
     #[snafu(display("the state on the local disk, in '{}', is not as it was written", folder.display()))]
     Damaged { folder: PathBuf },
+    #[snafu(display("{}", failure.message))]
+    NotFetched { failure: NotFetched },
+}
+
+impl StateError {
+    /// True if trying again gives the same.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, StateError::NotFetched { failure } if failure.is_permanent)
+    }
+
+    /// The kind of failure, as conditions name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            StateError::NotFetched { failure } => failure.kind,
+            _ => "LocalDiskFailed",
+        }
+    }
 }
 
 /// A file without a name. Copies share it.
@@ -71,7 +90,7 @@ impl LocalDisk {
     ///
     /// # Errors
     /// If the file cannot be made, or the disk is full.
-    pub fn write(&self, bytes: &[u8]) -> Result<Piece, DiskError> {
+    pub fn write(&self, bytes: &[u8]) -> Result<Piece, StateError> {
         let size = size_of_piece(bytes.len() as u64);
         let folder = &self.0.folder;
         let (file, offset) = self.0.space.lock().take(folder, size).context(OpenSnafu { folder })?;
@@ -110,7 +129,7 @@ impl Space {
 
 impl Piece {
     /// Reads `length` bytes.
-    pub fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, DiskError> {
+    pub fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, StateError> {
         let mut bytes = vec![0; length];
         let read = self.file.read_exact_at(&mut bytes, self.offset + offset);
         read.context(ReadSnafu { folder: &self.disk.0.folder })?;
@@ -118,8 +137,8 @@ impl Piece {
     }
 
     /// What is said of bytes that are not those that were written.
-    pub fn damaged(&self) -> DiskError {
-        DiskError::Damaged { folder: self.disk.0.folder.clone() }
+    pub fn damaged(&self) -> StateError {
+        StateError::Damaged { folder: self.disk.0.folder.clone() }
     }
 }
 

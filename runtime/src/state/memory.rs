@@ -18,6 +18,9 @@ const BESIDES: u64 = 4;
 /// State is measured after so many bytes of input, or less if the budget is small: it grows by a few times as much.
 const UNMEASURED_MAX: u64 = 1 << 20;
 
+/// So many bytes come into memory at a time.
+const WARM_UP_MAX: u64 = 1 << 20;
+
 /// The budget of a process and the disk beside it. Copies share them.
 #[derive(Debug, Clone)]
 pub struct StateMemory {
@@ -51,6 +54,11 @@ impl StateMemory {
         (bytes > self.budget / BESIDES).then_some(&self.disk)
     }
 
+    /// Where state is that is not in memory.
+    pub fn disk(&self) -> &LocalDisk {
+        &self.disk
+    }
+
     /// For one more task.
     pub fn for_task(&self) -> TaskMemory {
         TaskMemory { all: self.clone(), mine: 0 }
@@ -72,6 +80,14 @@ impl TaskMemory {
             info!(budget, %folder, "state does not fit into memory; what is used least is on the local disk");
         }
         too_much as usize
+    }
+
+    /// How many bytes may come into memory at a time that are on the disk, because there is room. Nothing if there is little, so that
+    /// they do not go back at once.
+    pub fn room(&self) -> usize {
+        let in_use = self.all.in_use.load(Ordering::Relaxed);
+        let room = (self.all.budget / SPARE * (SPARE - 2)).saturating_sub(in_use);
+        room.min(WARM_UP_MAX) as usize
     }
 
     /// Of how many bytes of input it should tell.

@@ -8,6 +8,8 @@
 //! Taking a snapshot shares the chunks and clears the dirty bits, which takes microseconds; a chunk is copied only
 //! if the operator writes to it while the snapshot is still being encoded.
 
+mod arrival;
+mod block;
 pub mod chunk;
 mod cold;
 pub mod column;
@@ -17,14 +19,16 @@ pub mod segment;
 mod sorted;
 pub mod table;
 
+pub use arrival::{Arrivals, DeliverError, NotFetched, Unit};
+pub use block::BlockRow;
 pub use chunk::Chunk;
-pub use cold::Shared;
+pub use cold::{AwayRows, ColdChunk, Shared};
 pub use column::{StateColumn, StateType};
-pub use disk::{DiskError, LocalDisk};
+pub use disk::{LocalDisk, StateError};
 pub use memory::{StateMemory, TaskMemory};
 pub use segment::{
-    BlockRow, FetchedPart, SegmentError, SegmentIndex, SegmentReader, SegmentTail, SegmentWriter, WrittenRun,
-    verify_segment,
+    FetchedPart, IndexedBlock, SegmentError, SegmentIndex, SegmentReader, SegmentTail, SegmentWriter,
+    WrittenRun, verify_segment,
 };
 pub use sorted::SortedRows;
 pub use table::{Part, RestoreError, StateTable, TableImage, TableSnapshot};

@@ -1,11 +1,11 @@
 //! Segments: state of one worker and epoch as bytes.
 //!
 //! ```text
-//! magic │ block │ block │ … │ footer (prost) │ u32 footer length │ u32 footer crc32c │ magic
+//! magic │ rows │ rows │ … │ index │ index │ … │ footer (prost) │ u32 footer length │ u32 footer crc32c │ magic
 //! ```
-//! A block holds rows of one operator, subtask and table, sorted by key group and key, zstd-compressed, with a
-//! crc32c. The footer tells the key groups of each block, so that a reader fetches only those it owns. A row without values
-//! says that its key was removed.
+//! Rows and index are the sections of a block ([`BlockIndex`]), zstd-compressed, each with a crc32c. The footer tells the key groups
+//! of each block, so that a reader fetches only those it owns. Blocks that earlier releases have written have no index: their rows
+//! are hash, key and columns, the last two with their lengths before them. A row without columns says that its key was removed.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -13,9 +13,10 @@ use std::ops::Range;
 use prost::Message;
 use snafu::{OptionExt, ResultExt, Snafu, ensure};
 
+use super::block::{BlockDraft, BlockIndex, BlockRow};
 use super::column::take;
-use super::disk::{DiskError, Piece};
-use super::sorted::{SortedRow, Turn};
+use super::disk::{Piece, StateError};
+use super::sorted::Turn;
 #[cfg(test)]
 use super::{sorted::SortedRows, table::TableSnapshot};
 use crate::model::{KeyGroups, MaxParallelism};
@@ -30,6 +31,7 @@ const ZSTD_LEVEL: i32 = 1;
 
 /// A segment could not be read or written.
 #[derive(Debug, Snafu)]
+#[snafu(visibility(pub(super)))]
 pub enum SegmentError {
     #[snafu(display("the segment is cut short: {bytes} bytes"))]
     Truncated { bytes: usize },
@@ -42,7 +44,7 @@ pub enum SegmentError {
     #[snafu(display("failed to decompress a block"))]
     Decompress { source: std::io::Error },
     #[snafu(transparent)]
-    Disk { source: DiskError },
+    Disk { source: StateError },
 }
 
 /// Footer of a segment.
@@ -72,11 +74,29 @@ struct Block {
     crc32c: u32,
     #[prost(uint64, tag = "8")]
     rows: u64,
+    /// The index; nothing in blocks of earlier releases.
+    #[prost(message, optional, tag = "9")]
+    index: Option<Section>,
+}
+
+/// Where a section is.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Section {
+    #[prost(uint64, tag = "1")]
+    offset: u64,
+    #[prost(uint64, tag = "2")]
+    length: u64,
+    #[prost(uint64, tag = "3")]
+    raw_length: u64,
+    #[prost(uint32, tag = "4")]
+    crc32c: u32,
 }
 
 /// Collects the runs of a worker's subtasks into one segment.
 pub struct SegmentWriter {
     bytes: Vec<u8>,
+    /// Of the blocks so far, compressed, one after the other.
+    indexes: Vec<u8>,
     footer: Footer,
     runs: u32,
 }
@@ -88,20 +108,13 @@ pub struct WrittenRun {
     pub rows: u64,
     /// Its first byte.
     pub offset: u64,
+    /// Of its rows and their index.
     pub length: u64,
-}
-
-/// One row of a segment.
-pub struct BlockRow<'a> {
-    pub hash: u64,
-    pub key: &'a [u8],
-    /// The columns, in the form of [`StateColumn::write`](super::StateColumn::write); nothing for a key that was removed.
-    pub values: &'a [u8],
 }
 
 impl SegmentWriter {
     pub fn new() -> Self {
-        SegmentWriter { bytes: MAGIC.to_vec(), footer: Footer::default(), runs: 0 }
+        SegmentWriter { bytes: MAGIC.to_vec(), indexes: Vec::new(), footer: Footer::default(), runs: 0 }
     }
 
     /// True if no run was added.
@@ -111,7 +124,7 @@ impl SegmentWriter {
 
     /// Bytes so far, without the footer.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.indexes.len()
     }
 
     /// Adds the rows of a snapshot as one run; says where they are, or `None` if there are no rows.
@@ -135,53 +148,49 @@ impl SegmentWriter {
             self.runs += 1;
             WrittenRun { run: self.runs - 1, rows: 0, offset: self.bytes.len() as u64, length: 0 }
         });
-        let mut raw = Vec::new();
-        let (mut first_group, mut count) = (0, 0);
+        let mut draft = BlockDraft::default();
+        let mut first_group = 0;
         let mut rows = turn.rows().peekable();
         while let Some(row) = rows.next() {
-            if count == 0 {
+            if draft.index.len() == 0 {
                 first_group = row.group;
             }
-            count += 1;
             run.rows += 1;
-            write_row(&row, &mut raw);
+            draft.push(&row);
             let next = rows.peek().map(|next| next.group);
             // A key group is never cut in two, so that a reader's range decides whole blocks.
-            if next.is_none() || (raw.len() >= BLOCK_BYTES && next != Some(row.group)) {
-                self.block(run.run, first_group, row.group, count, &raw)?;
-                raw.clear();
-                count = 0;
+            if next.is_none() || (draft.rows.len() >= BLOCK_BYTES && next != Some(row.group)) {
+                run.length += self.block(run.run, first_group..row.group + 1, &std::mem::take(&mut draft))?;
             }
         }
-        run.length = self.bytes.len() as u64 - run.offset;
         Ok(run)
     }
 
-    fn block(
-        &mut self,
-        run: u32,
-        first_group: u32,
-        last_group: u32,
-        rows: u64,
-        raw: &[u8],
-    ) -> Result<(), SegmentError> {
-        let compressed = zstd::bulk::compress(raw, ZSTD_LEVEL).context(CompressSnafu)?;
+    /// Returns the bytes of the block.
+    fn block(&mut self, run: u32, groups: KeyGroups, draft: &BlockDraft) -> Result<u64, SegmentError> {
+        let rows = section(&draft.rows, &mut self.bytes)?;
+        let index = section(&draft.index.encode(), &mut self.indexes)?;
         self.footer.blocks.push(Block {
             run,
-            first_group,
-            last_group,
-            offset: self.bytes.len() as u64,
-            length: compressed.len() as u64,
-            raw_length: raw.len() as u64,
-            crc32c: crc32c::crc32c(&compressed),
-            rows,
+            first_group: groups.start,
+            last_group: groups.end - 1,
+            offset: rows.offset,
+            length: rows.length,
+            raw_length: rows.raw_length,
+            crc32c: rows.crc32c,
+            rows: draft.index.len() as u64,
+            index: Some(index.clone()),
         });
-        self.bytes.extend_from_slice(&compressed);
-        Ok(())
+        Ok(rows.length + index.length)
     }
 
     /// The finished object.
     pub fn finish(mut self) -> Vec<u8> {
+        let indexes_start = self.bytes.len() as u64;
+        self.bytes.extend_from_slice(&self.indexes);
+        for index in self.footer.blocks.iter_mut().filter_map(|block| block.index.as_mut()) {
+            index.offset += indexes_start;
+        }
         let footer = self.footer.encode_to_vec();
         self.bytes.extend_from_slice(&footer);
         self.bytes.extend((footer.len() as u32).to_le_bytes());
@@ -197,15 +206,17 @@ impl Default for SegmentWriter {
     }
 }
 
-fn write_row(row: &SortedRow<'_>, out: &mut Vec<u8>) {
-    out.extend(row.hash.to_le_bytes());
-    out.extend((row.key.len() as u32).to_le_bytes());
-    out.extend_from_slice(row.key);
-    let place = out.len();
-    out.extend([0; 4]);
-    row.write_values(out);
-    let length = (out.len() - place - 4) as u32;
-    out[place..place + 4].copy_from_slice(&length.to_le_bytes());
+/// Appends a section.
+fn section(raw: &[u8], bytes: &mut Vec<u8>) -> Result<Section, SegmentError> {
+    let compressed = zstd::bulk::compress(raw, ZSTD_LEVEL).context(CompressSnafu)?;
+    let section = Section {
+        offset: bytes.len() as u64,
+        length: compressed.len() as u64,
+        raw_length: raw.len() as u64,
+        crc32c: crc32c::crc32c(&compressed),
+    };
+    bytes.extend_from_slice(&compressed);
+    Ok(section)
 }
 
 /// What a segment holds where.
@@ -263,27 +274,87 @@ impl SegmentIndex {
         Ok(SegmentTail::Index(SegmentIndex { footer }))
     }
 
-    /// The bytes that hold these key groups of these runs, without what is between, in ranges of whole blocks that are not longer
+    /// The bytes that hold these key groups of these runs, without what is between, in ranges of whole sections that are not longer
     /// than `longest` if they have more than one.
     pub fn ranges(&self, wanted: &[(u32, KeyGroups)], longest: u64) -> Vec<Range<u64>> {
-        let is_wanted =
-            |block: &&Block| wanted.iter().any(|(run, groups)| block.run == *run && block.overlaps(groups));
-        let mut ranges: Vec<Range<u64>> = Vec::new();
-        // Blocks are listed in their order in the segment.
-        for block in self.footer.blocks.iter().filter(is_wanted) {
-            let end = block.offset.saturating_add(block.length);
-            match ranges.last_mut() {
-                Some(last) if last.end == block.offset && end - last.start <= longest => last.end = end,
-                _ => ranges.push(block.offset..end),
-            }
-        }
+        let mut ranges = self.ranges_of_rows(wanted, longest);
+        ranges.extend(self.ranges_of_indexes(wanted));
         ranges
     }
+
+    /// The same, of the rows alone.
+    pub fn ranges_of_rows(&self, wanted: &[(u32, KeyGroups)], longest: u64) -> Vec<Range<u64>> {
+        joined(self.blocks(wanted).map(Block::section_of_rows), longest)
+    }
+
+    /// The same, of what tells which rows there are.
+    pub fn ranges_of_indexes(&self, wanted: &[(u32, KeyGroups)]) -> Vec<Range<u64>> {
+        joined(self.blocks(wanted).filter_map(|block| block.index.clone()), u64::MAX)
+    }
+
+    /// True if the blocks with these key groups tell which rows they have.
+    pub fn has_indexes(&self, wanted: &[(u32, KeyGroups)]) -> bool {
+        self.blocks(wanted).all(|block| block.index.is_some())
+    }
+
+    /// Blocks are listed in their order in the segment.
+    fn blocks(&self, wanted: &[(u32, KeyGroups)]) -> impl Iterator<Item = &Block> {
+        let is_wanted =
+            |block: &&Block| wanted.iter().any(|(run, groups)| block.run == *run && block.overlaps(groups));
+        self.footer.blocks.iter().filter(is_wanted)
+    }
+}
+
+/// The bytes of sections, joined where nothing is between them.
+fn joined(sections: impl Iterator<Item = Section>, longest: u64) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for section in sections {
+        let end = section.offset.saturating_add(section.length);
+        match ranges.last_mut() {
+            Some(last) if last.end == section.offset && end - last.start <= longest => last.end = end,
+            _ => ranges.push(section.offset..end),
+        }
+    }
+    ranges
 }
 
 impl Block {
     fn overlaps(&self, groups: &KeyGroups) -> bool {
         self.first_group < groups.end && self.last_group >= groups.start
+    }
+
+    fn section_of_rows(&self) -> Section {
+        Section { offset: self.offset, length: self.length, raw_length: self.raw_length, crc32c: self.crc32c }
+    }
+}
+
+/// A block whose rows are still to come.
+pub struct IndexedBlock {
+    pub index: BlockIndex,
+    rows: Section,
+}
+
+impl IndexedBlock {
+    /// Where its rows begin in the segment.
+    pub fn offset(&self) -> u64 {
+        self.rows.offset
+    }
+
+    /// The rows, in bytes of the segment that begin at `start`.
+    pub fn read(&self, start: u64, bytes: &[u8]) -> Result<Vec<u8>, SegmentError> {
+        let part = FetchedPart::InMemory(Cow::Borrowed(bytes));
+        self.rows.read(start, &part)
+    }
+}
+
+impl Section {
+    fn read(&self, start: u64, part: &FetchedPart<'_>) -> Result<Vec<u8>, SegmentError> {
+        let from = self.offset.checked_sub(start).context(MalformedSnafu { part: "footer" })? as usize;
+        let to = from.checked_add(self.length as usize).context(MalformedSnafu { part: "footer" })?;
+        let compressed = part.bytes(from..to)?;
+        let name = || format!("block at byte {}", self.offset);
+        ensure!(crc32c::crc32c(&compressed) == self.crc32c, ChecksumSnafu { part: name() });
+        zstd::bulk::decompress(&compressed, self.raw_length as usize).context(DecompressSnafu)
     }
 }
 
@@ -308,7 +379,10 @@ impl<'a> SegmentReader<'a> {
 
     /// Checks every block.
     pub fn verify(&self) -> Result<(), SegmentError> {
-        self.index.footer.blocks.iter().try_for_each(|block| self.raw(block).map(|_| ()))
+        self.index.footer.blocks.iter().try_for_each(|block| {
+            self.section(&block.section_of_rows())?;
+            self.index_of(block).map(|_| ())
+        })
     }
 
     /// Calls `each` for every row of a run whose key group is in `groups`.
@@ -319,29 +393,50 @@ impl<'a> SegmentReader<'a> {
         all: MaxParallelism,
         mut each: impl FnMut(BlockRow<'_>) -> Option<()>,
     ) -> Result<(), SegmentError> {
-        let is_wanted = |block: &&Block| block.run == run && block.overlaps(groups);
-        for block in self.index.footer.blocks.iter().filter(is_wanted) {
-            let raw = self.raw(block)?;
-            let mut rest = raw.as_slice();
-            for _ in 0..block.rows {
-                let row = read_row(&mut rest).context(MalformedSnafu { part: "block" })?;
-                if groups.contains(&all.group_of(row.hash)) {
-                    each(row).context(MalformedSnafu { part: "row" })?;
+        let mut give = |row: BlockRow<'_>| match groups.contains(&all.group_of(row.hash)) {
+            true => each(row).context(MalformedSnafu { part: "row" }),
+            false => Ok(()),
+        };
+        for block in self.index.blocks(&[(run, groups.clone())]) {
+            let raw = self.section(&block.section_of_rows())?;
+            let malformed = MalformedSnafu { part: "block" };
+            match self.index_of(block)? {
+                Some(index) => {
+                    for row in 0..index.len() {
+                        give(index.row(row, &raw).context(malformed)?)?;
+                    }
+                }
+                None => {
+                    let mut rest = raw.as_slice();
+                    for _ in 0..block.rows {
+                        give(read_row(&mut rest).context(malformed)?)?;
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    fn raw(&self, block: &Block) -> Result<Vec<u8>, SegmentError> {
-        let holds = |part: &&(u64, FetchedPart<'_>)| part.0 <= block.offset;
-        let (start, fetched) = self.parts.iter().rfind(holds).context(TruncatedSnafu { bytes: 0_usize })?;
-        let from = (block.offset - start) as usize;
-        let to = from.checked_add(block.length as usize).context(MalformedSnafu { part: "footer" })?;
-        let compressed = fetched.bytes(from..to)?;
-        let part = || format!("block at byte {}", block.offset);
-        ensure!(crc32c::crc32c(&compressed) == block.crc32c, ChecksumSnafu { part: part() });
-        zstd::bulk::decompress(&compressed, block.raw_length as usize).context(DecompressSnafu)
+    /// The blocks with key groups of a run, without their rows.
+    pub fn indexed(&self, run: u32, groups: &KeyGroups) -> Result<Vec<IndexedBlock>, SegmentError> {
+        let indexed = |block: &Block| {
+            let index = self.index_of(block)?.context(MalformedSnafu { part: "footer" })?;
+            Ok(IndexedBlock { index, rows: block.section_of_rows() })
+        };
+        self.index.blocks(&[(run, groups.clone())]).map(indexed).collect()
+    }
+
+    /// The index of a block; earlier releases have written none.
+    fn index_of(&self, block: &Block) -> Result<Option<BlockIndex>, SegmentError> {
+        let Some(section) = &block.index else { return Ok(None) };
+        let index = BlockIndex::decode(&self.section(section)?, block.rows as usize);
+        index.map(Some).context(MalformedSnafu { part: "index" })
+    }
+
+    fn section(&self, section: &Section) -> Result<Vec<u8>, SegmentError> {
+        let holds = |part: &&(u64, FetchedPart<'_>)| part.0 <= section.offset;
+        let (start, part) = self.parts.iter().rfind(holds).context(TruncatedSnafu { bytes: 0_usize })?;
+        section.read(*start, part)
     }
 }
 

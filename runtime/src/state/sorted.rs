@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::chunk::Chunk;
 use super::cold::Stored;
-use super::disk::DiskError;
+use super::disk::StateError;
 use super::table::{RemovedKeys, TableSnapshot};
 use crate::model::MaxParallelism;
 
@@ -61,7 +61,7 @@ impl<'a> SortedRows<'a> {
     }
 
     /// The next turn.
-    pub fn next_turn(&mut self) -> Result<Option<Turn<'a>>, DiskError> {
+    pub fn next_turn(&mut self) -> Result<Option<Turn<'a>>, StateError> {
         let Some(range) = self.turns.pop() else { return Ok(None) };
         let mut rows = Vec::new();
         self.each(|place| {
@@ -111,7 +111,7 @@ fn turns(counts: &[u64]) -> Vec<Range<u32>> {
 
 impl<'a> Turn<'a> {
     /// Brings what is on the disk into memory. Rows of one chunk are together.
-    fn load(&mut self, snapshot: &TableSnapshot) -> Result<(), DiskError> {
+    fn load(&mut self, snapshot: &TableSnapshot) -> Result<(), StateError> {
         let mut start = 0;
         while start < self.rows.len() {
             let number = self.rows[start].chunk;

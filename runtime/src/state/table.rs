@@ -15,10 +15,11 @@ use std::sync::{Arc, Weak};
 use hashbrown::HashTable;
 use snafu::Snafu;
 
+use super::block::check_of;
 use super::chunk::{CHUNK_SLOTS, Chunk, SlotSet};
-use super::cold::{ColdChunk, Shared, Stored};
+use super::cold::{AwayRows, ColdChunk, Shared, Stored};
 use super::column::StateType;
-use super::disk::{DiskError, LocalDisk};
+use super::disk::{LocalDisk, StateError};
 use crate::model::key_encoding::EncodedKeys;
 
 /// Slots without a key are given up once they are the most, and at least this many.
@@ -79,7 +80,7 @@ pub enum RestoreError {
     #[snafu(display("a row is malformed"))]
     Malformed,
     #[snafu(transparent)]
-    Disk { source: DiskError },
+    Disk { source: StateError },
 }
 
 /// A table as it was at a barrier. Shares its chunks with the table until either is written.
@@ -159,7 +160,7 @@ impl Held {
 
 impl Part {
     /// The keys with their state, in memory.
-    pub fn load(&self) -> Result<Arc<Chunk>, DiskError> {
+    pub fn load(&self) -> Result<Arc<Chunk>, StateError> {
         let chunk = self.stored.load()?;
         let Some(vacant) = &self.vacant else { return Ok(chunk) };
         let mut live = Chunk::new(&self.layout);
@@ -229,7 +230,7 @@ impl StateTable {
     }
 
     /// Looks at a slot, wherever it is.
-    pub fn read<T>(&self, slot: u32, look: impl FnOnce(&Chunk, usize) -> T) -> Result<T, DiskError> {
+    pub fn read<T>(&self, slot: u32, look: impl FnOnce(&Chunk, usize) -> T) -> Result<T, StateError> {
         let (chunk, offset) = place(slot);
         match &self.chunks[chunk].stored {
             Stored::Hot(chunk) => Ok(look(chunk, offset)),
@@ -248,7 +249,7 @@ impl StateTable {
     }
 
     /// Calls `each` for all slots that hold a key, with the chunk and the offset that it has there.
-    pub fn each_slot(&self, mut each: impl FnMut(u32, &Chunk, usize)) -> Result<(), DiskError> {
+    pub fn each_slot(&self, mut each: impl FnMut(u32, &Chunk, usize)) -> Result<(), StateError> {
         for (number, held) in
             self.chunks.iter().enumerate().filter(|(_, held)| held.stored.len() > held.vacated)
         {
@@ -261,7 +262,7 @@ impl StateTable {
     }
 
     /// The slot of a key, in memory; a new key gets a new slot with NULL columns.
-    pub fn slot(&mut self, hash: u64, key: &[u8]) -> Result<u32, DiskError> {
+    pub fn slot(&mut self, hash: u64, key: &[u8]) -> Result<u32, StateError> {
         match self.find(hash, key)? {
             Place::Hot(slot) => Ok(slot),
             Place::Cold(slot, row) => Ok(self.move_row(slot, &row, 0)),
@@ -274,7 +275,7 @@ impl StateTable {
     }
 
     /// A slot's key in memory: the slot itself, or a new one.
-    pub fn warm(&mut self, slot: u32) -> Result<u32, DiskError> {
+    pub fn warm(&mut self, slot: u32) -> Result<u32, StateError> {
         let (chunk, offset) = place(slot);
         match &self.chunks[chunk].stored {
             Stored::Hot(_) => Ok(slot),
@@ -285,7 +286,7 @@ impl StateTable {
         }
     }
 
-    fn find(&self, hash: u64, key: &[u8]) -> Result<Place, DiskError> {
+    fn find(&self, hash: u64, key: &[u8]) -> Result<Place, StateError> {
         let mut may_be_cold = false;
         let is_same = |slot: &u32| {
             let (chunk, offset) = place(*slot);
@@ -303,7 +304,7 @@ impl StateTable {
         if may_be_cold { self.find_cold(hash, key) } else { Ok(Place::Nowhere) }
     }
 
-    fn find_cold(&self, hash: u64, key: &[u8]) -> Result<Place, DiskError> {
+    fn find_cold(&self, hash: u64, key: &[u8]) -> Result<Place, StateError> {
         for slot in self.index.iter_hash(hash) {
             let (chunk, offset) = place(*slot);
             if let Stored::Cold(cold) = &self.chunks[chunk].stored
@@ -438,7 +439,7 @@ impl StateTable {
     }
 
     /// Gives vacant slots up if they are many, some at a time.
-    pub fn compact(&mut self) -> Result<(), DiskError> {
+    pub fn compact(&mut self) -> Result<(), StateError> {
         let mut moved = 0;
         while moved < MOVES_MAX && self.has_many_vacant() {
             // The tail gives rows up before it takes any: no row is moved twice.
@@ -473,7 +474,7 @@ impl StateTable {
 
     /// Puts about so many bytes of the oldest chunks on the disk; returns how many. What was written since the last snapshot stays
     /// if it is little.
-    pub fn spill(&mut self, bytes: usize, disk: &LocalDisk) -> Result<usize, DiskError> {
+    pub fn spill(&mut self, bytes: usize, disk: &LocalDisk) -> Result<usize, StateError> {
         let before = self.bytes_in_memory;
         let given_up = |table: &Self| before.saturating_sub(table.bytes_in_memory);
         // Chunks that are filled meanwhile are the newest.
@@ -505,7 +506,7 @@ impl StateTable {
     }
 
     /// True if it has moved rows to the tail.
-    fn spill_chunk(&mut self, number: u32, disk: &LocalDisk) -> Result<bool, DiskError> {
+    fn spill_chunk(&mut self, number: u32, disk: &LocalDisk) -> Result<bool, StateError> {
         let held = &mut self.chunks[number as usize];
         let Stored::Hot(chunk) = &held.stored else { return Ok(false) };
         if chunk.len() == 0 || self.tail == Some(number) {
@@ -563,7 +564,7 @@ impl StateTable {
     }
 
     /// The state at a barrier: what was written and removed since the last snapshot, or everything.
-    pub fn snapshot(&mut self, is_full: bool) -> Result<TableSnapshot, DiskError> {
+    pub fn snapshot(&mut self, is_full: bool) -> Result<TableSnapshot, StateError> {
         let removed = std::mem::take(&mut self.removed);
         let removed = if is_full { RemovedKeys::default() } else { self.still_removed(removed)? };
         self.recount();
@@ -641,7 +642,7 @@ impl StateTable {
     }
 
     /// Those that were not added again, each once.
-    fn still_removed(&self, removed: RemovedKeys) -> Result<RemovedKeys, DiskError> {
+    fn still_removed(&self, removed: RemovedKeys) -> Result<RemovedKeys, StateError> {
         let mut gone = RemovedKeys::default();
         let mut seen = HashSet::new();
         for (row, hash) in removed.hashes.iter().enumerate() {
@@ -672,6 +673,85 @@ impl StateTable {
         let (chunk, offset) = place(self.slot(hash, key)?);
         let chunk = self.chunks[chunk].hot_mut();
         chunk.and_then(|chunk| chunk.read(offset, values)).ok_or(RestoreError::Malformed)
+    }
+
+    /// Takes rows that are still to come, instead of those that it has of the same keys; nothing is dirty afterwards. Says which chunk
+    /// waits for them.
+    pub fn attach(&mut self, rows: AwayRows) -> Arc<ColdChunk> {
+        let checks = rows.checks.clone();
+        let chunk = Arc::new(ColdChunk::away(rows, &self.layout));
+        if checks.is_empty() {
+            return chunk;
+        }
+        let mut held = Held::new(Stored::Cold(Arc::clone(&chunk)));
+        held.bytes = held.stored.byte_len();
+        self.bytes += held.bytes;
+        self.bytes_in_memory += bytes_in_memory(&held);
+        self.slots += held.stored.len();
+        let number = self.free.pop().unwrap_or(self.chunks.len() as u32);
+        match self.chunks.get_mut(number as usize) {
+            Some(free) => *free = held,
+            None => self.chunks.push(held),
+        }
+        for (offset, (hash, check)) in chunk.hashes().iter().zip(checks).enumerate() {
+            let slot = number * CHUNK_SLOTS as u32 + offset as u32;
+            match self.known_by(*hash, check) {
+                None => self.enter(*hash, slot),
+                Some(older) => {
+                    if let Ok(mut entry) = self.index.find_entry(*hash, |known| *known == older) {
+                        *entry.get_mut() = slot;
+                    }
+                    self.leave(older);
+                }
+            }
+        }
+        chunk
+    }
+
+    /// Removes a key that is known by its hash and check, as [`Self::attach`] does.
+    pub fn detach(&mut self, hash: u64, check: u32) {
+        let Some(slot) = self.known_by(hash, check) else { return };
+        if let Ok(entry) = self.index.find_entry(hash, |known| *known == slot) {
+            entry.remove();
+            self.leave(slot);
+        }
+    }
+
+    fn known_by(&self, hash: u64, check: u32) -> Option<u32> {
+        let is_it = |slot: &u32| {
+            let (chunk, offset) = place(*slot);
+            match &self.chunks[chunk].stored {
+                Stored::Hot(chunk) => {
+                    chunk.hashes[offset] == hash && check_of(chunk.keys.key(offset)) == check
+                }
+                Stored::Cold(cold) => cold.hashes()[offset] == hash && cold.check(offset) == Some(check),
+            }
+        };
+        self.index.find(hash, is_it).copied()
+    }
+
+    /// Brings chunks into memory that are on the disk and not on their way there, about so many bytes. Slots stay.
+    pub fn warm_up(&mut self, bytes: usize) -> Result<(), StateError> {
+        if self.bytes_in_memory >= self.bytes {
+            return Ok(());
+        }
+        let enough = self.bytes_in_memory + bytes;
+        for number in 0..self.chunks.len() {
+            let held = &mut self.chunks[number];
+            let Stored::Cold(cold) = &held.stored else { continue };
+            if self.bytes_in_memory >= enough {
+                break;
+            }
+            if !cold.is_there() {
+                continue;
+            }
+            let before = bytes_in_memory(held);
+            held.stored = Stored::Hot(held.stored.load()?);
+            held.shared = Weak::new();
+            self.bytes_in_memory = self.bytes_in_memory - before + bytes_in_memory(held);
+            self.full.push_back(number as u32);
+        }
+        Ok(())
     }
 
     /// Bytes of state, roughly, wherever they are.

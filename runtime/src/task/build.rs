@@ -62,7 +62,7 @@ impl BuildError {
         match self {
             BuildError::Source { source } => source.is_permanent(),
             BuildError::Sink { source } => source.is_permanent(),
-            BuildError::Operator { source: OperatorError::Disk { .. } } => false,
+            BuildError::Operator { source: OperatorError::Away { source } } => source.is_permanent(),
             _ => true,
         }
     }
@@ -73,7 +73,7 @@ impl BuildError {
             BuildError::Source { source } => source.kind(),
             BuildError::Sink { source } => source.kind(),
             BuildError::Segment { .. } | BuildError::NotFetched { .. } => "StateDamaged",
-            BuildError::Operator { source: error @ OperatorError::Disk { .. } } => error.kind(),
+            BuildError::Operator { source: OperatorError::Away { source } } => source.kind(),
             BuildError::Operator { .. } | BuildError::Evaluate { .. } | BuildError::Plan { .. } => "Internal",
         }
     }

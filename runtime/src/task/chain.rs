@@ -106,15 +106,16 @@ impl Branches {
     pub fn fit_into(&mut self, memory: &mut TaskMemory) -> Result<(), TaskError> {
         let operators = || self.0.iter().flat_map(|branch| &branch.chain.steps).map(|step| &step.operator);
         let held: usize = operators().map(|operator| operator.memory_bytes()).sum();
-        let too_much = memory.holds(held);
-        if too_much == 0 {
-            return Ok(());
-        }
+        let (too_much, room) = (memory.holds(held), memory.room());
         let operators = self.0.iter_mut().flat_map(|branch| &mut branch.chain.steps);
         for operator in operators.map(|step| &mut step.operator) {
-            // Each as much of it as it has of what there is.
-            let part = too_much as u128 * operator.memory_bytes() as u128 / held.max(1) as u128;
-            operator.spill(part as usize, memory.disk())?;
+            if too_much > 0 {
+                // Each as much of it as it has of what there is.
+                let part = too_much as u128 * operator.memory_bytes() as u128 / held.max(1) as u128;
+                operator.spill(part as usize, memory.disk())?;
+            } else if room > 0 {
+                operator.warm_up(room)?;
+            }
         }
         let operators = self.0.iter().flat_map(|branch| &branch.chain.steps);
         memory.holds(operators.map(|step| step.operator.memory_bytes()).sum());

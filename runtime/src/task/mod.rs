@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 pub use build::{BuildError, BuiltTask, TaskContext, build};
 pub use driver::Task;
-pub use restored::{Restored, SubtaskImage, SubtaskKey};
+pub use restored::{AwaitedState, Restored, SubtaskImage, SubtaskKey};
 
 use waits::Waits;
 

@@ -3,12 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::build::BuildError;
 use crate::checkpoint::records::{Run, SubtaskState, TableState};
 use crate::model::{EventTime, KeyGroups, MaxParallelism};
 use crate::operator::{Operator, OperatorError};
 use crate::sink::checksum;
-use crate::state::{SegmentReader, TableImage, TaskMemory};
+use crate::state::chunk::CHUNK_SLOTS;
+use crate::state::{
+    Arrivals, AwayRows, ColdChunk, IndexedBlock, SegmentReader, TableImage, TaskMemory, Unit,
+};
 
 /// The state is measured after so many restored rows.
 const UNMEASURED_ROWS_MAX: u64 = 1 << 14;
@@ -46,6 +51,65 @@ pub struct Restored {
     pub segments: HashMap<String, SegmentReader<'static>>,
     /// What this process has in memory as the checkpoint has it.
     pub images: HashMap<SubtaskKey, Arc<SubtaskImage>>,
+    /// Of the segments only the indexes are there, and the rows are still to come.
+    pub awaited: Option<AwaitedState>,
+}
+
+/// [`Operator::attach`] of a table.
+pub type Attach<'a> = dyn FnMut(AwayRows, &[(u64, u32)]) -> Result<Arc<ColdChunk>, OperatorError> + 'a;
+
+/// State that comes after the tasks have begun.
+pub struct AwaitedState {
+    pub arrivals: Arc<Arrivals>,
+    units: Mutex<Vec<Unit>>,
+}
+
+impl AwaitedState {
+    /// Comes in these units, which are in the order of their segments and places.
+    pub fn new(units: Vec<Unit>) -> Self {
+        AwaitedState { arrivals: Arc::default(), units: Mutex::new(units) }
+    }
+
+    /// The units with what waits for them.
+    pub fn into_units(self) -> Vec<Unit> {
+        self.units.into_inner()
+    }
+
+    /// Puts rows of a block into a table that are still to come.
+    pub fn attach(
+        &self,
+        attach: &mut Attach<'_>,
+        segment: &str,
+        block: &Arc<IndexedBlock>,
+        is_mine: impl Fn(u64) -> bool,
+    ) -> Result<(), BuildError> {
+        let mut units = self.units.lock();
+        let place = |unit: &Unit| (unit.segment.as_str(), unit.range.start) <= (segment, block.offset());
+        let number = units.partition_point(place).checked_sub(1);
+        let number = number.ok_or_else(|| BuildError::NotFetched { key: segment.to_owned() })?;
+        let index = &block.index;
+        let rows = (0..index.len()).filter(|row| is_mine(index.hashes[*row]));
+        let (removed, rows): (Vec<usize>, Vec<usize>) = rows.partition(|row| index.is_removed(*row));
+        let removed: Vec<(u64, u32)> =
+            removed.into_iter().map(|row| (index.hashes[row], index.checks[row])).collect();
+        let mut removed = removed.as_slice();
+        // Also without rows, for those that were removed.
+        for rows in
+            std::iter::once(&rows[..rows.len().min(CHUNK_SLOTS)]).chain(rows.chunks(CHUNK_SLOTS).skip(1))
+        {
+            let away = AwayRows {
+                hashes: rows.iter().map(|row| index.hashes[*row]).collect(),
+                checks: rows.iter().map(|row| index.checks[*row]).collect(),
+                bytes: rows.iter().map(|row| index.row_bytes(*row)).sum(),
+                arrivals: Arc::clone(&self.arrivals),
+                unit: number,
+            };
+            let chunk = attach(away, removed)?;
+            removed = &[];
+            units[number].await_rows(block, &chunk, rows.iter().map(|row| *row as u32).collect());
+        }
+        Ok(())
+    }
 }
 
 impl Restored {
@@ -138,6 +202,16 @@ impl Restored {
                 let reader = self.segments.get(&run.segment).ok_or_else(not_fetched)?;
                 let in_segment = |source| BuildError::Segment { key: run.segment.clone(), source };
                 let groups = run.first_group..run.end_group;
+                if let Some(awaited) = &self.awaited {
+                    for block in reader.indexed(run.run, &groups).map_err(in_segment)? {
+                        let is_mine = |hash| groups.contains(&all.group_of(hash));
+                        let mut attach = |rows: AwayRows, removed: &[(u64, u32)]| {
+                            operator.attach(&table.table, table.namespace, rows, removed)
+                        };
+                        awaited.attach(&mut attach, &run.segment, &Arc::new(block), is_mine)?;
+                    }
+                    continue;
+                }
                 let (mut failure, mut rows) = (None, 0_u64);
                 let read = reader.read(run.run, &groups, all, |row| {
                     rows += 1;

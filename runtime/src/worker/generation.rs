@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::WorkerContext;
 use super::data_plane::DataPlane;
-use super::restore::{fetch, inherited};
+use super::restore::{bring, fetch, inherited};
 use super::retained::Retained;
 use super::snapshots::{SnapshotError, Snapshots};
 use crate::checkpoint::paths;
@@ -50,6 +50,8 @@ pub struct GenerationRun {
     events: mpsc::Receiver<TaskEvent>,
     broken: mpsc::Receiver<String>,
     broken_sender: mpsc::Sender<String>,
+    /// State that cannot be had.
+    undelivered: mpsc::Receiver<Failed>,
     uploads: mpsc::Sender<Upload>,
     uploaded: mpsc::Receiver<Result<Snapshot, Failed>>,
     completed: watch::Sender<Epoch>,
@@ -129,8 +131,11 @@ impl GenerationRun {
             (0..deploy.parallelism).filter(|slot| deploy.slots[*slot as usize] == worker.0).collect();
         let images =
             retained.roll_back(inherited(&deploy, &mine, groups).iter(), context.safeguards.compares_images);
-        let restored = fetch(&deploy, &mine, groups, context.store.as_ref(), images, &context.memory).await?;
+        let restored =
+            fetch(&deploy, &mine, groups, context.store.as_ref(), images, &context.memory, context.lazy_from)
+                .await?;
         let (rolled_back, segments) = (restored.images.len(), restored.segments.len());
+        let is_lazy = restored.awaited.is_some();
         let mut wiring = Wiring::new(&task_context, &deploy, worker, &mine);
         let (mut tasks, mut handles, mut states) = (Vec::new(), Vec::new(), HashMap::new());
         for chain_index in task_context.topology.tasks() {
@@ -153,6 +158,17 @@ impl GenerationRun {
                 tokio::task::yield_now().await;
             }
         }
+        let mut services = JoinSet::new();
+        let (undelivered_sender, undelivered) = mpsc::channel(1);
+        if let Some(awaited) = restored.awaited {
+            let (store, memory) = (Arc::clone(&context.store), context.memory.clone());
+            services.spawn(async move {
+                if let Err(failed) = bring(awaited, store, memory).await {
+                    // The generation may have ended meanwhile.
+                    let _ = undelivered_sender.send(failed).await;
+                }
+            });
+        }
         let (broken_sender, broken) = mpsc::channel(EVENTS_QUEUED_MAX);
         data_plane.expect(generation, std::mem::take(&mut wiring.routes), broken_sender.clone());
         let outgoing = wiring.outgoing(job, generation, worker);
@@ -169,11 +185,10 @@ impl GenerationRun {
         let (uploads, upload_queue) = mpsc::channel(UPLOADS_QUEUED_MAX * tasks.len().max(1));
         let (uploaded_sender, uploaded) = mpsc::channel(UPLOADS_QUEUED_MAX);
         let full: Vec<_> = handles.iter().map(|handle| Arc::clone(&handle.needs_full_snapshot)).collect();
-        let mut services = JoinSet::new();
         services.spawn(run_uploads(snapshots, upload_queue, uploaded_sender, move || {
             full.iter().for_each(|needs_full| needs_full.store(true, Ordering::Relaxed));
         }));
-        info!(%generation, slots = ?mine, tasks = tasks.len(), rolled_back, segments, "deployed");
+        info!(%generation, slots = ?mine, tasks = tasks.len(), rolled_back, segments, is_lazy, "deployed");
         Ok(GenerationRun {
             generation,
             operators,
@@ -184,6 +199,7 @@ impl GenerationRun {
             events,
             broken,
             broken_sender,
+            undelivered,
             uploads,
             uploaded,
             completed,
@@ -252,6 +268,7 @@ impl GenerationRun {
                     Ok(Err(error)) => failed(&chain(&error), error.kind(), error.is_permanent()),
                     Err(panic) => failed(&format!("a task panicked: {panic}"), "TaskFailed", false),
                 }),
+                Some(failed) = self.undelivered.recv() => return Happened::Failed(failed),
                 Some(reason) = self.broken.recv() => return Happened::Failed(failed(&reason, "WorkerLost", false)),
                 Some(uploaded) = self.uploaded.recv() => return match uploaded {
                     Ok(snapshot) => Happened::Says(WorkerSays::Snapshot(snapshot)),

@@ -60,6 +60,8 @@ pub struct WorkerContext {
     pub safeguards: Safeguards,
     /// For the state of all tasks.
     pub memory: StateMemory,
+    /// A state of at least so many bytes in the store comes while tasks run already.
+    pub lazy_from: u64,
 }
 
 /// A session with a coordinator ended.

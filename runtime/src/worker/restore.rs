@@ -1,10 +1,14 @@
 //! Fetches what this worker's slots need of a checkpoint: of each segment the blocks with their key groups.
+//!
+//! Of a large state first only what tells which keys there are: tasks begin with that, and the rows come while they run ([`bring`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
+use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt};
+use tracing::info;
 
 use super::generation::failed;
 use crate::checkpoint::Store;
@@ -12,8 +16,11 @@ use crate::checkpoint::records::SubtaskState;
 use crate::error::chain;
 use crate::model::{KeyGroups, MaxParallelism, Subtask};
 use crate::rpc::{Deploy, Failed};
-use crate::state::{FetchedPart, LocalDisk, SegmentIndex, SegmentReader, SegmentTail, StateMemory};
-use crate::task::{BuildError, Restored, SubtaskImage, SubtaskKey};
+use crate::state::{
+    Arrivals, DeliverError, FetchedPart, LocalDisk, NotFetched, SegmentError, SegmentIndex, SegmentReader,
+    SegmentTail, StateMemory, Unit,
+};
+use crate::task::{AwaitedState, BuildError, Restored, SubtaskImage, SubtaskKey};
 
 /// Segments that are fetched at a time.
 const FETCHES: usize = 8;
@@ -23,6 +30,9 @@ const WHOLE_BYTES: u64 = 1 << 20;
 
 /// To the disk so many bytes are fetched at a time, unless a block is longer.
 const PIECE_BYTES: u64 = 8 << 20;
+
+/// Rows of a state that comes while tasks run are fetched so many bytes at a time, unless a block is longer.
+const UNIT_BYTES: u64 = 2 << 20;
 
 /// The index is looked for in so many bytes from the end.
 const TAIL_BYTES: u64 = 64 << 10;
@@ -43,11 +53,19 @@ pub async fn fetch(
     store: &dyn Store,
     images: HashMap<SubtaskKey, Arc<SubtaskImage>>,
     memory: &StateMemory,
+    lazy_from: u64,
 ) -> Result<Restored, Failed> {
     let owned: Vec<(u32, KeyGroups)> =
         mine.iter().map(|slot| (*slot, groups.owned_by(Subtask(*slot), deploy.parallelism))).collect();
     let wanted = wanted(deploy, &owned, &images);
-    let disk = memory.disk_for(wanted.values().map(|wanted| wanted.bytes).sum());
+    let bytes: u64 = wanted.values().map(|wanted| wanted.bytes).sum();
+    if bytes >= lazy_from
+        && let Some((segments, units)) = indexes(store, &wanted).await
+    {
+        let awaited = Some(AwaitedState::new(units));
+        return Ok(Restored { subtasks: deploy.restored.clone(), segments, images, awaited });
+    }
+    let disk = memory.disk_for(bytes);
     let fetched =
         futures::stream::iter(wanted)
             .map(|(key, wanted)| async move {
@@ -55,7 +73,7 @@ pub async fn fetch(
             })
             .buffered(FETCHES);
     let segments = fetched.try_collect().await?;
-    Ok(Restored { subtasks: deploy.restored.clone(), segments, images })
+    Ok(Restored { subtasks: deploy.restored.clone(), segments, images, awaited: None })
 }
 
 /// The states that this worker's subtasks are to have.
@@ -108,18 +126,138 @@ async fn segment(
         return Ok(parts);
     }
     let bytes = store.get(key).await.map_err(|error| failed(&chain(&error), "StoreUnavailable", false))?;
-    let Some(bytes) = bytes else {
-        let message = format!(
-            "the segment '{key}' is missing from {}; put it back from a copy, and the job goes on. To begin anew choose another \
-             checkpoint.location",
-            store.location()
-        );
-        return Err(failed(&message, "StateDamaged", true));
-    };
+    let Some(bytes) = bytes else { return Err(failed(&missing(store, key), "StateDamaged", true)) };
     SegmentReader::open(bytes).map_err(|source| {
         let error = BuildError::Segment { key: key.to_owned(), source };
         failed(&chain(&error), error.kind(), error.is_permanent())
     })
+}
+
+fn missing(store: &dyn Store, key: &str) -> String {
+    format!(
+        "the segment '{key}' is missing from {}; put it back from a copy, and the job goes on. To begin anew choose another \
+         checkpoint.location",
+        store.location()
+    )
+}
+
+/// Of all segments what tells which keys there are, and in which units the rows are to come; `None` if some segment does not tell it,
+/// or cannot be read: fetched whole it tells why.
+async fn indexes(
+    store: &dyn Store,
+    wanted: &BTreeMap<String, Wanted>,
+) -> Option<(HashMap<String, SegmentReader<'static>>, Vec<Unit>)> {
+    let fetched: Vec<_> = wanted.iter().map(|(key, wanted)| index_and_units(store, key, wanted)).collect();
+    let fetched: Vec<Option<_>> = futures::stream::iter(fetched).buffered(FETCHES).collect().await;
+    let (mut segments, mut units) = (HashMap::new(), Vec::new());
+    for (key, (reader, of_segment)) in wanted.keys().zip(fetched.into_iter().collect::<Option<Vec<_>>>()?) {
+        segments.insert(key.clone(), reader);
+        units.extend(of_segment);
+    }
+    Some((segments, units))
+}
+
+async fn index_and_units(
+    store: &dyn Store,
+    key: &str,
+    wanted: &Wanted,
+) -> Option<(SegmentReader<'static>, Vec<Unit>)> {
+    let index = index_of(store, key, wanted.bytes).await?;
+    if !index.has_indexes(&wanted.runs) {
+        return None;
+    }
+    let units = index.ranges_of_rows(&wanted.runs, UNIT_BYTES);
+    let units = units.into_iter().map(|range| Unit::new(key, range)).collect();
+    let mut parts = Vec::new();
+    for range in index.ranges_of_indexes(&wanted.runs) {
+        let start = range.start;
+        parts.push((start, FetchedPart::InMemory(read(store, key, range).await?.into())));
+    }
+    Some((SegmentReader::of_parts(index, parts), units))
+}
+
+/// Brings the rows that tasks have begun without, those first that somebody waits for.
+///
+/// # Errors
+/// If some cannot be had. All who wait are told.
+pub fn bring(
+    awaited: AwaitedState,
+    store: Arc<dyn Store>,
+    memory: StateMemory,
+) -> impl Future<Output = Result<(), Failed>> {
+    // Also if it is never polled.
+    let waiting = Waiting(Arc::clone(&awaited.arrivals));
+    async move {
+        let brought = bring_all(awaited, store, memory).await;
+        drop(waiting);
+        brought
+    }
+}
+
+async fn bring_all(awaited: AwaitedState, store: Arc<dyn Store>, memory: StateMemory) -> Result<(), Failed> {
+    let arrivals = &awaited.arrivals.clone();
+    let mut units: Vec<Option<Unit>> = awaited.into_units().into_iter().map(Some).collect();
+    let mut under_way = FuturesUnordered::new();
+    let (mut first, mut count) = (0, 0);
+    loop {
+        while under_way.len() < FETCHES && first < units.len() {
+            let number = arrivals.urgent().filter(|number| *number < units.len()).unwrap_or_else(|| {
+                first += 1;
+                first - 1
+            });
+            // It may have been urgent before.
+            if let Some(unit) = units[number].take().filter(Unit::is_needed) {
+                under_way.push(fetch_unit(unit, Arc::clone(&store), memory.disk().clone()));
+            }
+        }
+        match under_way.next().await {
+            Some(Ok(())) => count += 1,
+            Some(Err(failed)) => {
+                let kind = if failed.kind == "StateDamaged" { "StateDamaged" } else { "StoreUnavailable" };
+                let (message, is_permanent) = (failed.message.clone(), failed.is_permanent);
+                arrivals.fail(NotFetched { message, kind, is_permanent });
+                return Err(failed);
+            }
+            None if first >= units.len() => break,
+            None => {}
+        }
+        arrivals.arrived();
+    }
+    info!(units = count, "all of the state is here");
+    Ok(())
+}
+
+/// Ends all waiting when nobody brings anything any more.
+struct Waiting(Arc<Arrivals>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let message = "the generation has ended".to_owned();
+        self.0.fail(NotFetched { message, kind: "WorkerLost", is_permanent: false });
+    }
+}
+
+async fn fetch_unit(unit: Unit, store: Arc<dyn Store>, disk: LocalDisk) -> Result<(), Failed> {
+    let (key, range) = (unit.segment.clone(), unit.range.clone());
+    let wanted = range.end - range.start;
+    let bytes = store.get_range(&key, range).await;
+    let bytes = bytes.map_err(|error| failed(&chain(&error), "StoreUnavailable", false))?;
+    let Some(bytes) = bytes else { return Err(failed(&missing(store.as_ref(), &key), "StateDamaged", true)) };
+    let damaged = |source| {
+        let error = BuildError::Segment { key: key.clone(), source };
+        failed(&chain(&error), error.kind(), error.is_permanent())
+    };
+    if bytes.len() as u64 != wanted {
+        return Err(damaged(SegmentError::Truncated { bytes: bytes.len() }));
+    }
+    // Signs of life are sent on the threads of this task.
+    let delivered = tokio::task::spawn_blocking(move || unit.deliver(&bytes, &disk)).await;
+    match delivered {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(DeliverError::Segment { source })) => Err(damaged(source)),
+        Ok(Err(DeliverError::Disk { source })) => Err(failed(&chain(&source), source.kind(), false)),
+        Err(panic) => Err(failed(&format!("a task panicked: {panic}"), "TaskFailed", false)),
+    }
 }
 
 /// The blocks that are needed; `None` if they are most of the segment and may be in memory, or anything is not as the checkpoint says:
@@ -185,7 +323,7 @@ mod tests {
     use crate::checkpoint::records::{Run, TableState};
     use crate::checkpoint::store::Created;
     use crate::checkpoint::{FolderStore, StoreError};
-    use crate::state::{SegmentWriter, StateTable, StateType};
+    use crate::state::{AwayRows, SegmentWriter, StateTable, StateType};
 
     /// Counts the bytes that are read.
     struct Counting(FolderStore, Mutex<u64>);
@@ -270,9 +408,10 @@ mod tests {
         for (slot, memory) in (0..8).flat_map(|slot| memories(folder.path()).map(|memory| (slot, memory))) {
             *store.1.lock() = 0;
 
-            let restored = fetch(&deploy(run.clone(), 8), &[slot], groups, &store, HashMap::new(), &memory)
-                .await
-                .unwrap();
+            let restored =
+                fetch(&deploy(run.clone(), 8), &[slot], groups, &store, HashMap::new(), &memory, u64::MAX)
+                    .await
+                    .unwrap();
 
             let read = *store.1.lock();
             assert!(read < all / 3, "slot {slot}: {read} of {all} bytes");
@@ -288,10 +427,92 @@ mod tests {
         for memory in memories(folder.path()) {
             *store.1.lock() = 0;
             let restored =
-                fetch(&deploy(run.clone(), 1), &[0], groups, &store, HashMap::new(), &memory).await.unwrap();
+                fetch(&deploy(run.clone(), 1), &[0], groups, &store, HashMap::new(), &memory, u64::MAX)
+                    .await
+                    .unwrap();
             assert!(*store.1.lock() <= all + TAIL_BYTES, "all of it is read once");
             restored.segments[&run.segment].verify().unwrap();
         }
+    }
+
+    /// A table that begins with what is known of a segment's keys, and what is to bring their rows.
+    async fn begun(store: &dyn Store, run: &Run, groups: MaxParallelism) -> (StateTable, AwaitedState) {
+        let memory = StateMemory::unlimited();
+        let deploy = deploy(run.clone(), 1);
+        let restored = fetch(&deploy, &[0], groups, store, HashMap::new(), &memory, 1).await.unwrap();
+        let (reader, awaited) = (&restored.segments[&run.segment], restored.awaited.unwrap());
+        let mut table = StateTable::new([StateType::I64].into());
+        let state = TableState { table: "t".to_owned(), namespace: 0, runs: vec![run.clone()] };
+        for block in reader.indexed(run.run, &(0..groups.groups())).unwrap() {
+            let mut attach = |rows: AwayRows, _: &[(u64, u32)]| Ok(table.attach(rows));
+            awaited.attach(&mut attach, &state.runs[0].segment, &Arc::new(block), |_| true).unwrap();
+        }
+        (table, awaited)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn keys_are_known_before_their_rows_are_there_and_who_needs_one_waits_for_it() {
+        let groups = MaxParallelism::new(1024).unwrap();
+        let (bytes, run) = segment_of(100_000, groups);
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(FolderStore::new(folder.path()));
+        store.create(&run.segment, bytes.clone()).await.unwrap();
+
+        let (mut table, awaited) = begun(store.as_ref(), &run, groups).await;
+        assert_eq!(table.len() as u64, run.rows);
+        // Nobody brings anything yet.
+        let asked = tokio::task::spawn_blocking(move || {
+            let new = table.slot(7, b"none has this key").unwrap();
+            let last = table.parts().last().unwrap().load().unwrap();
+            let waited = table.read(0, |chunk, _| chunk.len()).unwrap();
+            assert_eq!(waited, 1, "one row is read, once it is there");
+            (table, new, last)
+        });
+        bring(awaited, store.clone(), StateMemory::unlimited()).await.unwrap();
+        let (mut table, new, last) = asked.await.unwrap();
+        assert!(!table.is_vacant(new) && last.len() == 1, "the new key is in a chunk of its own");
+
+        table.remove(&[new]);
+        let mut writer = SegmentWriter::new();
+        writer.add(&table.snapshot(true).unwrap(), groups).unwrap();
+        assert!(writer.finish() == bytes, "the same rows");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whoever_waits_for_rows_that_cannot_be_had_is_told_why() {
+        let groups = MaxParallelism::new(1024).unwrap();
+        let (mut bytes, run) = segment_of(100_000, groups);
+        bytes[1000] ^= 1;
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(FolderStore::new(folder.path()));
+        store.create(&run.segment, bytes).await.unwrap();
+        let (table, awaited) = begun(store.as_ref(), &run, groups).await;
+        let first = tokio::task::spawn_blocking(move || table.read(0, |_, _| ()));
+
+        let failed = bring(awaited, store.clone(), StateMemory::unlimited()).await.unwrap_err();
+
+        assert_eq!(failed.kind, "StateDamaged");
+        assert!(failed.message.contains("segments/a") && failed.message.contains("checksum"), "{failed:?}");
+        let error = first.await.unwrap().unwrap_err();
+        assert_eq!(
+            (error.to_string(), error.kind(), error.is_permanent()),
+            (failed.message, "StateDamaged", true)
+        );
+
+        let (table, awaited) = begun(store.as_ref(), &run, groups).await;
+        let waits = tokio::task::spawn_blocking(move || table.read(0, |_, _| ()));
+        let missing = tempfile::tempdir().unwrap();
+        let gone = Arc::new(FolderStore::new(missing.path()));
+        let failed = bring(awaited, gone, StateMemory::unlimited()).await.unwrap_err();
+        assert!(failed.kind == "StateDamaged" && failed.message.contains("is missing"), "{failed:?}");
+        assert!(waits.await.unwrap().is_err());
+
+        let (table, awaited) = begun(store.as_ref(), &run, groups).await;
+        let waits = tokio::task::spawn_blocking(move || table.read(0, |_, _| ()));
+        // The generation ends.
+        drop(bring(awaited, store.clone(), StateMemory::unlimited()));
+        let error = waits.await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("has ended") && !error.is_permanent(), "{error}");
     }
 
     #[tokio::test]
@@ -312,10 +533,11 @@ mod tests {
             let store = FolderStore::new(folder.path());
             store.create(&run.segment, damaged.clone()).await.unwrap();
 
-            let failed = fetch(&deploy(run.clone(), 8), &[3], groups, &store, HashMap::new(), memory)
-                .await
-                .err()
-                .unwrap();
+            let failed =
+                fetch(&deploy(run.clone(), 8), &[3], groups, &store, HashMap::new(), memory, u64::MAX)
+                    .await
+                    .err()
+                    .unwrap();
 
             assert_eq!(failed.kind, "StateDamaged", "{what}: {failed:?}");
             assert!(

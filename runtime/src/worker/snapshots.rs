@@ -16,7 +16,7 @@ use crate::operator::OperatorTable;
 use crate::rpc::Snapshot;
 use crate::sink::{Committable, SinkError, Trouble};
 use crate::state::{
-    DiskError, SegmentError, SegmentReader, SegmentWriter, SortedRows, TableImage, WrittenRun,
+    SegmentError, SegmentReader, SegmentWriter, SortedRows, StateError, TableImage, WrittenRun,
 };
 use crate::task::{SinkSnapshot, SubtaskImage, SubtaskKey, TaskSnapshot};
 
@@ -38,7 +38,7 @@ pub enum SnapshotError {
     #[snafu(transparent)]
     Sink { source: SinkError },
     #[snafu(transparent)]
-    Disk { source: DiskError },
+    Disk { source: StateError },
     #[snafu(display("what a sink has prepared is not durable yet: {why}"))]
     Waiting { why: String },
     #[snafu(display("a task has skipped the barrier of epoch {epoch}"))]

@@ -145,11 +145,12 @@ fn assert_all_subtasks_had_rows(place: &Place, parallelism: u32, case: &str) {
     assert!(checked >= 2, "{case}: a job has a source and a sink");
 }
 
-/// All state is on the disk but for what a batch needs of it.
-const NO_MEMORY: (&str, &str) = ("MILLRACE_STATE_MEMORY", "0");
+/// All state is on the disk but for what a batch needs of it, and after a crash rows flow before it is there.
+const LARGE_STATE: [(&str, &str); 2] = [("MILLRACE_STATE_MEMORY", "0"), ("MILLRACE_STATE_LAZY_FROM", "1")];
 
 /// What the log says then.
 const ON_DISK: &str = "state does not fit into memory";
+const IS_LAZY: &str = "is_lazy=true";
 
 /// Small, seeded, the same everywhere.
 struct Random(u64);
@@ -217,7 +218,7 @@ fn check_running(query: &str) {
     }
 
     let sql = sql.replacen("'format' = 'json'", "'format' = 'json', 'scan.rows-per-second' = '12500'", 1);
-    let place = Place::new(1, &sql).with_env(&[NO_MEMORY]);
+    let place = Place::new(1, &sql).with_env(&LARGE_STATE);
     write_events(place.path(), 7);
     let mut random = Random(query.bytes().map(u64::from).sum());
     for (turn, parallelism) in [2, 5, 1].into_iter().enumerate() {
@@ -231,6 +232,7 @@ fn check_running(query: &str) {
         assert_eq!(run.wait().unwrap().success(), turn == 2, "{query}: {}", place.log());
         assert_eq!(figures(&place.log(), "restored_epoch")[0] > 0, turn > 0, "{query}: {}", place.log());
         assert!(place.log().contains(ON_DISK), "{query}: {}", place.log());
+        assert_eq!(place.log().contains(IS_LAZY), turn > 0, "{query}: {}", place.log());
     }
     assert_eq!(checksums(&place.out(), "result"), expected, "{query}, with crashes: {}", place.log());
 }
@@ -258,14 +260,14 @@ fn check_with_crashes(query: &str) {
         let case = format!("{query} with crashes, parallelism {parallelism}, {files} files");
         let mut place = Place::new(parallelism, &sql);
         if files == 7 {
-            place = place.with_env(&[NO_MEMORY]);
+            place = place.with_env(&LARGE_STATE);
         }
         let job = place.path().join("job.yaml");
         let quick = fs::read_to_string(&job).unwrap().replace("interval: 300ms", "interval: 100ms");
         fs::write(&job, quick).unwrap();
         write_events(place.path(), files);
         let mut random = Random(query.bytes().map(u64::from).sum::<u64>() + u64::from(parallelism));
-        let (mut checkpoints, mut reached, mut is_on_disk) = (0, 0, false);
+        let (mut checkpoints, mut reached, mut is_on_disk, mut is_lazy) = (0, 0, false, false);
         for crash in 0..3 {
             let rows_until_crash = 7_000 + random.below(3_000);
             let crashes = crash < 2;
@@ -276,6 +278,7 @@ fn check_with_crashes(query: &str) {
             let ended = run.wait().unwrap();
             let log = place.log();
             is_on_disk |= log.contains(ON_DISK);
+            is_lazy |= log.contains(IS_LAZY);
             assert_eq!(ended.success(), !crashes, "{case}: {log}");
             let (restored_epoch, restored_rows) =
                 (figures(&log, "restored_epoch")[0], figures(&log, "restored_rows_in")[0]);
@@ -298,7 +301,8 @@ fn check_with_crashes(query: &str) {
                 )
             )
         });
-        assert_eq!(is_on_disk, files == 7 && has_state, "{case}");
+        let is_large = files == 7 && has_state;
+        assert_eq!((is_on_disk, is_lazy), (is_large, is_large), "{case}");
         assert!(checkpoints >= 5, "{case}: only {checkpoints} checkpoints");
         assert_rows(&place, &rows, &case);
         assert_all_subtasks_had_rows(&place, parallelism, &case);

@@ -413,6 +413,8 @@ impl Run {
         let (clock, endpoint) = (self.clock, self.network.of(process));
         let context = WorkerContext {
             memory: self.memory(),
+            // Who waits for rows keeps the only thread.
+            lazy_from: u64::MAX,
             clock,
             store: Arc::new(SimulatedStore { world: self.world.clone(), process }),
             transport: Arc::new(endpoint.clone()),

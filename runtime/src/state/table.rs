@@ -102,6 +102,16 @@ pub struct TableImage {
     chunks: Vec<(Arc<Shared>, Option<SlotSet>)>,
 }
 
+impl TableImage {
+    /// True if no row of it is still on its way.
+    pub fn is_there(&self) -> bool {
+        self.chunks.iter().all(|(shared, _)| match shared.get() {
+            Stored::Hot(_) => true,
+            Stored::Cold(cold) => cold.is_there(),
+        })
+    }
+}
+
 /// Keys of a chunk with their state, to be read at any later time.
 #[derive(Debug, Clone)]
 pub struct Part {
@@ -440,7 +450,7 @@ impl StateTable {
 
     /// Gives vacant slots up if they are many, some at a time.
     pub fn compact(&mut self) -> Result<(), StateError> {
-        let mut moved = 0;
+        let (mut moved, mut later) = (0, Vec::new());
         while moved < MOVES_MAX && self.has_many_vacant() {
             // The tail gives rows up before it takes any: no row is moved twice.
             let number = self.sparse.pop().or_else(|| if moved == 0 { self.sparse_tail() } else { None });
@@ -448,6 +458,10 @@ impl StateTable {
             let held = &self.chunks[number as usize];
             if held.vacated * 2 < held.stored.len() || held.stored.len() == 0 {
                 // It has been used again.
+                continue;
+            }
+            if matches!(&held.stored, Stored::Cold(cold) if !cold.is_there()) {
+                later.push(number);
                 continue;
             }
             let (chunk, vacant) = (held.stored.load()?, held.vacant.clone());
@@ -458,6 +472,7 @@ impl StateTable {
                 }
             }
         }
+        self.sparse.append(&mut later);
         Ok(())
     }
 
@@ -801,7 +816,8 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::*;
-    use crate::state::StateColumn;
+    use crate::model::MaxParallelism;
+    use crate::state::{Arrivals, SegmentReader, SegmentWriter, StateColumn, Unit};
 
     fn table() -> StateTable {
         StateTable::new(Arc::new([StateType::I64]))
@@ -998,6 +1014,91 @@ mod tests {
             assert!(disk.used() > 0);
             drop((table, images));
             assert_eq!(disk.used(), 0, "nobody needs the disk any more");
+        }
+    }
+
+    /// Runs of changes, of which only the indexes are there at first.
+    #[test]
+    fn a_table_that_is_still_on_its_way_is_like_any_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let groups = MaxParallelism::new(16).unwrap();
+        for seed in 0..4 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let (mut table, mut expected) = (table(), BTreeMap::new());
+            let mut segments = Vec::new();
+            for run in 0..5 {
+                for _ in 0..random.random_range(1..9_000) {
+                    let (key, value) = (random.random_range(0..12_000_u64), random.random());
+                    set(&mut table, key.rotate_right(4), value);
+                    expected.insert(key.rotate_right(4), value);
+                }
+                for _ in 0..random.random_range(0..1_000) {
+                    let key = random.random_range(0..12_000_u64).rotate_right(4);
+                    remove(&mut table, key);
+                    expected.remove(&key);
+                }
+                let mut writer = SegmentWriter::new();
+                writer.add(&table.snapshot(run == 0).unwrap(), groups).unwrap();
+                segments.push(writer.finish());
+            }
+
+            let arrivals = Arc::new(Arrivals::default());
+            let mut units = Vec::new();
+            let mut restored = self::table();
+            for segment in &segments {
+                let reader = SegmentReader::open(segment).unwrap();
+                for block in reader.indexed(0, &(0..16)).unwrap() {
+                    let (index, block) = (block.index.clone(), Arc::new(block));
+                    let mut unit = Unit::new("s", 0..segment.len() as u64);
+                    let (removed, rows): (Vec<usize>, Vec<usize>) =
+                        (0..index.len()).partition(|row| index.is_removed(*row));
+                    removed.iter().for_each(|row| restored.detach(index.hashes[*row], index.checks[*row]));
+                    for rows in rows.chunks(CHUNK_SLOTS) {
+                        let chunk = restored.attach(AwayRows {
+                            hashes: rows.iter().map(|row| index.hashes[*row]).collect(),
+                            checks: rows.iter().map(|row| index.checks[*row]).collect(),
+                            bytes: rows.iter().map(|row| index.row_bytes(*row)).sum(),
+                            arrivals: Arc::clone(&arrivals),
+                            unit: units.len(),
+                        });
+                        unit.await_rows(&block, &chunk, rows.iter().map(|row| *row as u32).collect());
+                    }
+                    units.push((unit, segment.clone()));
+                }
+            }
+            assert_eq!(restored.len(), expected.len(), "seed {seed}");
+            let needed = units.iter().filter(|(unit, _)| unit.is_needed()).count();
+            assert!(needed > 0);
+
+            let disk = LocalDisk::new(folder.path());
+            let bringing = {
+                let (arrivals, disk) = (Arc::clone(&arrivals), disk.clone());
+                std::thread::spawn(move || {
+                    for (unit, segment) in units {
+                        unit.deliver(&segment, &disk).unwrap();
+                        arrivals.arrived();
+                    }
+                })
+            };
+            // Meanwhile rows come.
+            for _ in 0..3_000 {
+                let (key, value) = (random.random_range(0..15_000_u64).rotate_right(4), random.random());
+                if random.random() {
+                    set(&mut restored, key, value);
+                    expected.insert(key, value);
+                } else {
+                    remove(&mut restored, key);
+                    expected.remove(&key);
+                }
+            }
+            restored.compact().unwrap();
+            assert_eq!(contents(&mut restored), expected, "seed {seed}");
+            bringing.join().unwrap();
+            restored.warm_up(usize::MAX / 2).unwrap();
+            assert_eq!(restored.bytes, restored.bytes_in_memory);
+            assert_eq!(contents(&mut restored), expected, "seed {seed}");
+            drop(restored);
+            assert_eq!(disk.used(), 0);
         }
     }
 

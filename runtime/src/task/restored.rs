@@ -34,6 +34,11 @@ impl SubtaskImage {
         self.tables.iter().filter(|(table, _)| !table.runs.is_empty())
     }
 
+    /// True if nothing of it is still on its way: it was to come in a generation that has ended.
+    pub fn is_there(&self) -> bool {
+        self.written().all(|(_, image)| image.is_there())
+    }
+
     /// True if it is this state: the same runs of the same segments, for the same key groups. Segments are never written twice, so
     /// equal names are equal contents.
     pub fn is(&self, state: &SubtaskState) -> bool {

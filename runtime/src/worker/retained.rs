@@ -57,7 +57,8 @@ impl Retained {
         let found = states.filter_map(|state| {
             let key = (state.operator.clone(), state.subtask);
             let all = [newest.get(&key), layers.complete.get(&key)];
-            let image = all.into_iter().flatten().find(|image| !is_exact || image.is(state))?;
+            let image =
+                all.into_iter().flatten().find(|image| image.is_there() && (!is_exact || image.is(state)))?;
             Some((key, Arc::clone(image)))
         });
         let found: Images = found.collect();

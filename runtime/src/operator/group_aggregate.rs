@@ -396,6 +396,19 @@ mod tests {
         Batch { records, kinds: Some(rows.iter().map(|(kind, ..)| *kind).collect()), hashes: None }
     }
 
+    /// A value that comes and goes twice in a batch is the last one of its chunk.
+    #[test]
+    fn a_slot_that_is_given_up_twice_is_given_up_once() {
+        let mut table = StateTable::new([StateType::I64].into());
+        let slots: Vec<u32> =
+            (0..5_000_u64).map(|key| table.slot(key, &key.to_be_bytes()).unwrap()).collect();
+        table.remove(&slots[..4_095]);
+
+        table.remove(&[slots[4_095], slots[4_095]]);
+
+        assert_eq!(table.len(), 904);
+    }
+
     #[test]
     fn changes_are_taken_back_and_given_anew_once_a_batch() {
         use RowKind::{Delete, Insert, UpdateAfter, UpdateBefore};

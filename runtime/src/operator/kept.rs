@@ -4,23 +4,29 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::OperatorTable;
-use crate::state::{AwayRows, BlockRow, ColdChunk, RestoreError, StateError, StateTable, TableImage};
+use crate::state::{AwayRows, BlockRow, ColdChunk, Extent, RestoreError, StateError, StateTable, TableImage};
 
-/// A table is written whole again after this many snapshots of changes, so that a restore reads few runs.
+/// After so many snapshots of changes one takes the place of all of them, so that a restore reads few runs.
 const DELTAS_MAX: u32 = 8;
+
+/// After so many of these one takes the place of all since the last snapshot of everything. Each row is thus written a few times and
+/// not with every eighth checkpoint, as long as most rows do not change.
+const MERGES_MAX: u32 = 8;
 
 /// A table and how it was written last.
 #[derive(Clone)]
 pub struct Kept {
     pub table: StateTable,
+    /// Since the last snapshot of a greater extent.
     deltas: u32,
+    merges: u32,
     is_written: bool,
 }
 
 impl Kept {
     /// A table that no checkpoint knows.
     pub fn new(table: StateTable) -> Self {
-        Kept { table, deltas: 0, is_written: false }
+        Kept { table, deltas: 0, merges: 0, is_written: false }
     }
 
     /// The table at a barrier.
@@ -30,11 +36,29 @@ impl Kept {
         namespace: i64,
         is_full: bool,
     ) -> Result<OperatorTable, StateError> {
-        let is_full = is_full || !self.is_written || self.deltas >= DELTAS_MAX;
-        self.deltas = if is_full { 0 } else { self.deltas + 1 };
+        let extent = if is_full { Extent::Everything } else { self.extent() };
+        (self.deltas, self.merges) = match extent {
+            Extent::Changes => (self.deltas + 1, self.merges),
+            Extent::SinceMerge => (0, self.merges + 1),
+            Extent::SinceBase | Extent::Everything => (0, 0),
+        };
         self.is_written = true;
-        let snapshot = self.table.snapshot(is_full)?;
-        Ok(OperatorTable { name: name.into(), namespace, snapshot, is_full })
+        Ok(OperatorTable { name: name.into(), namespace, snapshot: self.table.snapshot(extent)?, extent })
+    }
+
+    fn extent(&self) -> Extent {
+        if !self.is_written {
+            Extent::Everything
+        } else if self.deltas < DELTAS_MAX {
+            Extent::Changes
+        } else if self.table.changed_since_base() * 2 >= self.table.len() {
+            // The changes would take half the place of everything.
+            Extent::Everything
+        } else if self.merges < MERGES_MAX {
+            Extent::SinceMerge
+        } else {
+            Extent::SinceBase
+        }
     }
 
     /// Puts a row of a snapshot back.

@@ -24,7 +24,7 @@ use snafu::Snafu;
 use crate::model::key_encoding::KeyError;
 use crate::model::{Batch, EventTime};
 use crate::state::{
-    AwayRows, BlockRow, ColdChunk, LocalDisk, RestoreError, StateError, TableImage, TableSnapshot,
+    AwayRows, BlockRow, ColdChunk, Extent, LocalDisk, RestoreError, StateError, TableImage, TableSnapshot,
 };
 
 /// A row could not be processed.
@@ -73,8 +73,8 @@ pub struct OperatorTable {
     /// Divides a table into parts that are dropped as a whole, such as slices of windows.
     pub namespace: i64,
     pub snapshot: TableSnapshot,
-    /// The snapshot replaces all earlier ones of this part.
-    pub is_full: bool,
+    /// How much it holds: it takes the place of earlier snapshots of this part that hold no more.
+    pub extent: Extent,
 }
 
 /// An operator's state at a barrier.

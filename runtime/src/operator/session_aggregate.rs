@@ -287,7 +287,11 @@ impl SessionAggregate {
             && let Some(entry) = self.due.first_entry()
             && entry.key().saturating_sub(1) <= self.watermark.0
         {
-            for slot in entry.remove() {
+            let mut slots = entry.remove();
+            // A slot that was another session's before may be due for both.
+            slots.sort_unstable();
+            slots.dedup();
+            for slot in slots {
                 if self.sessions.table.is_vacant(slot) {
                     continue;
                 }
@@ -303,7 +307,6 @@ impl SessionAggregate {
                 }
             }
         }
-        // A slot that was another session's before may be due for both.
         ended.sort_unstable();
         ended.dedup();
         Ok(ended)
@@ -348,12 +351,12 @@ impl SessionAggregate {
     }
 }
 
-/// One of the sessions of an entry.
+/// The newest of the sessions of an entry, which is the likeliest to be in memory.
 fn any(many: &[Index], of: u32) -> u32 {
     match of & MANY {
         0 => of,
         // An index has two sessions at least.
-        _ => many[(of & !MANY) as usize].first_key_value().map_or(0, |(_, slot)| *slot),
+        _ => many[(of & !MANY) as usize].last_key_value().map_or(0, |(_, slot)| *slot),
     }
 }
 
@@ -524,6 +527,9 @@ mod tests {
     use arrow::array::{Int64Array, StringArray};
     use millrace_sql::plan::{Aggregate, AggregateFunction, DataType, Field, TypeKind};
 
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
     use super::*;
     use crate::model::{KeyGroups, MaxParallelism};
     use crate::state::{SegmentReader, SegmentWriter};
@@ -663,6 +669,70 @@ mod tests {
         assert_eq!(sums, 20 * 500);
         assert!(operator.sessions.table.is_empty());
         assert!(operator.first.is_empty() && operator.many.is_empty());
+    }
+
+    /// Rows of many keys, and keys of many sessions, beside a plain computation, while chunks go to the disk and slots are given up.
+    #[test]
+    fn sessions_are_the_same_wherever_their_rows_are() {
+        let folder = tempfile::tempdir().unwrap();
+        for seed in 0..4 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let disk = LocalDisk::new(folder.path());
+            let mut operator = operator();
+            let mut expected: BTreeMap<String, Vec<(i64, i64, i64)>> = BTreeMap::new();
+            let (mut found, mut now) = (Vec::new(), 0);
+            let mut is_spilled = false;
+            for round in 0..60 {
+                // Few keys come for long, and many once; now and then nearly all sessions end together.
+                let keys = [40, 3_000, 30_000][random.random_range(0..3)];
+                let batch: Vec<(i64, String, i64)> = (0..random.random_range(1..4_000))
+                    .map(|_| {
+                        let key = format!("k{}", random.random_range(0..keys));
+                        // No row touches a session that has ended.
+                        (now + random.random_range(1..300), key, random.random_range(0..10))
+                    })
+                    .collect();
+                for (time, key, value) in &batch {
+                    expected.entry(key.clone()).or_default().push((*time, *time + GAP, *value));
+                }
+                let borrowed: Vec<_> = batch.iter().map(|(t, key, v)| (*t, key.as_str(), *v)).collect();
+                operator.process(rows(&borrowed), &mut Given::default()).unwrap();
+                if random.random_range(0..3) != 0 {
+                    let before = operator.memory_bytes();
+                    operator.spill(random.random_range(0..2_000_000), &disk).unwrap();
+                    is_spilled |= operator.memory_bytes() < before;
+                }
+                if random.random_range(0..4) == 0 {
+                    operator.warm_up(100_000).unwrap();
+                }
+                now += [0, 50, 100, 400][random.random_range(0..4)];
+                found.extend(advance(&mut operator, now - 1));
+                if round % 7 == 0 {
+                    operator.snapshot(false).unwrap();
+                }
+            }
+            found.extend(advance(&mut operator, i64::MAX));
+            let mut sessions = Vec::new();
+            for (key, mut of_key) in expected {
+                of_key.sort_unstable();
+                let mut merged: Vec<(i64, i64, i64)> = Vec::new();
+                for (start, end, value) in of_key {
+                    match merged.last_mut().filter(|(_, until, _)| *until >= start) {
+                        Some((_, until, sum)) => (*until, *sum) = (end.max(*until), *sum + value),
+                        None => merged.push((start, end, value)),
+                    }
+                }
+                let row =
+                    |(start, end, sum): (i64, i64, i64)| format!("{key},{start},{end},{},{sum}", end - 1);
+                sessions.extend(merged.into_iter().map(row));
+            }
+            sessions.sort();
+            found.sort();
+            let differs = sessions.iter().zip(&found).find(|(expected, found)| expected != found);
+            assert_eq!((found.len(), differs), (sessions.len(), None), "seed {seed}");
+            assert!(is_spilled && found.len() > 10_000 && operator.late_rows == 0);
+            assert!(operator.first.is_empty() && operator.sessions.table.is_empty());
+        }
     }
 
     /// Of one key in any order, with gaps to be closed, beside all sessions that a plain computation finds.

@@ -303,6 +303,8 @@ impl Slice {
             if given_up < bytes {
                 given_up += kept.table.spill(bytes - given_up, disk)?;
             }
+            // Keys that came back have left their old slots.
+            kept.table.compact()?;
         }
         Ok(given_up)
     }

@@ -111,6 +111,11 @@ impl Stacks {
         Ok(())
     }
 
+    /// Bytes of what is merged beforehand, roughly.
+    pub fn memory_len(&self) -> usize {
+        self.front.values().chain(&self.back).map(Slice::memory_len).sum()
+    }
+
     /// True if anything is merged beforehand.
     #[cfg(test)]
     pub fn is_used(&self) -> bool {

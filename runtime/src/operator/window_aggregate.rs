@@ -258,7 +258,7 @@ impl Operator for WindowAggregate {
     }
 
     fn memory_bytes(&self) -> usize {
-        self.slices.values().map(Slice::memory_len).sum()
+        self.slices.values().map(Slice::memory_len).sum::<usize>() + self.stacks.memory_len()
     }
 
     fn figures(&self) -> OperatorFigures {

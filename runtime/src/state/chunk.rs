@@ -123,6 +123,11 @@ impl SlotSet {
         self
     }
 
+    /// Adds all of others.
+    pub fn add(&mut self, others: &SlotSet) {
+        self.words.iter_mut().zip(others.words.iter()).for_each(|(word, other)| *word |= other);
+    }
+
     /// All others.
     pub fn complement(&self) -> SlotSet {
         SlotSet { words: Box::new([u64::MAX; CHUNK_SLOTS / 64]) }.without(self)

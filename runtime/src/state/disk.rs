@@ -17,6 +17,9 @@ use snafu::{ResultExt, Snafu};
 use super::arrival::NotFetched;
 use crate::folders::with_cure;
 
+/// The kind of failure when the local disk does not serve, as conditions name it.
+pub const LOCAL_DISK_FAILED: &str = "LocalDiskFailed";
+
 /// Pieces begin at multiples of it.
 const ALIGN: u64 = 512;
 
@@ -46,7 +49,7 @@ impl StateError {
     pub fn kind(&self) -> &'static str {
         match self {
             StateError::NotFetched { failure } => failure.kind,
-            _ => "LocalDiskFailed",
+            _ => LOCAL_DISK_FAILED,
         }
     }
 }

@@ -15,6 +15,9 @@ const SPARE: u64 = 8;
 /// What is fetched to restore state may take one part in so many of the budget, besides the state.
 const BESIDES: u64 = 4;
 
+/// So much always.
+const BESIDES_MIN: u64 = 4 << 20;
+
 /// State is measured after so many bytes of input, or less if the budget is small: it grows by a few times as much.
 const UNMEASURED_MAX: u64 = 1 << 20;
 
@@ -52,6 +55,11 @@ impl StateMemory {
     /// The disk, if so many bytes, which are needed besides the state while it is restored, are better not in memory.
     pub fn disk_for(&self, bytes: u64) -> Option<&LocalDisk> {
         (bytes > self.budget / BESIDES).then_some(&self.disk)
+    }
+
+    /// True if so many bytes may be in memory while a state comes, besides it.
+    pub fn has_room_besides(&self, bytes: u64) -> bool {
+        bytes <= (self.budget / 2).max(BESIDES_MIN)
     }
 
     /// Where state is that is not in memory.

@@ -24,11 +24,11 @@ pub use block::BlockRow;
 pub use chunk::Chunk;
 pub use cold::{AwayRows, ColdChunk, Shared};
 pub use column::{StateColumn, StateType};
-pub use disk::{LocalDisk, StateError};
+pub use disk::{LOCAL_DISK_FAILED, LocalDisk, StateError};
 pub use memory::{StateMemory, TaskMemory};
 pub use segment::{
     FetchedPart, IndexedBlock, SegmentError, SegmentIndex, SegmentReader, SegmentTail, SegmentWriter,
     WrittenRun, verify_segment,
 };
 pub use sorted::SortedRows;
-pub use table::{Part, RestoreError, StateTable, TableImage, TableSnapshot};
+pub use table::{Extent, Part, RestoreError, StateTable, TableImage, TableSnapshot};

@@ -26,6 +26,9 @@ const MAGIC: &[u8; 8] = b"MRSEG\0\0\x01";
 /// Rows are cut into blocks of about this many uncompressed bytes: small enough to fetch by key group.
 const BLOCK_BYTES: usize = 1 << 20;
 
+/// No block is longer, by much: places in it have 32 bits.
+const BLOCK_BYTES_MAX: usize = 64 << 20;
+
 /// Level 1: nearly the speed of no compression at a third of the bytes.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -158,8 +161,9 @@ impl SegmentWriter {
             run.rows += 1;
             draft.push(&row);
             let next = rows.peek().map(|next| next.group);
-            // A key group is never cut in two, so that a reader's range decides whole blocks.
-            if next.is_none() || (draft.rows.len() >= BLOCK_BYTES && next != Some(row.group)) {
+            // A key group is not cut in two if it is not very large, so that a reader's range decides whole blocks.
+            let is_long = draft.rows.len() >= BLOCK_BYTES && next != Some(row.group);
+            if next.is_none() || is_long || draft.rows.len() >= BLOCK_BYTES_MAX {
                 run.length += self.block(run.run, first_group..row.group + 1, &std::mem::take(&mut draft))?;
             }
         }
@@ -471,6 +475,7 @@ fn sized<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use crate::state::Extent;
     use std::sync::Arc;
 
     use super::*;
@@ -497,7 +502,7 @@ mod tests {
 
     fn segment(table: &mut StateTable, groups: MaxParallelism) -> Vec<u8> {
         let mut writer = SegmentWriter::new();
-        writer.add(&table.snapshot(true).unwrap(), groups).unwrap();
+        writer.add(&table.snapshot(Extent::Everything).unwrap(), groups).unwrap();
         writer.finish()
     }
 
@@ -527,7 +532,7 @@ mod tests {
         let gone: Vec<u32> = (0..1000).filter(|slot| slot % 3 == 0).collect();
         table.remove(&gone);
         let mut writer = SegmentWriter::new();
-        let run = writer.add(&table.snapshot(false).unwrap(), groups).unwrap().unwrap();
+        let run = writer.add(&table.snapshot(Extent::Changes).unwrap(), groups).unwrap().unwrap();
         let second = writer.finish();
 
         let mut restored = StateTable::new(Arc::new([StateType::I64, StateType::Bytes]));

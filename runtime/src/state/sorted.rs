@@ -16,6 +16,9 @@ const TURN_ROWS_MIN: u64 = 1 << 18;
 /// Turns at most: each looks at the hashes of all rows.
 const TURNS_MAX: u64 = 64;
 
+/// From one row in so many on a chunk is read whole: one read of all is quicker than many of a few.
+const WHOLE: usize = 32;
+
 /// In place of the number of a chunk: the row says that its key was removed.
 const REMOVED: u32 = u32::MAX;
 
@@ -80,7 +83,7 @@ impl<'a> SortedRows<'a> {
         for (number, (shared, slots)) in self.snapshot.chunks.iter().enumerate() {
             let stored = shared.get();
             for (offset, hash) in stored.hashes().iter().enumerate() {
-                if slots.as_ref().is_none_or(|slots| slots.has(offset)) {
+                if slots.has(offset) {
                     let group = self.groups.group_of(*hash);
                     each(Place { group, chunk: number as u32, offset: offset as u32 });
                 }
@@ -122,7 +125,7 @@ impl<'a> Turn<'a> {
                 continue;
             }
             let chunk = match snapshot.chunks[number as usize].0.get() {
-                Stored::Cold(cold) if count * 2 < cold.hashes().len() => {
+                Stored::Cold(cold) if count * WHOLE < cold.hashes().len() => {
                     let offsets: Vec<usize> = rows.iter().map(|place| place.offset as usize).collect();
                     rows.iter_mut().enumerate().for_each(|(offset, place)| place.offset = offset as u32);
                     Arc::new(cold.rows(&offsets)?)

@@ -28,6 +28,9 @@ const VACANT_MIN: usize = 1024;
 /// Rows that are moved at a time when slots are given up: bounds how long a batch takes.
 const MOVES_MAX: usize = 4 * CHUNK_SLOTS;
 
+/// Chunks that are read from the disk at a time when slots are given up.
+const LOADS_MAX: usize = 16;
+
 /// One in so many rows of a chunk may stay in memory when it goes to the disk, because they were written lately.
 const SECOND_CHANCES: usize = 4;
 
@@ -46,14 +49,18 @@ pub struct StateTable {
     sparse: Vec<u32>,
     /// Numbers of chunks without any key.
     free: Vec<u32>,
-    /// Keys that were removed since the last snapshot.
+    /// Keys that were removed since the last snapshot, and since those that [`Held`] tells of.
     removed: RemovedKeys,
+    removed_since_merge: RemovedKeys,
+    removed_since_base: RemovedKeys,
     index: HashTable<u32>,
     /// Slots of all chunks, vacant ones too.
     slots: usize,
     /// Bytes of all chunks, and of those in memory.
     bytes: usize,
     bytes_in_memory: usize,
+    /// Chunks that are not in memory.
+    cold: usize,
     /// From which slot to which keys were moved, if somebody asks for it.
     moves: Option<Vec<(u32, u32)>>,
 }
@@ -64,6 +71,9 @@ struct Held {
     stored: Stored,
     /// Which slots were written since the last snapshot.
     dirty: Option<SlotSet>,
+    /// Which slots snapshots have had since the last one of [`Extent::SinceMerge`], and since the last one of everything.
+    since_merge: Option<SlotSet>,
+    since_base: Option<SlotSet>,
     /// Which slots have lost their key.
     vacant: Option<SlotSet>,
     /// How many.
@@ -72,6 +82,18 @@ struct Held {
     shared: Weak<Shared>,
     /// Of all rows, wherever they are.
     bytes: usize,
+}
+
+/// How much of a table a snapshot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// What has changed since the last snapshot.
+    Changes,
+    /// What has changed since the last snapshot that was of this or a greater extent.
+    SinceMerge,
+    /// What has changed since the last snapshot of everything.
+    SinceBase,
+    Everything,
 }
 
 /// A row of a segment could not be put back.
@@ -87,8 +109,8 @@ pub enum RestoreError {
 #[derive(Debug, Clone)]
 pub struct TableSnapshot {
     pub layout: Arc<[StateType]>,
-    /// Chunks with the slots to write; `None`: all of them.
-    pub chunks: Vec<(Arc<Shared>, Option<SlotSet>)>,
+    /// Chunks with the slots to write.
+    pub chunks: Vec<(Arc<Shared>, SlotSet)>,
     /// Keys that are no longer there and were, or may have been, at the snapshot before.
     pub removed: RemovedKeys,
     pub image: TableImage,
@@ -127,6 +149,13 @@ pub struct RemovedKeys {
     pub keys: EncodedKeys,
 }
 
+impl RemovedKeys {
+    fn add(&mut self, others: &RemovedKeys) {
+        self.hashes.extend(&others.hashes);
+        (0..others.keys.len()).for_each(|row| self.keys.push(others.keys.key(row)));
+    }
+}
+
 /// Where a key is.
 enum Place {
     Nowhere,
@@ -136,7 +165,16 @@ enum Place {
 
 impl Held {
     fn new(stored: Stored) -> Self {
-        Held { stored, dirty: None, vacant: None, vacated: 0, shared: Weak::new(), bytes: 0 }
+        Held {
+            stored,
+            dirty: None,
+            since_merge: None,
+            since_base: None,
+            vacant: None,
+            vacated: 0,
+            shared: Weak::new(),
+            bytes: 0,
+        }
     }
 
     /// The chunk, for writing; one on the disk has none.
@@ -155,8 +193,35 @@ impl Held {
         self.vacant.as_ref().is_some_and(|vacant| vacant.has(offset))
     }
 
-    fn is_dirty(&self, offset: usize) -> bool {
-        self.dirty.as_ref().is_some_and(|dirty| dirty.has(offset))
+    /// The sets of slots that were written, the newest first.
+    fn written(&self) -> [&Option<SlotSet>; 3] {
+        [&self.dirty, &self.since_merge, &self.since_base]
+    }
+
+    /// The slots that a snapshot has to hold, of those that have a key. They are not dirty afterwards.
+    fn take_changed(&mut self, extent: Extent) -> Option<SlotSet> {
+        let dirty = self.dirty.take();
+        if let Some(dirty) = &dirty {
+            for older in [&mut self.since_merge, &mut self.since_base] {
+                older.get_or_insert_with(SlotSet::none).add(dirty);
+            }
+        }
+        let changed = match extent {
+            Extent::Changes => dirty,
+            Extent::SinceMerge => self.since_merge.take(),
+            Extent::SinceBase => {
+                self.since_merge = None;
+                self.since_base.clone()
+            }
+            Extent::Everything => {
+                (self.since_merge, self.since_base) = (None, None);
+                Some(SlotSet::none().complement())
+            }
+        };
+        match (changed, &self.vacant) {
+            (Some(changed), Some(vacant)) => Some(changed.without(vacant)),
+            (changed, _) => changed,
+        }
     }
 
     fn share(&mut self) -> Arc<Shared> {
@@ -193,10 +258,13 @@ impl StateTable {
             sparse: Vec::new(),
             free: Vec::new(),
             removed: RemovedKeys::default(),
+            removed_since_merge: RemovedKeys::default(),
+            removed_since_base: RemovedKeys::default(),
             index: HashTable::new(),
             slots: 0,
             bytes: 0,
             bytes_in_memory: 0,
+            cold: 0,
             moves: None,
         }
     }
@@ -361,12 +429,24 @@ impl StateTable {
 
     /// Makes a new tail.
     fn open(&mut self) -> u32 {
-        let number = self.free.pop().unwrap_or_else(|| {
-            self.chunks.push(Held::new(Stored::Hot(Arc::new(Chunk::new(&self.layout)))));
-            self.chunks.len() as u32 - 1
-        });
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.forget_number(number);
+                number
+            }
+            None => {
+                self.chunks.push(Held::new(Stored::Hot(Arc::new(Chunk::new(&self.layout)))));
+                self.chunks.len() as u32 - 1
+            }
+        };
         self.tail = Some(number);
         number
+    }
+
+    /// What is known of a chunk that has gone is not of the one that gets its number.
+    fn forget_number(&mut self, number: u32) {
+        self.full.retain(|known| *known != number);
+        self.sparse.retain(|known| *known != number);
     }
 
     /// The tail takes no more.
@@ -380,9 +460,16 @@ impl StateTable {
     /// Gives a key another slot, at the end. It stays as dirty as it was.
     fn move_row(&mut self, from: u32, row: &Chunk, offset: usize) -> u32 {
         let to = self.append(|chunk| chunk.push_from(row, offset));
-        let (old, old_offset) = place(from);
-        if self.chunks[old].is_dirty(old_offset) {
-            self.mark_dirty(to);
+        let ((old, old_offset), (new, new_offset)) = (place(from), place(to));
+        let written =
+            self.chunks[old].written().map(|set| set.as_ref().is_some_and(|set| set.has(old_offset)));
+        let held = &mut self.chunks[new];
+        for (set, _) in [&mut held.dirty, &mut held.since_merge, &mut held.since_base]
+            .into_iter()
+            .zip(written)
+            .filter(|(_, written)| *written)
+        {
+            set.get_or_insert_with(SlotSet::none).set(new_offset);
         }
         if let Ok(mut entry) = self.index.find_entry(row.hashes[offset], |known| *known == from) {
             *entry.get_mut() = to;
@@ -401,7 +488,11 @@ impl StateTable {
 
     /// Removes the keys of slots that are in memory. The slots are nobody's from then on.
     pub fn remove(&mut self, slots: &[u32]) {
+        // A slot may be named twice.
         for slot in slots {
+            if self.is_vacant(*slot) {
+                continue;
+            }
             let (chunk, offset) = self.at(*slot);
             let hash = chunk.hashes[offset];
             let Ok(entry) = self.index.find_entry(hash, |known| known == slot) else { continue };
@@ -445,16 +536,24 @@ impl StateTable {
         self.slots -= held.stored.len();
         self.bytes -= held.bytes;
         self.bytes_in_memory -= bytes_in_memory(&held);
+        self.cold -= usize::from(matches!(held.stored, Stored::Cold(_)));
         self.free.push(number as u32);
     }
 
     /// Gives vacant slots up if they are many, some at a time.
     pub fn compact(&mut self) -> Result<(), StateError> {
-        let (mut moved, mut later) = (0, Vec::new());
-        while moved < MOVES_MAX && self.has_many_vacant() {
-            // The tail gives rows up before it takes any: no row is moved twice.
-            let number = self.sparse.pop().or_else(|| if moved == 0 { self.sparse_tail() } else { None });
-            let Some(number) = number else { break };
+        if !self.has_many_vacant() {
+            return Ok(());
+        }
+        // No row is moved twice: what takes rows is not among those that give them up.
+        if let Some(tail) = self.tail.map(|number| &self.chunks[number as usize])
+            && tail.vacated * 2 >= tail.stored.len()
+        {
+            self.close();
+        }
+        let (mut moved, mut loaded, mut later) = (0, 0, Vec::new());
+        while moved < MOVES_MAX && loaded < LOADS_MAX && self.has_many_vacant() {
+            let Some(number) = self.sparse.pop() else { break };
             let held = &self.chunks[number as usize];
             if held.vacated * 2 < held.stored.len() || held.stored.len() == 0 {
                 // It has been used again.
@@ -464,6 +563,7 @@ impl StateTable {
                 later.push(number);
                 continue;
             }
+            loaded += usize::from(matches!(held.stored, Stored::Cold(_)));
             let (chunk, vacant) = (held.stored.load()?, held.vacant.clone());
             for offset in 0..chunk.len() {
                 if vacant.as_ref().is_none_or(|vacant| !vacant.has(offset)) {
@@ -479,12 +579,6 @@ impl StateTable {
     fn has_many_vacant(&self) -> bool {
         let vacant = self.slots - self.len();
         vacant >= VACANT_MIN && vacant * 2 >= self.slots
-    }
-
-    /// The tail, which is a chunk as all others then, if most of it is vacant.
-    fn sparse_tail(&mut self) -> Option<u32> {
-        self.close();
-        self.sparse.pop()
     }
 
     /// Puts about so many bytes of the oldest chunks on the disk; returns how many. What was written since the last snapshot stays
@@ -508,14 +602,14 @@ impl StateTable {
             }
         }
         // Rows that were moved to the tail stay.
-        if given_up(self) < bytes
-            && self.full.is_empty()
-            && !has_moved
-            && let Some(tail) = self.tail.take()
-            && let Err(error) = self.spill_chunk(tail, disk)
-        {
-            self.tail = Some(tail);
-            return Err(error);
+        if given_up(self) < bytes && self.full.is_empty() && !has_moved {
+            self.close();
+            if let Some(tail) = self.full.pop_back()
+                && let Err(error) = self.spill_chunk(tail, disk)
+            {
+                self.full.push_back(tail);
+                return Err(error);
+            }
         }
         Ok(given_up(self))
     }
@@ -535,6 +629,7 @@ impl StateTable {
         }
         let in_memory = bytes_in_memory(held);
         held.stored = Stored::Cold(cold);
+        self.cold += 1;
         self.bytes_in_memory -= in_memory - bytes_in_memory(held);
         if let Some(dirty) = &held.dirty
             && dirty.len() * SECOND_CHANCES <= chunk.len()
@@ -578,28 +673,46 @@ impl StateTable {
         (self.chunks[chunk].hot_mut().expect("the slot is in memory"), offset)
     }
 
-    /// The state at a barrier: what was written and removed since the last snapshot, or everything.
-    pub fn snapshot(&mut self, is_full: bool) -> Result<TableSnapshot, StateError> {
-        let removed = std::mem::take(&mut self.removed);
-        let removed = if is_full { RemovedKeys::default() } else { self.still_removed(removed)? };
+    /// The state at a barrier.
+    pub fn snapshot(&mut self, extent: Extent) -> Result<TableSnapshot, StateError> {
+        let removed = self.take_removed(extent)?;
         self.recount();
         let (mut chunks, mut all) = (Vec::new(), Vec::with_capacity(self.chunks.len()));
         for held in &mut self.chunks {
             let shared = held.share();
             all.push((Arc::clone(&shared), held.vacant.clone()));
-            let slots = match (held.dirty.take(), &held.vacant) {
-                (_, None) if is_full => None,
-                (_, Some(vacant)) if is_full => Some(vacant.complement()),
-                (None, _) => continue,
-                (Some(dirty), None) => Some(dirty),
-                (Some(dirty), Some(vacant)) => Some(dirty.without(vacant)),
-            };
-            if slots.as_ref().is_none_or(|slots| !slots.is_empty()) {
+            if let Some(slots) = held.take_changed(extent).filter(|slots| !slots.is_empty()) {
                 chunks.push((shared, slots));
             }
         }
         let image = TableImage { layout: Arc::clone(&self.layout), chunks: all };
         Ok(TableSnapshot { layout: Arc::clone(&self.layout), chunks, removed, image })
+    }
+
+    /// How many keys were written or removed since the last snapshot of everything, as of the last snapshot; a key may count twice.
+    pub fn changed_since_base(&self) -> usize {
+        let written = self.chunks.iter().filter_map(|held| held.since_base.as_ref());
+        written.map(SlotSet::len).sum::<usize>() + self.removed_since_base.hashes.len()
+    }
+
+    fn take_removed(&mut self, extent: Extent) -> Result<RemovedKeys, StateError> {
+        let removed = std::mem::take(&mut self.removed);
+        self.removed_since_merge.add(&removed);
+        self.removed_since_base.add(&removed);
+        let removed = match extent {
+            Extent::Changes => removed,
+            Extent::SinceMerge => std::mem::take(&mut self.removed_since_merge),
+            Extent::SinceBase => {
+                self.removed_since_merge = RemovedKeys::default();
+                self.removed_since_base.clone()
+            }
+            Extent::Everything => {
+                self.removed_since_merge = RemovedKeys::default();
+                self.removed_since_base = RemovedKeys::default();
+                RemovedKeys::default()
+            }
+        };
+        self.still_removed(removed)
     }
 
     /// Counts the bytes of what has changed; only strings and bytes change their size.
@@ -635,7 +748,7 @@ impl StateTable {
             match &held.stored {
                 stored if stored.len() == 0 => table.free.push(number as u32),
                 Stored::Hot(_) => table.full.push_back(number as u32),
-                Stored::Cold(_) => {}
+                Stored::Cold(_) => table.cold += 1,
             }
             table.chunks.push(held);
         }
@@ -685,9 +798,19 @@ impl StateTable {
             }
             return Ok(());
         }
-        let (chunk, offset) = place(self.slot(hash, key)?);
-        let chunk = self.chunks[chunk].hot_mut();
-        chunk.and_then(|chunk| chunk.read(offset, values)).ok_or(RestoreError::Malformed)
+        let (number, offset) = place(self.slot(hash, key)?);
+        let held = &mut self.chunks[number];
+        let chunk = held.hot_mut().ok_or(RestoreError::Malformed)?;
+        if self.row_bytes.is_some() {
+            return chunk.read(offset, values).ok_or(RestoreError::Malformed);
+        }
+        let before = chunk.row_byte_len(offset);
+        chunk.read(offset, values).ok_or(RestoreError::Malformed)?;
+        let after = chunk.row_byte_len(offset);
+        for bytes in [&mut held.bytes, &mut self.bytes, &mut self.bytes_in_memory] {
+            *bytes = *bytes + after - before;
+        }
+        Ok(())
     }
 
     /// Takes rows that are still to come, instead of those that it has of the same keys; nothing is dirty afterwards. Says which chunk
@@ -703,7 +826,9 @@ impl StateTable {
         self.bytes += held.bytes;
         self.bytes_in_memory += bytes_in_memory(&held);
         self.slots += held.stored.len();
+        self.cold += 1;
         let number = self.free.pop().unwrap_or(self.chunks.len() as u32);
+        self.forget_number(number);
         match self.chunks.get_mut(number as usize) {
             Some(free) => *free = held,
             None => self.chunks.push(held),
@@ -747,7 +872,7 @@ impl StateTable {
 
     /// Brings chunks into memory that are on the disk and not on their way there, about so many bytes. Slots stay.
     pub fn warm_up(&mut self, bytes: usize) -> Result<(), StateError> {
-        if self.bytes_in_memory >= self.bytes {
+        if self.cold == 0 {
             return Ok(());
         }
         let enough = self.bytes_in_memory + bytes;
@@ -760,10 +885,13 @@ impl StateTable {
             if !cold.is_there() {
                 continue;
             }
-            let before = bytes_in_memory(held);
-            held.stored = Stored::Hot(held.stored.load()?);
+            let (before, chunk) = (bytes_in_memory(held), held.stored.load()?);
+            self.bytes = self.bytes - held.bytes + chunk.byte_len();
+            held.bytes = chunk.byte_len();
+            held.stored = Stored::Hot(chunk);
             held.shared = Weak::new();
-            self.bytes_in_memory = self.bytes_in_memory - before + bytes_in_memory(held);
+            self.cold -= 1;
+            self.bytes_in_memory = self.bytes_in_memory - before + held.bytes;
             self.full.push_back(number as u32);
         }
         Ok(())
@@ -837,7 +965,7 @@ mod tests {
         for (shared, dirty) in &snapshot.chunks {
             let chunk = shared.get().load().unwrap();
             let StateColumn::I64(values, _) = &chunk.columns[0] else { panic!("an I64 column") };
-            let slots = (0..chunk.len()).filter(|slot| dirty.as_ref().is_none_or(|dirty| dirty.has(*slot)));
+            let slots = (0..chunk.len()).filter(|slot| dirty.has(*slot));
             rows.extend(slots.map(|slot| (chunk.hashes[slot], values[slot])));
         }
         rows
@@ -847,12 +975,12 @@ mod tests {
     fn a_snapshot_holds_what_was_written_since_the_last_one() {
         let mut table = table();
         (0..5000).for_each(|key| set(&mut table, key, 1));
-        assert_eq!(written(&table.snapshot(false).unwrap()).len(), 5000);
+        assert_eq!(written(&table.snapshot(Extent::Changes).unwrap()).len(), 5000);
 
         set(&mut table, 4500, 2);
-        let delta = table.snapshot(false).unwrap();
-        let nothing = table.snapshot(false).unwrap();
-        let full = table.snapshot(true).unwrap();
+        let delta = table.snapshot(Extent::Changes).unwrap();
+        let nothing = table.snapshot(Extent::Changes).unwrap();
+        let full = table.snapshot(Extent::Everything).unwrap();
 
         assert_eq!(written(&delta), [(4500, 2)]);
         assert_eq!(written(&nothing), []);
@@ -863,12 +991,12 @@ mod tests {
     fn writing_after_a_snapshot_does_not_change_it() {
         let mut table = table();
         set(&mut table, 1, 10);
-        let before = table.snapshot(false).unwrap();
+        let before = table.snapshot(Extent::Changes).unwrap();
 
         set(&mut table, 1, 20);
 
         assert_eq!(written(&before), [(1, 10)]);
-        assert_eq!(written(&table.snapshot(false).unwrap()), [(1, 20)]);
+        assert_eq!(written(&table.snapshot(Extent::Changes).unwrap()), [(1, 20)]);
     }
 
     fn remove(table: &mut StateTable, key: u64) {
@@ -880,7 +1008,7 @@ mod tests {
     fn a_snapshot_names_what_was_removed_and_not_added_again() {
         let mut table = table();
         (0..3).for_each(|key| set(&mut table, key, 1));
-        table.snapshot(false).unwrap();
+        table.snapshot(Extent::Changes).unwrap();
         set(&mut table, 0, 2);
         for key in [0, 1, 2, 3] {
             remove(&mut table, key);
@@ -889,13 +1017,13 @@ mod tests {
         remove(&mut table, 1);
         set(&mut table, 2, 7);
 
-        let delta = table.snapshot(false).unwrap();
+        let delta = table.snapshot(Extent::Changes).unwrap();
 
         assert_eq!(written(&delta), [(2, 7)]);
         assert_eq!(delta.removed.hashes, [0, 1, 3]);
         assert_eq!(table.len(), 1);
-        assert!(table.snapshot(false).unwrap().removed.hashes.is_empty());
-        let full = table.snapshot(true).unwrap();
+        assert!(table.snapshot(Extent::Changes).unwrap().removed.hashes.is_empty());
+        let full = table.snapshot(Extent::Everything).unwrap();
         assert_eq!(written(&full), [(2, 7)]);
         assert!(full.removed.hashes.is_empty());
     }
@@ -904,7 +1032,7 @@ mod tests {
     fn a_table_without_its_vacant_slots_is_the_same() {
         let mut table = table();
         (0..5000).for_each(|key| set(&mut table, key, key as i64));
-        table.snapshot(false).unwrap();
+        table.snapshot(Extent::Changes).unwrap();
         (0..4900).for_each(|key| remove(&mut table, key));
         set(&mut table, 4950, -1);
 
@@ -913,11 +1041,11 @@ mod tests {
         assert!(table.slots < 2 * CHUNK_SLOTS / 3, "{}", table.slots);
         assert_eq!(table.len(), 100);
         assert_eq!(occupied(&table), 100);
-        let delta = table.snapshot(false).unwrap();
+        let delta = table.snapshot(Extent::Changes).unwrap();
         assert_eq!(written(&delta), [(4950, -1)]);
         assert_eq!(delta.removed.hashes, (0..4900).collect::<Vec<u64>>());
         let mut rest: Vec<u64> =
-            written(&table.snapshot(true).unwrap()).iter().map(|(key, _)| *key).collect();
+            written(&table.snapshot(Extent::Everything).unwrap()).iter().map(|(key, _)| *key).collect();
         rest.sort_unstable();
         assert_eq!(rest, (4900..5000).collect::<Vec<u64>>());
     }
@@ -954,7 +1082,8 @@ mod tests {
             let mut random = StdRng::seed_from_u64(seed);
             let disk = LocalDisk::new(folder.path());
             let (mut table, mut expected) = (table().noting_moves(), BTreeMap::new());
-            let (mut stored, mut images) = (BTreeMap::new(), Vec::new());
+            // What snapshots hold: of everything, of those that took the place of smaller ones, and of changes since.
+            let (mut stored, mut images) = ([const { BTreeMap::new() }; 4], Vec::new());
             let (mut spilled, mut moves) = (0, 0);
             for _ in 0..400 {
                 let keys = random.random_range(1..20_000_u64);
@@ -976,22 +1105,37 @@ mod tests {
                         table.compact().unwrap();
                     }
                     7 => {
-                        let is_full = random.random_range(0..4) == 0;
-                        let snapshot = table.snapshot(is_full).unwrap();
+                        let extent =
+                            [Extent::Changes, Extent::SinceMerge, Extent::SinceBase, Extent::Everything]
+                                [random.random_range(0..4)];
+                        let snapshot = table.snapshot(extent).unwrap();
                         // Written later: chunks may have gone to the disk meanwhile.
                         table.spill(random.random_range(0..100_000), &disk).unwrap();
-                        if is_full {
-                            stored.clear();
-                        }
-                        stored.retain(|key, _| !snapshot.removed.hashes.contains(key));
-                        stored.extend(written(&snapshot));
-                        assert_eq!(stored, expected, "seed {seed}");
+                        // Layers, the greatest extent first: each takes the place of those after it, and of itself unless it adds.
+                        let layer = match extent {
+                            Extent::Everything => 0,
+                            Extent::SinceBase => 1,
+                            Extent::SinceMerge => 2,
+                            Extent::Changes => 3,
+                        };
+                        let replaced = if layer < 2 { layer } else { layer + 1 };
+                        stored[replaced..].iter_mut().for_each(BTreeMap::clear);
+                        let changes = written(&snapshot).into_iter().map(|(key, value)| (key, Some(value)));
+                        stored[layer].extend(snapshot.removed.hashes.iter().map(|key| (*key, None)));
+                        stored[layer].extend(changes);
+                        let mut all: BTreeMap<u64, Option<i64>> = BTreeMap::new();
+                        stored.iter().for_each(|layer| all.extend(layer));
+                        let all: BTreeMap<u64, i64> =
+                            all.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+                        assert_eq!(all, expected, "seed {seed} {extent:?}");
                         images.push((snapshot.image, expected.clone()));
                     }
                     8 if !images.is_empty() => {
                         let (image, then) = &images[random.random_range(0..images.len())];
                         table.roll_back(image).unwrap();
-                        (expected, stored) = (then.clone(), then.clone());
+                        expected = then.clone();
+                        stored = [const { BTreeMap::new() }; 4];
+                        stored[0] = then.iter().map(|(key, value)| (*key, Some(*value))).collect();
                     }
                     _ => spilled += table.spill(random.random_range(0..300_000), &disk).unwrap(),
                 }
@@ -1005,6 +1149,21 @@ mod tests {
                 assert_eq!(table.slots, held);
                 assert_eq!(table.bytes_in_memory, table.chunks.iter().map(bytes_in_memory).sum::<usize>());
                 assert_eq!(table.bytes, table.chunks.iter().map(|held| held.bytes).sum::<usize>());
+                let is_cold = |held: &&Held| matches!(held.stored, Stored::Cold(_));
+                assert_eq!(table.cold, table.chunks.iter().filter(is_cold).count());
+                let listed: HashSet<u32> = table.full.iter().copied().collect();
+                assert_eq!(listed.len(), table.full.len(), "a chunk twice among the full ones");
+                for (number, held) in table.chunks.iter().enumerate() {
+                    let (number, length) = (number as u32, held.stored.len());
+                    assert_eq!(
+                        length == 0,
+                        table.free.contains(&number) || (table.tail == Some(number) && length == 0)
+                    );
+                    // Nothing is left without a chance to be used again.
+                    let is_sparse = length > 0 && held.vacated * 2 >= length && table.tail != Some(number);
+                    assert!(!is_sparse || table.sparse.contains(&number), "chunk {number} is forgotten");
+                    assert!(held.vacated < length || length == 0 || table.tail == Some(number));
+                }
                 if random.random_range(0..20) == 0 {
                     assert_eq!(contents(&mut table), expected, "seed {seed}");
                 }
@@ -1038,7 +1197,8 @@ mod tests {
                     expected.remove(&key);
                 }
                 let mut writer = SegmentWriter::new();
-                writer.add(&table.snapshot(run == 0).unwrap(), groups).unwrap();
+                let extent = if run == 0 { Extent::Everything } else { Extent::Changes };
+                writer.add(&table.snapshot(extent).unwrap(), groups).unwrap();
                 segments.push(writer.finish());
             }
 
@@ -1108,7 +1268,7 @@ mod tests {
         let disk = LocalDisk::new(folder.path());
         let mut table = table();
         (0..10_000).for_each(|key| set(&mut table, key, 1));
-        table.snapshot(false).unwrap();
+        table.snapshot(Extent::Changes).unwrap();
         (0..100).for_each(|key| set(&mut table, key * 30, 2));
 
         let spilled = table.spill(usize::MAX, &disk).unwrap();
@@ -1120,7 +1280,7 @@ mod tests {
             };
         }
         assert!(matches!(table.find(31, &31_u64.to_be_bytes()).unwrap(), Place::Cold(..)));
-        let mut delta = written(&table.snapshot(false).unwrap());
+        let mut delta = written(&table.snapshot(Extent::Changes).unwrap());
         delta.sort_unstable();
         assert_eq!(delta, (0..100).map(|key| (key * 30, 2)).collect::<Vec<_>>());
     }
@@ -1129,13 +1289,13 @@ mod tests {
     fn a_table_that_is_rolled_back_is_the_one_of_the_snapshot() {
         let mut table = table();
         (0..5000).for_each(|key| set(&mut table, key, 1));
-        table.snapshot(false).unwrap();
+        table.snapshot(Extent::Changes).unwrap();
         for key in 10..20 {
             remove(&mut table, key);
         }
-        let image = table.snapshot(false).unwrap().image;
+        let image = table.snapshot(Extent::Changes).unwrap().image;
         let rows = |table: &StateTable| {
-            let mut rows = written(&table.clone().snapshot(true).unwrap());
+            let mut rows = written(&table.clone().snapshot(Extent::Everything).unwrap());
             rows.sort_unstable();
             rows
         };
@@ -1149,12 +1309,12 @@ mod tests {
 
         assert_eq!(rows(&back), before);
         assert_eq!((back.len(), occupied(&back)), (4990, 4990));
-        assert_eq!(written(&back.snapshot(false).unwrap()), [], "nothing is dirty");
+        assert_eq!(written(&back.snapshot(Extent::Changes).unwrap()), [], "nothing is dirty");
         // It goes on by itself, finds its keys, and changes neither the image nor the table that went on.
         set(&mut back, 4999, 7);
         remove(&mut back, 0);
         set(&mut back, 15, 7);
-        let delta = back.snapshot(false).unwrap();
+        let delta = back.snapshot(Extent::Changes).unwrap();
         assert_eq!(written(&delta), [(4999, 7), (15, 7)]);
         assert_eq!(delta.removed.hashes, [0]);
         assert_eq!(rows(&table), after);

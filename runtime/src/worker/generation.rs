@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -35,7 +36,7 @@ const EVENTS_QUEUED_MAX: usize = 256;
 const UPLOADS_QUEUED_MAX: usize = 4;
 
 /// A restored table with runs of more checkpoints is written whole with the next one.
-const CHECKPOINTS_MAX: usize = 9;
+const CHECKPOINTS_MAX: usize = 24;
 
 /// The running generation.
 pub struct GenerationRun {
@@ -134,6 +135,7 @@ impl GenerationRun {
         let restored =
             fetch(&deploy, &mine, groups, context.store.as_ref(), images, &context.memory, context.lazy_from)
                 .await?;
+        let restored = Arc::new(restored);
         let (rolled_back, segments) = (restored.images.len(), restored.segments.len());
         let is_lazy = restored.awaited.is_some();
         let mut wiring = Wiring::new(&task_context, &deploy, worker, &mine);
@@ -141,8 +143,16 @@ impl GenerationRun {
         for chain_index in task_context.topology.tasks() {
             for slot in &mine {
                 let inbox = wiring.inboxes.get(&(chain_index, *slot)).cloned();
-                let outputs = |chain| wiring.outputs(&task_context, chain, *slot);
-                let built = build(&task_context, chain_index, Subtask(*slot), &restored, inbox, outputs);
+                let chains = task_context.topology.run_with(chain_index);
+                let mut outputs: HashMap<usize, Vec<Output>> =
+                    chains.map(|chain| (chain, wiring.outputs(&task_context, chain, *slot))).collect();
+                let (context, restored, subtask) =
+                    (task_context.clone(), Arc::clone(&restored), Subtask(*slot));
+                let built = apart(move || {
+                    let outputs = |chain| outputs.remove(&chain).unwrap_or_default();
+                    build(&context, chain_index, subtask, &restored, inbox, outputs)
+                });
+                let built = built.await?;
                 let BuiltTask { task, handle, states: of_operators } =
                     built.map_err(|error| failed(&chain(&error), error.kind(), error.is_permanent()))?;
                 // Generations that are short add to the runs of a table without ever writing it whole.
@@ -154,16 +164,16 @@ impl GenerationRun {
                 states.extend(of_operators.into_iter().map(of_slot));
                 tasks.push(task);
                 handles.push(handle);
-                // Between two restored subtasks signs of life are sent.
-                tokio::task::yield_now().await;
             }
         }
         let mut services = JoinSet::new();
         let (undelivered_sender, undelivered) = mpsc::channel(1);
-        if let Some(awaited) = restored.awaited {
+        if let Some(awaited) = Arc::into_inner(restored).and_then(|restored| restored.awaited) {
             let (store, memory) = (Arc::clone(&context.store), context.memory.clone());
+            // Made here: who waits is told even if it never begins.
+            let brought = bring(awaited, store, memory);
             services.spawn(async move {
-                if let Err(failed) = bring(awaited, store, memory).await {
+                if let Err(failed) = brought.await {
                     // The generation may have ended meanwhile.
                     let _ = undelivered_sender.send(failed).await;
                 }
@@ -323,6 +333,19 @@ impl GenerationRun {
     }
 }
 
+/// Does what may take long on another thread: signs of life are sent meanwhile. A simulation has one thread only.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failed> {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => {
+            tokio::task::yield_now().await;
+            Ok(work())
+        }
+        _ => tokio::task::spawn_blocking(work).await.map_err(|panic| {
+            failed(&format!("a task panicked while it was made: {panic}"), "TaskFailed", false)
+        }),
+    }
+}
+
 /// How many checkpoints a table's rows are from.
 fn checkpoints_of(table: &TableState) -> usize {
     let epochs: BTreeSet<Option<Epoch>> =
@@ -360,7 +383,8 @@ async fn run_uploads(
         };
         let answer = match snapshots.upload(epoch, complete).await {
             Ok(answer) => Ok(answer),
-            Err(error @ SnapshotError::Sink { .. }) => {
+            // Rows of the state that cannot be read are not in the next one either.
+            Err(error @ (SnapshotError::Sink { .. } | SnapshotError::Disk { .. })) => {
                 Err(failed(&chain(&error), error.kind(), error.is_permanent()))
             }
             Err(error) => {

@@ -26,7 +26,7 @@ use crate::rpc::{
     MessageSender, PROTOCOL_VERSION, Register, RpcError, SILENCE_MAX, TaskReport, WorkerSays, messages,
 };
 use crate::sink::Sinks;
-use crate::state::StateMemory;
+use crate::state::{LOCAL_DISK_FAILED, StateMemory};
 use crate::transport::{Stream, Transport};
 use data_plane::DataPlane;
 use generation::{GenerationRun, Happened};
@@ -262,6 +262,10 @@ impl Session<'_> {
             Happened::Says(says) => says,
             Happened::Failed(failed) => {
                 self.end_run();
+                // Images may be on the disk that does not serve; the store has all of it.
+                if failed.kind == LOCAL_DISK_FAILED {
+                    self.worker.retained.forget();
+                }
                 WorkerSays::Failed(failed)
             }
         };

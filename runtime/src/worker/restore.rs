@@ -17,8 +17,8 @@ use crate::error::chain;
 use crate::model::{KeyGroups, MaxParallelism, Subtask};
 use crate::rpc::{Deploy, Failed};
 use crate::state::{
-    Arrivals, DeliverError, FetchedPart, LocalDisk, NotFetched, SegmentError, SegmentIndex, SegmentReader,
-    SegmentTail, StateMemory, Unit,
+    Arrivals, DeliverError, FetchedPart, LOCAL_DISK_FAILED, LocalDisk, NotFetched, SegmentError,
+    SegmentIndex, SegmentReader, SegmentTail, StateMemory, Unit,
 };
 use crate::task::{AwaitedState, BuildError, Restored, SubtaskImage, SubtaskKey};
 
@@ -34,6 +34,10 @@ const PIECE_BYTES: u64 = 8 << 20;
 /// Rows of a state that comes while tasks run are fetched so many bytes at a time, unless a block is longer.
 const UNIT_BYTES: u64 = 2 << 20;
 
+/// What is in memory for each row of a state that comes while tasks run, besides the state: its part of indexes as they are fetched
+/// and as they are used, and what waits for it.
+const LAZY_ROW_BYTES: u64 = 40;
+
 /// The index is looked for in so many bytes from the end.
 const TAIL_BYTES: u64 = 64 << 10;
 
@@ -42,6 +46,8 @@ const TAIL_BYTES: u64 = 64 << 10;
 struct Wanted {
     /// Of the segment; 0 if the checkpoint does not say it.
     bytes: u64,
+    /// Of these runs, those of other key groups too.
+    rows: u64,
     runs: Vec<(u32, KeyGroups)>,
 }
 
@@ -59,7 +65,9 @@ pub async fn fetch(
         mine.iter().map(|slot| (*slot, groups.owned_by(Subtask(*slot), deploy.parallelism))).collect();
     let wanted = wanted(deploy, &owned, &images);
     let bytes: u64 = wanted.values().map(|wanted| wanted.bytes).sum();
+    let rows: u64 = wanted.values().map(|wanted| wanted.rows).sum();
     if bytes >= lazy_from
+        && memory.has_room_besides(rows * LAZY_ROW_BYTES)
         && let Some((segments, units)) = indexes(store, &wanted).await
     {
         let awaited = Some(AwaitedState::new(units));
@@ -106,6 +114,7 @@ fn wanted(
                 if !groups.is_empty() {
                     let wanted = segments.entry(run.segment.clone()).or_default();
                     wanted.bytes = run.segment_bytes;
+                    wanted.rows += run.rows;
                     wanted.runs.push((run.run, groups));
                 }
             }
@@ -213,7 +222,8 @@ async fn bring_all(awaited: AwaitedState, store: Arc<dyn Store>, memory: StateMe
         match under_way.next().await {
             Some(Ok(())) => count += 1,
             Some(Err(failed)) => {
-                let kind = if failed.kind == "StateDamaged" { "StateDamaged" } else { "StoreUnavailable" };
+                let known = ["StateDamaged", "StoreUnavailable", LOCAL_DISK_FAILED];
+                let kind = known.into_iter().find(|kind| failed.kind == *kind).unwrap_or("TaskFailed");
                 let (message, is_permanent) = (failed.message.clone(), failed.is_permanent);
                 arrivals.fail(NotFetched { message, kind, is_permanent });
                 return Err(failed);
@@ -317,6 +327,7 @@ async fn index_of(store: &dyn Store, key: &str, bytes: u64) -> Option<SegmentInd
 
 #[cfg(test)]
 mod tests {
+    use crate::state::Extent;
     use parking_lot::Mutex;
 
     use super::*;
@@ -369,7 +380,7 @@ mod tests {
             table.slot(hash, &key).unwrap();
         }
         let mut writer = SegmentWriter::new();
-        let written = writer.add(&table.snapshot(true).unwrap(), groups).unwrap().unwrap();
+        let written = writer.add(&table.snapshot(Extent::Everything).unwrap(), groups).unwrap().unwrap();
         let bytes = writer.finish();
         let run = Run {
             segment: "segments/a".to_owned(),
@@ -474,7 +485,7 @@ mod tests {
 
         table.remove(&[new]);
         let mut writer = SegmentWriter::new();
-        writer.add(&table.snapshot(true).unwrap(), groups).unwrap();
+        writer.add(&table.snapshot(Extent::Everything).unwrap(), groups).unwrap();
         assert!(writer.finish() == bytes, "the same rows");
     }
 

@@ -71,6 +71,7 @@ impl Retained {
 mod tests {
     use super::*;
     use crate::checkpoint::records::{Run, TableState};
+    use crate::state::Extent;
     use crate::state::{StateTable, StateType};
 
     fn state(epoch: u64) -> SubtaskState {
@@ -81,7 +82,7 @@ mod tests {
 
     fn images(epoch: u64) -> Images {
         let table = state(epoch).tables.remove(0);
-        let image = StateTable::new([StateType::I64].into()).snapshot(true).unwrap().image;
+        let image = StateTable::new([StateType::I64].into()).snapshot(Extent::Everything).unwrap().image;
         let image = SubtaskImage { groups: 0..8, tables: vec![(table, image)] };
         HashMap::from([(("o".to_owned(), 3), Arc::new(image))])
     }

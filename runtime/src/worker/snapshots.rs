@@ -16,7 +16,7 @@ use crate::operator::OperatorTable;
 use crate::rpc::Snapshot;
 use crate::sink::{Committable, SinkError, Trouble};
 use crate::state::{
-    SegmentError, SegmentReader, SegmentWriter, SortedRows, StateError, TableImage, WrittenRun,
+    Extent, SegmentError, SegmentReader, SegmentWriter, SortedRows, StateError, TableImage, WrittenRun,
 };
 use crate::task::{SinkSnapshot, SubtaskImage, SubtaskKey, TaskSnapshot};
 
@@ -50,18 +50,26 @@ pub enum SnapshotError {
 impl SnapshotError {
     /// True if trying again gives the same.
     pub fn is_permanent(&self) -> bool {
-        matches!(self, SnapshotError::Sink { source } if source.is_permanent())
+        match self {
+            SnapshotError::Sink { source } => source.is_permanent(),
+            SnapshotError::Disk { source } => source.is_permanent(),
+            _ => false,
+        }
     }
 
     /// The kind of failure, as conditions name it.
     pub fn kind(&self) -> &'static str {
         match self {
             SnapshotError::Sink { source } => source.kind(),
+            SnapshotError::Disk { source } => source.kind(),
             SnapshotError::Store { .. } => "StoreUnavailable",
             _ => "CheckpointFailed",
         }
     }
 }
+
+/// An operator and subtask, and the name and namespace of a table.
+type TableKey = ((usize, u32), String, i64);
 
 /// Collects the snapshots of a worker's tasks, and knows which runs make up each subtask's state.
 ///
@@ -76,6 +84,8 @@ pub struct Snapshots {
     safeguards: Safeguards,
     waiting: BTreeMap<Epoch, Vec<TaskSnapshot>>,
     states: HashMap<(usize, u32), SubtaskState>,
+    /// Of each table how much each of the last runs holds, of this generation. Those before them stay until everything is written.
+    extents: HashMap<TableKey, Vec<Extent>>,
     /// What was prepared and is not known to be covered by a complete checkpoint: by operator, subtask, and epoch.
     prepared: HashMap<(usize, u32), BTreeMap<Epoch, Vec<Committable>>>,
     /// What sinks are still preparing, the oldest first.
@@ -105,6 +115,7 @@ impl Snapshots {
             safeguards,
             waiting: BTreeMap::new(),
             states,
+            extents: HashMap::new(),
             prepared: HashMap::new(),
             preparing: VecDeque::new(),
             is_broken: false,
@@ -190,7 +201,10 @@ impl Snapshots {
             return Err(error);
         }
         let is_full = |snapshot: &TaskSnapshot| {
-            snapshot.operators.iter().all(|(_, state)| state.tables.iter().all(|table| table.is_full))
+            snapshot
+                .operators
+                .iter()
+                .all(|(_, state)| state.tables.iter().all(|table| table.extent == Extent::Everything))
         };
         if self.is_broken && !snapshots.iter().all(is_full) {
             return IncompleteSnafu.fail();
@@ -212,6 +226,7 @@ impl Snapshots {
         operators.sort_unstable_by_key(|(owner, _)| *owner);
         let mut images = HashMap::new();
         let mut segments = self.segments(epoch);
+        let mut earlier_extents = std::mem::take(&mut self.extents);
         for (owner, state) in operators {
             let Some(known) = self.states.get_mut(&owner) else { continue };
             known.watermark = state.watermark.map(|time| time.0);
@@ -220,8 +235,21 @@ impl Snapshots {
             let of_owner: &mut Vec<TableImage> = images.entry(owner).or_default();
             for table in state.tables {
                 of_owner.push(table.snapshot.image.clone());
-                let state = add_table(&mut segments, table, &earlier, known).await?;
-                known.tables.push(state);
+                let is_it =
+                    |state: &&TableState| state.table == table.name && state.namespace == table.namespace;
+                let mut runs = earlier.iter().find(is_it).map(|state| state.runs.clone()).unwrap_or_default();
+                let key = (owner, table.name.to_string(), table.namespace);
+                let mut extents = earlier_extents.remove(&key).unwrap_or_default();
+                replace(&mut runs, &mut extents, table.extent);
+                let new = segments.add(&table, known).await?;
+                extents.resize(extents.len() + new.len(), table.extent);
+                runs.extend(new);
+                self.extents.insert(key, extents);
+                known.tables.push(TableState {
+                    table: table.name.into_owned(),
+                    namespace: table.namespace,
+                    runs,
+                });
             }
         }
         segments.store().await?;
@@ -359,19 +387,21 @@ impl Segments {
     }
 }
 
-async fn add_table(
-    segments: &mut Segments,
-    table: OperatorTable,
-    earlier: &[TableState],
-    owner: &SubtaskState,
-) -> Result<TableState, SnapshotError> {
-    let known = earlier.iter().find(|state| state.table == table.name && state.namespace == table.namespace);
-    let mut runs = match known {
-        Some(known) if !table.is_full => known.runs.clone(),
-        _ => Vec::new(),
+/// Takes the runs away that a snapshot of an extent takes the place of. `extents` are those of the last runs; the ones before them are
+/// in the place of everything.
+fn replace(runs: &mut Vec<Run>, extents: &mut Vec<Extent>, by: Extent) {
+    if by == Extent::Everything {
+        runs.clear();
+        extents.clear();
+    }
+    let is_replaced = |last: &mut Extent| match by {
+        Extent::Changes | Extent::Everything => false,
+        Extent::SinceMerge => *last == Extent::Changes,
+        Extent::SinceBase => *last != Extent::Everything,
     };
-    runs.extend(segments.add(&table, owner).await?);
-    Ok(TableState { table: table.name.into_owned(), namespace: table.namespace, runs })
+    while extents.pop_if(is_replaced).is_some() {
+        runs.pop();
+    }
 }
 
 #[cfg(test)]
@@ -421,14 +451,15 @@ mod tests {
     fn snapshot(epoch: u64, is_full: bool) -> TaskSnapshot {
         let mut table = StateTable::new([StateType::I64].into());
         table.slot(epoch, b"key").unwrap();
+        let extent = if is_full { Extent::Everything } else { Extent::Changes };
         let operator = OperatorSnapshot {
             watermark: None,
             late_rows: 0,
             tables: vec![OperatorTable {
                 name: "t".into(),
                 namespace: 0,
-                snapshot: table.snapshot(is_full).unwrap(),
-                is_full,
+                snapshot: table.snapshot(extent).unwrap(),
+                extent,
             }],
         };
         let prepared = async move { Ok(vec![vec![epoch as u8]]) }.boxed();
@@ -446,6 +477,36 @@ mod tests {
                 rows: epoch,
                 checksums: Vec::new(),
             }],
+        }
+    }
+
+    #[test]
+    fn a_greater_extent_takes_the_place_of_smaller_ones_since_the_last_of_everything() {
+        use Extent::{Changes, Everything, SinceBase, SinceMerge};
+        let cases: &[(&[Extent], Extent, &[Extent])] = &[
+            (&[], Changes, &[]),
+            (&[Changes, Changes], Changes, &[Changes, Changes]),
+            (&[SinceMerge, Changes, Changes], SinceMerge, &[SinceMerge]),
+            (
+                &[Everything, Everything, SinceBase, SinceMerge, Changes],
+                SinceMerge,
+                &[Everything, Everything, SinceBase, SinceMerge],
+            ),
+            (&[Everything, SinceBase, SinceMerge, Changes], SinceBase, &[Everything]),
+            (&[SinceBase, SinceMerge, Changes], SinceBase, &[]),
+            (&[Everything, SinceBase], Everything, &[]),
+        ];
+        for (extents, by, expected) in cases {
+            // Two runs are of earlier generations.
+            let named = |number: usize| Run { segment: number.to_string(), ..Run::default() };
+            let mut runs: Vec<Run> = (0..2 + extents.len()).map(named).collect();
+            let mut left = extents.to_vec();
+
+            replace(&mut runs, &mut left, *by);
+
+            assert_eq!(left, *expected, "{extents:?} by {by:?}");
+            let kept = if *by == Everything { 0 } else { 2 + left.len() };
+            assert_eq!(runs, (0..kept).map(named).collect::<Vec<_>>(), "{extents:?} by {by:?}");
         }
     }
 

@@ -232,6 +232,47 @@ fn a_coordinator_that_was_fenced_stays_and_answers_nothing_but_that_it_lives() {
     assert!(first.try_wait().unwrap().is_none(), "{}", log("first"));
 }
 
+/// A coordinator is replaced by another one of the same attempt: workers keep their slots, and the state that they have in memory.
+#[test]
+fn workers_keep_their_slots_and_their_state_under_a_new_coordinator() {
+    let place = Place::new(2, &SQL.replace("'rows-per-second' = '50000'", "'rows-per-second' = '2000'"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let coordinator = |log: &str| {
+        let arguments = ["--uid", "one", "--listen", &address, "--http", "127.0.0.1:0"];
+        place.start_role("coordinator", &arguments, log)
+    };
+    let log = |name: &str| std::fs::read_to_string(place.path().join(name)).unwrap_or_default();
+    let worker = |name: &str| {
+        let to = ["--coordinator", &address, "--listen", "127.0.0.1:0", "--host", "127.0.0.1"];
+        place.start_role("worker", &[&["--uid", "one", "--slots", "1"], &to[..]].concat(), name)
+    };
+    let deployed = |name: &str, generation: u32| {
+        let log = log(name);
+        let sign = format!("deployed generation={generation} ");
+        let line = log.lines().find(|line| line.contains(&sign)).unwrap_or_else(|| panic!("{name}: {log}"));
+        let figure = |figure: &str| line.split(figure).nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        [figure("slots="), figure("rolled_back="), figure("segments=")]
+    };
+    let mut first = coordinator("first");
+    let _workers = [worker("a"), worker("b")];
+    wait_until("two checkpoints are complete", || log("first").matches("checkpoint complete").count() >= 2);
+
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let _second = coordinator("second");
+    wait_until("the job runs again", || log("second").contains("running generation=2"));
+
+    for name in ["a", "b"] {
+        let [slots, rolled_back, segments] = deployed(name, 1);
+        assert_eq!((rolled_back.as_str(), segments.as_str()), ("0", "0"), "{name}: {}", log(name));
+        let again = deployed(name, 2);
+        assert_eq!(again[0], slots, "{name}: {}", log(name));
+        assert!(again[1] != "0" && again[2] == "0", "{name} has fetched state: {}", log(name));
+    }
+    assert!(deployed("a", 1)[0] != deployed("b", 1)[0]);
+}
+
 /// The status of an answer.
 fn get(address: &str, path: &str) -> u16 {
     ask(address, "GET", path).0

@@ -134,6 +134,7 @@ fn ranges(job: &StreamJob) -> Vec<String> {
     if !(1..=PLACE_CHARS_MAX).contains(&spec.start_from.chars().count()) {
         mistakes.push(format!("spec.startFrom: has not 1 to {PLACE_CHARS_MAX} characters"));
     }
+    mistakes.extend(spec.resource_mistakes());
     if spec.pipeline.secrets.len() > SECRETS_MAX {
         mistakes.push(format!("spec.pipeline.secrets: more than {SECRETS_MAX} of them"));
     }

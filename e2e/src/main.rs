@@ -495,6 +495,12 @@ impl Test {
         if !rows.clone().any(|line| line.contains("operator=") && !line.ends_with("} 0")) {
             whatever!("a worker's metrics count no rows:\n{of_worker}");
         }
+        // Half of what job.yaml gives the container, which the worker has found out by itself.
+        let log = kubectl(&["logs", "-n", &self.name, &self.pod("worker")?])?;
+        let memory = log.lines().find(|line| line.contains("memory for state"));
+        if !memory.is_some_and(|line| line.contains("268435456") && line.contains("/var/lib/millrace")) {
+            whatever!("the worker does not say what memory it has for state: {memory:?}");
+        }
         let operators = ["get", "pods", "-n", SYSTEM, "-o", "jsonpath={.items[0].metadata.name}"];
         let of_controller = scrape(SYSTEM, kubectl(&operators)?.trim())?;
         if !of_controller.contains("millrace_operator_reconciles_total ") {

@@ -17,6 +17,7 @@ pub struct Running<'a> {
 /// Judges a spec that is not the one the pods were made for. `running` is what they run or ran, if the job has state.
 pub fn refusal(job: &StreamJob, running: Option<Running<'_>>) -> Option<Refusal> {
     location(job)
+        .or_else(|| resources(job))
         .or_else(|| moved(job, running?))
         .or_else(|| sql(&job.spec.pipeline, running.map(|running| running.sql)))
 }
@@ -63,6 +64,11 @@ fn location(job: &StreamJob) -> Option<Refusal> {
     Some(Refusal { reason, message })
 }
 
+fn resources(job: &StreamJob) -> Option<Refusal> {
+    let mistakes = job.spec.resource_mistakes();
+    (!mistakes.is_empty()).then(|| Refusal { reason: "InvalidResources", message: mistakes.join("; ") })
+}
+
 fn sql(pipeline: &PipelineSpec, running: Option<&str>) -> Option<Refusal> {
     let plan = match compile(&pipeline.sql) {
         Ok(plan) => plan,
@@ -107,6 +113,13 @@ mod tests {
                        CREATE TABLE b (x BIGINT) WITH ('connector' = 'blackhole');\n\
                        INSERT INTO b SELECT x FROM a WHERE x > 1;";
 
+    fn with_resources() -> StreamJob {
+        let mut job = job("s3://a/b", SQL);
+        job.spec.workers.resources.requests.memory = "2Gi".parse().ok();
+        job.spec.workers.resources.limits.memory = "1Gi".parse().ok();
+        job
+    }
+
     fn job(location: &str, sql: &str) -> StreamJob {
         let spec = serde_json::json!({"pipeline": {"sql": sql}, "checkpoint": {"location": location}});
         let manifest = serde_json::json!({"apiVersion": "millrace.dev/v1alpha1", "kind": "StreamJob", "metadata": {"name": "a"}, "spec": spec});
@@ -144,6 +157,12 @@ mod tests {
             ),
             ("a bucket and good SQL", job("s3://bucket/jobs", SQL), None, None),
             ("no location", nowhere, None, Some(("LocationMissing", "spec.checkpoint.location"))),
+            (
+                "resources",
+                with_resources(),
+                None,
+                Some(("InvalidResources", "spec.workers.resources.requests.memory: 2Gi")),
+            ),
             ("a folder", job("file:///state", SQL), None, Some(("LocationNotShared", "file:///state"))),
             (
                 "a wrong column",

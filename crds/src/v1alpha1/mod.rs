@@ -3,6 +3,7 @@
 mod checkpoint;
 mod duration;
 mod pipeline;
+mod resources;
 mod restart;
 mod spec;
 mod status;
@@ -12,8 +13,14 @@ mod workers;
 pub use checkpoint::CheckpointSpec;
 pub use duration::Duration;
 pub use pipeline::{PipelineSecret, PipelineSpec, SecretKeyReference};
+pub use resources::{Amount, Amounts, ResourcesSpec};
 pub use restart::{RestartSpec, RestartStrategy};
 pub use spec::{StreamJob, StreamJobSpec};
 pub use status::{CheckpointStatus, FailureStatus, Phase, StreamJobStatus};
 pub use storage::{CredentialsSpec, SecretReference, StorageSpec};
-pub use workers::WorkersSpec;
+pub use workers::{CoordinatorSpec, WorkersSpec};
+
+/// Fields that nobody has written are not shown.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

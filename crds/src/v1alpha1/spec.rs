@@ -3,7 +3,10 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointSpec, PipelineSpec, RestartSpec, StorageSpec, StreamJobStatus, WorkersSpec};
+use super::{
+    CheckpointSpec, CoordinatorSpec, PipelineSpec, RestartSpec, StorageSpec, StreamJobStatus, WorkersSpec,
+    is_default,
+};
 
 /// A streaming job: a pipeline that runs until it is deleted, or until its bounded inputs end.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -85,6 +88,10 @@ pub struct StreamJobSpec {
     /// The processes that do the work.
     #[serde(default)]
     pub workers: WorkersSpec,
+
+    /// The process that leads them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub coordinator: CoordinatorSpec,
 }
 
 /// Without another place's state.
@@ -106,6 +113,15 @@ impl StreamJobSpec {
     /// The place whose checkpoint a job without one begins from, if there is such a place.
     pub fn start_place(&self) -> Option<&str> {
         Some(self.start_from.as_str()).filter(|place| ![LATEST, "None"].contains(place))
+    }
+
+    /// Requests of containers beyond their limits.
+    pub fn resource_mistakes(&self) -> Vec<String> {
+        [
+            self.workers.resources.mistakes("spec.workers.resources"),
+            self.coordinator.resources.mistakes("spec.coordinator.resources"),
+        ]
+        .concat()
     }
 
     /// The spec as JSON without the fields that have their default value. A release that adds fields gives the same for a manifest

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use snafu::{OptionExt, ResultExt, whatever};
 
 use super::{FAST, Job, Jobs, SECONDS, SLOW, THROUGH_FULL_DISK, THROUGH_OUTAGE, bucket_folder, statements};
@@ -20,12 +20,14 @@ impl Jobs<'_> {
     /// The API server refuses what the schema and its rules do not allow, in words that name the field.
     pub(super) fn broken_manifests(&self) -> Outcome<()> {
         let good = self.manifest(&self.job("manifest", &self.sql("manifest", FAST)));
-        let cases: [(&str, Value, &[&str]); 6] = [
+        let too_little = json!({"resources": {"limits": {"memory": "lots"}}});
+        let cases: [(&str, Value, &[&str]); 7] = [
             ("/spec/paralelism", 4.into(), &["unknown field \"spec.paralelism\""]),
             ("/spec/parallelism", "many".into(), &["spec.parallelism", "integer"]),
             ("/spec/parallelism", 2048.into(), &["spec.parallelism: at most spec.maxParallelism"]),
             ("/spec/maxParallelism", 1000.into(), &["spec.maxParallelism: a power of two"]),
             ("/spec/checkpoint/interval", "9ms".into(), &["spec.checkpoint.interval: at least 10ms"]),
+            ("/spec/workers", too_little, &["spec.workers.resources.limits.memory", "should match"]),
             ("/metadata/name", "Totals".into(), &["metadata.name", "lower"]),
         ];
         for (field, value, parts) in cases {

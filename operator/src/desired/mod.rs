@@ -26,7 +26,7 @@ pub const DATA_PORT: i32 = 6122;
 pub const HTTP_PORT: i32 = 6123;
 
 /// Form of the Deployments; grows whenever their pods would be replaced. Attempts of another form are left as they are.
-pub const RENDERING: u32 = 1;
+pub const RENDERING: u32 = 2;
 
 /// The objects of a job that runs as this attempt.
 pub fn running(job: &StreamJob, attempt: u64, settings: &Settings) -> Desired {
@@ -181,6 +181,7 @@ fn variable(name: &str, value: String) -> EnvVar {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     use millrace_crds::manifest;
 
     fn settings(image: &str) -> Settings {
@@ -211,6 +212,32 @@ mod tests {
         let job = manifest::read(&text).unwrap();
 
         assert_eq!((job.spec.parallelism, job.metadata.name.as_deref()), (5, Some("totals")));
+    }
+
+    #[test]
+    fn containers_ask_for_what_the_spec_says_and_for_little_otherwise() {
+        let mut job = manifest::read(
+            "{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {name: totals}, spec: {pipeline: {sql: x}, workers: \
+             {resources: {requests: {cpu: 2}, limits: {memory: 1Gi, ephemeral-storage: 5Gi}}}}}",
+        )
+        .unwrap();
+        job.metadata.uid = Some("u-1".to_owned());
+        let asked = running(&job, 1, &settings("millrace:dev")).deployments.into_iter().map(|deployment| {
+            let pod = deployment.spec.unwrap().template.spec.unwrap();
+            let resources = pod.containers[0].resources.clone().unwrap();
+            let texts = |amounts: Option<BTreeMap<String, Quantity>>| -> Vec<String> {
+                amounts.into_iter().flatten().map(|(name, amount)| format!("{name} {}", amount.0)).collect()
+            };
+            (texts(resources.requests), texts(resources.limits))
+        });
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<String>>();
+        assert_eq!(
+            asked.collect::<Vec<_>>(),
+            [
+                (texts(&["cpu 100m", "memory 128Mi"]), vec![]),
+                (texts(&["cpu 2"]), texts(&["ephemeral-storage 5Gi", "memory 1Gi"])),
+            ]
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use millrace_crds::StreamJob;
-use millrace_crds::v1alpha1::PipelineSecret;
+use millrace_crds::v1alpha1::{Amounts, PipelineSecret, ResourcesSpec};
 
 use super::variable;
 use crate::labels::{self, Component};
@@ -175,10 +175,10 @@ fn container(
         container_port: *port,
         ..Default::default()
     };
-    let requests = BTreeMap::from([
-        ("cpu".to_owned(), Quantity("100m".to_owned())),
-        ("memory".to_owned(), Quantity("128Mi".to_owned())),
-    ]);
+    let resources = match component {
+        Component::Worker => &job.spec.workers.resources,
+        Component::Coordinator | Component::Job => &job.spec.coordinator.resources,
+    };
     Container {
         name: component.as_str().to_owned(),
         image: Some(settings.image.clone()),
@@ -197,13 +197,34 @@ fn container(
             ..probe("/livez")
         }),
         readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz") }),
-        resources: Some(ResourceRequirements { requests: Some(requests), ..Default::default() }),
+        resources: Some(requirements(resources)),
         security_context: Some(container_security()),
         // What a process that ends with an error said last is read in `kubectl describe`.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(mounts),
         ..Default::default()
     }
+}
+
+/// As the spec says. What it neither asks for nor limits is little; what it only limits is asked for as much, as Kubernetes does it.
+fn requirements(spec: &ResourcesSpec) -> ResourceRequirements {
+    let amounts = |amounts: &Amounts| -> BTreeMap<String, Quantity> {
+        let named = [
+            ("cpu", &amounts.cpu),
+            ("memory", &amounts.memory),
+            ("ephemeral-storage", &amounts.ephemeral_storage),
+        ];
+        let given = named.into_iter().filter_map(|(name, amount)| Some((name, amount.as_ref()?)));
+        given.map(|(name, amount)| (name.to_owned(), Quantity(amount.to_string()))).collect()
+    };
+    let (mut requests, limits) = (amounts(&spec.requests), amounts(&spec.limits));
+    for (name, little) in [("cpu", "100m"), ("memory", "128Mi")] {
+        if !limits.contains_key(name) {
+            requests.entry(name.to_owned()).or_insert_with(|| Quantity(little.to_owned()));
+        }
+    }
+    let limits = (!limits.is_empty()).then_some(limits);
+    ResourceRequirements { requests: Some(requests), limits, ..Default::default() }
 }
 
 fn probe(path: &str) -> Probe {

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use tracing::info;
+
 use crate::state::{LocalDisk, StateMemory};
 
 /// State may take one part in so many. The rest is for rows on their way, for what checkpoints hold until they are stored, and for
@@ -36,6 +38,7 @@ impl StateArguments {
     pub fn memory(&self, workers: u64) -> StateMemory {
         let budget = self.state_memory.unwrap_or_else(|| available() / PART / workers.max(1));
         let folder = self.state_folder.clone().unwrap_or_else(std::env::temp_dir);
+        info!(bytes = budget, folder = %folder.display(), "memory for state, and where the rest goes");
         StateMemory::new(budget, LocalDisk::new(&folder))
     }
 

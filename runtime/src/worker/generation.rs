@@ -168,7 +168,11 @@ impl GenerationRun {
         }
         let mut services = JoinSet::new();
         let (undelivered_sender, undelivered) = mpsc::channel(1);
-        if let Some(awaited) = Arc::into_inner(restored).and_then(|restored| restored.awaited) {
+        // Nobody builds any more.
+        let Some(restored) = Arc::into_inner(restored) else {
+            return Err(failed("what was restored is still in use", "Internal", false));
+        };
+        if let Some(awaited) = restored.awaited {
             let (store, memory) = (Arc::clone(&context.store), context.memory.clone());
             // Made here: who waits is told even if it never begins.
             let brought = bring(awaited, store, memory);

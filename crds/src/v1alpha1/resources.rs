@@ -40,7 +40,8 @@ pub struct Amounts {
     pub ephemeral_storage: Option<Amount>,
 }
 
-/// An amount as Kubernetes writes it: a number, and perhaps a unit. Kept as it was written.
+/// An amount as Kubernetes writes it: a number, and perhaps a unit. Kept as it was written, whatever that is: what is no amount is a
+/// mistake of its job ([`ResourcesSpec::mistakes`]), and keeps nobody from reading others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Amount(String);
 
@@ -60,7 +61,7 @@ const UNITS: [(&str, u128); 11] = [
 ];
 
 /// What the schema says of an amount.
-const PATTERN: &str = "^[0-9]{1,12}(\\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti|Pi)?$";
+const PATTERN: &str = "^[0-9]{1,19}(\\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti|Pi)?$";
 
 impl Amount {
     /// Of the whole, in millionths: only to be compared.
@@ -72,11 +73,11 @@ impl Amount {
         let is_number = |digits: &str, most: usize| {
             (1..=most).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit())
         };
-        if !is_number(whole, 12) || !is_number(part, 3) {
+        if !is_number(whole, 19) || !is_number(part, 3) {
             return None;
         }
         let thousandths = whole.parse::<u128>().ok()? * 1000 + format!("{part:0<3}").parse::<u128>().ok()?;
-        Some(thousandths * factor)
+        thousandths.checked_mul(*factor)
     }
 
     /// As it was written.
@@ -92,7 +93,7 @@ impl PartialOrd for Amount {
 }
 
 impl ResourcesSpec {
-    /// Requests beyond their limits, which no node could fulfil, each with its field below this one.
+    /// What is no amount, and requests beyond their limits, which no node could fulfil, each with its field below this one.
     pub fn mistakes(&self, field: &str) -> Vec<String> {
         let (requests, limits) = (&self.requests, &self.limits);
         let pairs = [
@@ -100,13 +101,21 @@ impl ResourcesSpec {
             ("memory", &requests.memory, &limits.memory),
             ("ephemeral-storage", &requests.ephemeral_storage, &limits.ephemeral_storage),
         ];
-        let beyond = pairs.into_iter().filter_map(|(name, request, limit)| {
-            let (request, limit) = (request.as_ref()?, limit.as_ref()?);
-            (request > limit).then(|| {
-                format!("{field}.requests.{name}: {request} is more than the limit of {limit}; ask for less, or allow more")
-            })
-        });
-        beyond.collect()
+        let mut mistakes = Vec::new();
+        for (name, request, limit) in pairs {
+            for (kind, amount) in [("requests", request), ("limits", limit)] {
+                let wrong = amount.as_ref().and_then(|amount| amount.as_str().parse::<Amount>().err());
+                mistakes.extend(wrong.map(|why| format!("{field}.{kind}.{name}: {why}")));
+            }
+            if let (Some(request), Some(limit)) = (request, limit)
+                && request > limit
+            {
+                mistakes.push(format!(
+                    "{field}.requests.{name}: {request} is more than the limit of {limit}; ask for less, or allow more"
+                ));
+            }
+        }
+        mistakes
     }
 }
 
@@ -145,19 +154,19 @@ impl<'de> Deserialize<'de> for Amount {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Amount, E> {
-                text.parse().map_err(E::custom)
+                Ok(Amount(text.to_owned()))
             }
 
             fn visit_u64<E: Error>(self, number: u64) -> Result<Amount, E> {
-                number.to_string().parse().map_err(E::custom)
+                Ok(Amount(number.to_string()))
             }
 
             fn visit_i64<E: Error>(self, number: i64) -> Result<Amount, E> {
-                number.to_string().parse().map_err(E::custom)
+                Ok(Amount(number.to_string()))
             }
 
             fn visit_f64<E: Error>(self, number: f64) -> Result<Amount, E> {
-                number.to_string().parse().map_err(E::custom)
+                Ok(Amount(number.to_string()))
             }
         }
         deserializer.deserialize_any(Written)
@@ -176,6 +185,8 @@ impl JsonSchema for Amount {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "x-kubernetes-int-or-string": true,
+            // The pattern is not looked at for numbers.
+            "minimum": 0,
             "pattern": PATTERN
         })
     }
@@ -194,7 +205,19 @@ mod tests {
             assert!(amount(less) < amount(more), "{less} {more}");
         }
         assert!(amount("1024Mi") <= amount("1Gi") && amount("1024Mi") >= amount("1Gi"));
-        for wrong in ["", "Mi", "1 Gi", "1gb", "-1", "1.2345", "1e3", "1.", ".5", "9999999999999"] {
+        for wrong in [
+            "",
+            "Mi",
+            "1 Gi",
+            "1gb",
+            "-1",
+            "1.2345",
+            "1e3",
+            "1.",
+            ".5",
+            "99999999999999999999",
+            "9999999999999999999Pi",
+        ] {
             assert!(wrong.parse::<Amount>().is_err(), "{wrong}");
         }
     }
@@ -216,5 +239,17 @@ mod tests {
             ]
         );
         assert!(serde_json::from_str::<ResourcesSpec>(r#"{"limits": {"gpu": 1}}"#).is_err());
+        let tebibyte = read(r#"{"limits": {"ephemeral-storage": 1099511627776, "memory": 0.5}}"#);
+        assert!(tebibyte.mistakes("f").is_empty());
+        let odd =
+            read(r#"{"limits": {"cpu": -1, "memory": "lots"}, "requests": {"ephemeral-storage": 1e30}}"#);
+        let mistakes = odd.mistakes("f").join("\n");
+        for part in [
+            "f.limits.cpu: '-1' is not an amount",
+            "f.limits.memory: 'lots'",
+            "f.requests.ephemeral-storage: '1",
+        ] {
+            assert!(mistakes.contains(part), "{mistakes}");
+        }
     }
 }

@@ -20,13 +20,15 @@ impl Jobs<'_> {
     /// The API server refuses what the schema and its rules do not allow, in words that name the field.
     pub(super) fn broken_manifests(&self) -> Outcome<()> {
         let good = self.manifest(&self.job("manifest", &self.sql("manifest", FAST)));
+        let negative = json!({"resources": {"limits": {"cpu": -1}}});
         let too_little = json!({"resources": {"limits": {"memory": "lots"}}});
-        let cases: [(&str, Value, &[&str]); 7] = [
+        let cases: [(&str, Value, &[&str]); 8] = [
             ("/spec/paralelism", 4.into(), &["unknown field \"spec.paralelism\""]),
             ("/spec/parallelism", "many".into(), &["spec.parallelism", "integer"]),
             ("/spec/parallelism", 2048.into(), &["spec.parallelism: at most spec.maxParallelism"]),
             ("/spec/maxParallelism", 1000.into(), &["spec.maxParallelism: a power of two"]),
             ("/spec/checkpoint/interval", "9ms".into(), &["spec.checkpoint.interval: at least 10ms"]),
+            ("/spec/workers", negative, &["spec.workers.resources.limits.cpu", "greater than or equal to 0"]),
             ("/spec/workers", too_little, &["spec.workers.resources.limits.memory", "should match"]),
             ("/metadata/name", "Totals".into(), &["metadata.name", "lower"]),
         ];

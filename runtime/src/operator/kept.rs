@@ -47,7 +47,8 @@ impl Kept {
     }
 
     fn extent(&self) -> Extent {
-        if !self.is_written {
+        if !self.is_written || self.table.removed_since_base() > self.table.len() {
+            // Everything is less than the names of what is gone.
             Extent::Everything
         } else if self.deltas < DELTAS_MAX {
             Extent::Changes

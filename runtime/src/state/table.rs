@@ -150,6 +150,10 @@ pub struct RemovedKeys {
 }
 
 impl RemovedKeys {
+    fn byte_len(&self) -> usize {
+        self.hashes.len() * 8 + self.keys.byte_len()
+    }
+
     fn add(&mut self, others: &RemovedKeys) {
         self.hashes.extend(&others.hashes);
         (0..others.keys.len()).for_each(|row| self.keys.push(others.keys.key(row)));
@@ -695,12 +699,18 @@ impl StateTable {
         written.map(SlotSet::len).sum::<usize>() + self.removed_since_base.hashes.len()
     }
 
+    /// How many keys were removed since the last snapshot of everything; a key may count twice.
+    pub fn removed_since_base(&self) -> usize {
+        self.removed_since_base.hashes.len()
+    }
+
     fn take_removed(&mut self, extent: Extent) -> Result<RemovedKeys, StateError> {
         let removed = std::mem::take(&mut self.removed);
+        let removed = self.still_removed(removed)?;
         self.removed_since_merge.add(&removed);
         self.removed_since_base.add(&removed);
         let removed = match extent {
-            Extent::Changes => removed,
+            Extent::Changes => return Ok(removed),
             Extent::SinceMerge => std::mem::take(&mut self.removed_since_merge),
             Extent::SinceBase => {
                 self.removed_since_merge = RemovedKeys::default();
@@ -775,7 +785,7 @@ impl StateTable {
         let mut seen = HashSet::new();
         for (row, hash) in removed.hashes.iter().enumerate() {
             let key = removed.keys.key(row);
-            if matches!(self.find(*hash, key)?, Place::Nowhere) && seen.insert(key) {
+            if seen.insert(key) && matches!(self.find(*hash, key)?, Place::Nowhere) {
                 gone.hashes.push(*hash);
                 gone.keys.push(key);
             }
@@ -904,7 +914,9 @@ impl StateTable {
 
     /// Bytes in memory, roughly.
     pub fn memory_len(&self) -> usize {
-        self.bytes_in_memory + self.index.capacity() * 5
+        let removed = [&self.removed, &self.removed_since_merge, &self.removed_since_base];
+        let removed: usize = removed.map(RemovedKeys::byte_len).iter().sum();
+        self.bytes_in_memory + self.index.capacity() * 5 + removed
     }
 }
 

@@ -22,7 +22,7 @@ use crate::fault::{CrashAfterRows, Safeguards};
 use crate::model::{Attempt, Epoch, Generation, JobUid, WorkerId};
 use crate::outside::Outside;
 use crate::rpc::{
-    CoordinatorSays, Empty, FromCoordinator, FromWorker, HEARTBEAT, Heartbeat, MessageReceiver,
+    CoordinatorSays, Empty, Failed, FromCoordinator, FromWorker, HEARTBEAT, Heartbeat, MessageReceiver,
     MessageSender, PROTOCOL_VERSION, Register, RpcError, SILENCE_MAX, TaskReport, WorkerSays, messages,
 };
 use crate::sink::Sinks;
@@ -97,6 +97,13 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// Gives up what it has of checkpoints if that may be on a disk that does not serve; the store has all of it.
+    fn forget_after(&self, failed: &Failed) {
+        if failed.kind == LOCAL_DISK_FAILED {
+            self.retained.forget();
+        }
+    }
+
     /// Starts listening.
     pub async fn new(settings: WorkerSettings, context: WorkerContext) -> Result<Self, WorkerError> {
         let listener = context.transport.listen(&settings.listen).await;
@@ -218,7 +225,10 @@ impl Session<'_> {
                         self.run = Some(run);
                         Some(WorkerSays::Deployed(Empty {}))
                     }
-                    Err(failed) => Some(WorkerSays::Failed(failed)),
+                    Err(failed) => {
+                        self.worker.forget_after(&failed);
+                        Some(WorkerSays::Failed(failed))
+                    }
                 }
             }
             Some(CoordinatorSays::Start(_)) => {
@@ -262,10 +272,7 @@ impl Session<'_> {
             Happened::Says(says) => says,
             Happened::Failed(failed) => {
                 self.end_run();
-                // Images may be on the disk that does not serve; the store has all of it.
-                if failed.kind == LOCAL_DISK_FAILED {
-                    self.worker.retained.forget();
-                }
+                self.worker.forget_after(&failed);
                 WorkerSays::Failed(failed)
             }
         };

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use millrace::checkpoint::paths;
+use millrace::checkpoint::records::{self, Manifest};
+
 use super::harness::{Place, signal, text, wait_until};
 
 const SQL: &str = "
@@ -230,6 +233,53 @@ fn a_coordinator_that_was_fenced_stays_and_answers_nothing_but_that_it_lives() {
         assert_eq!(get(&http, path), 503, "{path}");
     }
     assert!(first.try_wait().unwrap().is_none(), "{}", log("first"));
+}
+
+/// Many keys, of which few change: what does not change is not written again, and what does is merged into few runs.
+#[test]
+fn changes_are_merged_and_what_does_not_change_is_written_once() {
+    const SQL: &str = "
+CREATE TABLE events (n BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '20000',
+  'fields.n.kind' = 'sequence', 'fields.n.start' = '0', 'fields.n.end' = '59999');
+CREATE TABLE counts (k BIGINT, n BIGINT, total BIGINT) WITH ('connector' = 'blackhole');
+INSERT INTO counts SELECT k, COUNT(*), SUM(n) FROM
+  (SELECT n, CASE WHEN n < 20000 THEN n ELSE MOD(n, 100) END AS k FROM events) AS keyed GROUP BY k;";
+    let checksums = |printed: &str| -> Vec<String> {
+        printed.lines().filter(|line| line.contains("checksum of counts.")).map(str::to_owned).collect()
+    };
+    let straight = Place::new(2, &SQL.replace("'20000'", "'10000000'"));
+    let output = straight.run(&[]);
+    let expected = checksums(&text(&output));
+    assert_eq!(expected.len(), 3, "{}", text(&output));
+
+    let place = Place::new(2, SQL);
+    place.edit_job("interval: 300ms", "interval: 20ms");
+    let mut run = place.start_crashing("MILLRACE_TEST_CRASH_AFTER_ROWS", "55000");
+    assert!(!run.wait().unwrap().success());
+
+    let manifests = place.path().join(".millrace/default/job/manifests");
+    let newest = std::fs::read_dir(manifests).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    let manifest: Manifest = records::decode(&std::fs::read(newest).unwrap()).unwrap();
+    let groups =
+        manifest.subtasks.iter().flat_map(|state| &state.tables).filter(|table| table.table == "groups");
+    let mut count = 0;
+    for table in groups {
+        count += 1;
+        let epochs: Vec<u64> =
+            table.runs.iter().map(|run| paths::epoch_of(&run.segment, paths::SEGMENTS).unwrap().0).collect();
+        // Everything once, at most eight merged twice, once, and not at all.
+        assert!((2..=18).contains(&epochs.len()) && epochs.is_sorted(), "{epochs:?}");
+        assert!(
+            epochs[0] + 10 < manifest.epoch,
+            "everything was written again: {epochs:?} of {}",
+            manifest.epoch
+        );
+        assert!(table.runs[0].rows > 5_000, "{table:?}");
+    }
+    assert_eq!(count, 2);
+
+    let again = place.run(&[]);
+    assert_eq!(checksums(&text(&again)), expected, "{}", text(&again));
 }
 
 /// A coordinator is replaced by another one of the same attempt: workers keep their slots, and the state that they have in memory.

@@ -10,6 +10,8 @@ use crate::StreamJob;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestError {
     pub mistakes: Vec<String>,
+    /// The SQL of the pipeline, whose own mistakes can be shown with these.
+    pub sql: Option<String>,
 }
 
 impl fmt::Display for ManifestError {
@@ -27,28 +29,70 @@ impl std::error::Error for ManifestError {}
 pub fn read(yaml: &str) -> Result<StreamJob, ManifestError> {
     let value: Value = serde_saphyr::from_str(yaml).map_err(|error| refuse(error.to_string()))?;
     check_kind(&value)?;
-    let unknown = unknown_fields(&value);
-    if !unknown.is_empty() {
-        return Err(ManifestError { mistakes: unknown });
-    }
-    let mut job: StreamJob = serde_saphyr::from_str(yaml).map_err(|error| {
-        // The reader of YAML knows line and column, this one knows the field.
-        match serde_path_to_error::deserialize::<_, StreamJob>(&value) {
-            Err(at) if at.path().iter().next().is_some() => refuse(format!("{}: {error}", at.path())),
-            _ => refuse(error.to_string()),
-        }
-    })?;
+    let checked = checked(yaml, &value);
+    checked.map_err(|mistakes| {
+        let sql = value.pointer("/spec/pipeline/sql").and_then(Value::as_str);
+        ManifestError { mistakes, sql: sql.map(str::to_owned) }
+    })
+}
+
+fn checked(yaml: &str, value: &Value) -> Result<StreamJob, Vec<String>> {
+    let mut mistakes = unknown_fields(value);
+    let job = typed(yaml, value).map_err(|found| mistakes.extend(found)).ok();
+    let (Some(mut job), true) = (job, mistakes.is_empty()) else { return Err(mistakes) };
     if job.metadata.name.is_none() {
-        return Err(refuse("metadata.name: is missing; give the job a name".to_owned()));
+        mistakes.push("metadata.name: is missing; give the job a name".to_owned());
     }
     job.metadata.namespace.get_or_insert_with(|| "default".to_owned());
-    let mut mistakes = ranges(&job);
+    mistakes.extend(ranges(&job));
     if let Err(errors) = job.validate_cel() {
         mistakes.extend(errors.iter().map(|error| error.message.clone()));
     }
     mistakes.sort();
     mistakes.dedup();
-    if mistakes.is_empty() { Ok(job) } else { Err(ManifestError { mistakes }) }
+    if mistakes.is_empty() { Ok(job) } else { Err(mistakes) }
+}
+
+/// The job, or all fields that are unknown or of a wrong type.
+fn typed(yaml: &str, value: &Value) -> Result<StreamJob, Vec<String>> {
+    let mut rest = value.clone();
+    let mut mistakes: Vec<String> = Vec::new();
+    // The reader of YAML knows line and column, and this one knows the field.
+    let mut in_text = serde_saphyr::from_str::<StreamJob>(yaml).err().map(|error| error.to_string());
+    loop {
+        let error = match serde_path_to_error::deserialize::<_, StreamJob>(&rest) {
+            Ok(job) if mistakes.is_empty() && in_text.is_none() => return Ok(job),
+            Ok(_) => break,
+            Err(error) => error,
+        };
+        let path = error.path().to_string();
+        // A field that is missing may be one that was wrong, and was taken out.
+        let is_new = mistakes.is_empty() || !error.inner().to_string().starts_with("missing field");
+        if !is_new {
+            break;
+        }
+        let said = in_text.take().unwrap_or_else(|| error.inner().to_string());
+        mistakes.push(if path == "." { said } else { format!("{path}: {said}") });
+        if !take_out(&mut rest, &path) {
+            break;
+        }
+    }
+    mistakes.extend(in_text);
+    Err(mistakes)
+}
+
+/// Removes the field at a path of names and positions; false if there is none.
+fn take_out(value: &mut Value, path: &str) -> bool {
+    let pointer = format!("/{}", path.replace('[', ".").replace(']', "").replace('.', "/"));
+    let Some((parent, last)) = pointer.rsplit_once('/') else { return false };
+    match value.pointer_mut(parent) {
+        Some(Value::Object(fields)) => fields.remove(last).is_some(),
+        Some(Value::Array(items)) => {
+            let position = last.parse::<usize>().ok().filter(|position| *position < items.len());
+            position.map(|position| items.remove(position)).is_some()
+        }
+        _ => false,
+    }
 }
 
 /// Fields of every object of Kubernetes; others are refused by `kubectl apply`, too.
@@ -161,5 +205,5 @@ fn check_kind(value: &Value) -> Result<(), ManifestError> {
 }
 
 fn refuse(mistake: String) -> ManifestError {
-    ManifestError { mistakes: vec![mistake] }
+    ManifestError { mistakes: vec![mistake], sql: None }
 }

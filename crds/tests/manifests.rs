@@ -139,6 +139,27 @@ fn mistakes_name_the_field_and_the_cure() {
 }
 
 #[test]
+fn all_wrong_fields_are_told_at_once_and_the_sql_is_known() {
+    let many = "spec:\n  paralelism: 4\n  parallelism: many\n  checkpoint: {interval: 10 s, retain: [1]}";
+    let refused = manifest::read(&GOOD.replace("spec:", many)).unwrap_err();
+
+    let fields: Vec<&str> =
+        refused.mistakes.iter().filter_map(|mistake| mistake.split(": ").next()).collect();
+    let mut sorted = fields.clone();
+    sorted.sort_unstable();
+    assert_eq!(
+        sorted,
+        ["spec.checkpoint.interval", "spec.checkpoint.retain", "spec.paralelism", "spec.parallelism"],
+        "{refused}"
+    );
+    assert_eq!(refused.sql.as_deref(), Some("INSERT INTO a SELECT 1"));
+
+    // One that was wrong is not said to be missing, too.
+    let refused = manifest::read(&GOOD.replace("sql: INSERT INTO a SELECT 1", "sql: [1]")).unwrap_err();
+    assert_eq!((refused.mistakes.len(), refused.sql), (1, None), "{:?}", refused.mistakes);
+}
+
+#[test]
 fn a_pipeline_too_long_to_be_stored_is_refused() {
     let sql = "x".repeat(262_145);
 

@@ -58,8 +58,16 @@ pub struct CoordinatorState {
     pub is_in_charge: Arc<AtomicBool>,
 }
 
+/// Listens at an address.
+///
+/// # Errors
+/// If somebody else does, or it is no address of this machine.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, HttpError> {
+    TcpListener::bind(address).await.context(HttpSnafu { address })
+}
+
 /// Serves a coordinator until dropped.
-pub async fn serve_coordinator(address: SocketAddr, state: CoordinatorState) -> Result<(), HttpError> {
+pub async fn serve_coordinator(listener: TcpListener, state: CoordinatorState) -> Result<(), HttpError> {
     let routes = Router::new()
         .route("/readyz", get(|| async { "ok" }))
         .route("/metrics", get(coordinator_metrics))
@@ -72,7 +80,7 @@ pub async fn serve_coordinator(address: SocketAddr, state: CoordinatorState) -> 
         .layer(from_fn_with_state(state.clone(), only_in_charge))
         .route("/livez", get(|| async { "ok" }))
         .with_state(state);
-    serve(address, routes).await
+    serve(listener, routes).await
 }
 
 /// What a worker's answers come from.
@@ -92,7 +100,7 @@ pub async fn serve_worker(address: SocketAddr, state: WorkerState) -> Result<(),
         .route("/readyz", get(worker_ready))
         .route("/metrics", get(worker_metrics))
         .with_state(state);
-    serve(address, routes).await
+    serve(listen(address).await?, routes).await
 }
 
 async fn only_in_charge(State(state): State<CoordinatorState>, request: Request, next: Next) -> Response {
@@ -114,9 +122,8 @@ async fn worker_metrics(State(state): State<WorkerState>) -> impl IntoResponse {
     answer(metrics::worker(&state.name, &figures))
 }
 
-async fn serve(address: SocketAddr, routes: Router) -> Result<(), HttpError> {
-    let listener = TcpListener::bind(address).await.context(HttpSnafu { address })?;
-    let address = listener.local_addr().context(HttpSnafu { address })?;
+async fn serve(listener: TcpListener, routes: Router) -> Result<(), HttpError> {
+    let address = listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
     info!(%address, "serving HTTP");
     axum::serve(listener, routes).await.context(HttpSnafu { address })
 }

@@ -69,6 +69,9 @@ pub fn job(report: &JobReport, source_chains: &[u32], now_ms: u64) -> Result<Str
     if let Some(watermark) = totals.watermark_ms.filter(is_set) {
         let help = "Lowest watermark of all subtasks, in Unix time";
         set(GAUGE, "millrace_job_watermark_seconds", help, watermark as f64 / 1e3)?;
+        let help = "Time from the lowest watermark to now; below 0 if events are of the future";
+        let lag = (now_ms as f64 - watermark as f64) / 1e3;
+        set(GAUGE, "millrace_job_watermark_lag_seconds", help, lag)?;
     }
     let help = "Checkpoints that failed or took too long";
     set(COUNTER, "millrace_checkpoint_failures_total", help, failures)?;

@@ -14,8 +14,10 @@ use crate::secrets::{SecretError, Secrets};
 #[derive(Debug, Snafu, PartialEq, Eq)]
 #[snafu(display("table '{table}': {message}"))]
 pub struct OptionError {
-    table: String,
-    message: String,
+    pub table: String,
+    /// The option that is meant, if it is one.
+    pub option: Option<String>,
+    pub message: String,
 }
 
 /// Options of one table while a connector reads them.
@@ -85,12 +87,13 @@ impl<'a> TableOptions<'a> {
     /// A mistake about an option's value.
     pub fn wrong(&self, key: &str, message: &str) -> OptionError {
         let value = self.table.options.get(key).map_or("", String::as_str);
-        self.mistake(format!("the option '{key}' = '{value}' {message}"))
+        let message = format!("the option '{key}' = '{value}' {message}");
+        OptionError { option: Some(key.to_owned()), ..self.mistake(message) }
     }
 
     /// A mistake about the table.
     pub fn mistake(&self, message: String) -> OptionError {
-        OptionError { table: self.table.name.clone(), message }
+        OptionError { table: self.table.name.clone(), option: None, message }
     }
 
     /// Checks that every option was used: none is silently ignored.
@@ -99,7 +102,8 @@ impl<'a> TableOptions<'a> {
             return Ok(());
         };
         let known: Vec<&str> = self.used.iter().map(String::as_str).collect();
-        Err(self.mistake(format!("the option '{unknown}' is not known here; known are {}", known.join(", "))))
+        let message = format!("the option '{unknown}' is not known here; known are {}", known.join(", "));
+        Err(OptionError { option: Some(unknown.clone()), ..self.mistake(message) })
     }
 }
 

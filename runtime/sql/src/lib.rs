@@ -21,5 +21,6 @@ mod similar;
 
 pub use diagnostic::Diagnostic;
 pub use planner::{
-    ShownQuery, Statements, compile, compile_declarations, compile_query, is_complete, statements,
+    ShownQuery, Statements, compile, compile_declarations, compile_query, is_complete, mistake_of_table,
+    statements,
 };

@@ -89,6 +89,8 @@ pub struct Checkpoints {
     /// The newest epoch that has a record. Records have no gaps: whoever writes one competes with a newer generation's seal for
     /// the same place, however late the write arrives.
     last_record: Mutex<Epoch>,
+    /// The place of the state that the job began from; empty if it began with nothing.
+    begun_from: String,
 }
 
 /// What a new generation found.
@@ -222,7 +224,9 @@ impl Checkpoints {
         // Before a seal takes the place of what is missing.
         check_records(store.as_ref()).await?;
         let last_record = Mutex::new(Epoch(0));
-        let checkpoints = Checkpoints { store, identity, generation, nonce, safeguards, last_record };
+        let begun_from = String::new();
+        let mut checkpoints =
+            Checkpoints { store, identity, generation, nonce, safeguards, last_record, begun_from };
         let sealed = checkpoints.seal().await?;
         *checkpoints.last_record.lock() = sealed;
         let records = epoch_records(checkpoints.store.as_ref()).await?;
@@ -230,6 +234,7 @@ impl Checkpoints {
         if let Some((epoch, record)) = resolve::newest_checkpoint(&records) {
             let manifest = read_manifest(checkpoints.store.as_ref(), *epoch, &record.manifest).await?;
             replays_commit = checkpoints.store.get(&paths::commit(*epoch)).await?.is_none();
+            checkpoints.begun_from.clone_from(&manifest.begun_from);
             restored = Some(manifest);
         }
         let first = restored.as_ref().map_or(1, |manifest| manifest.generation);
@@ -240,6 +245,11 @@ impl Checkpoints {
     /// The claimed generation.
     pub fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// Every checkpoint tells where the job began from.
+    pub fn begin_from(&mut self, place: String) {
+        self.begun_from = place;
     }
 
     /// The store.
@@ -340,6 +350,7 @@ impl Checkpoints {
             max_parallelism: self.identity.max_parallelism.groups(),
             plan: Some(plan),
             sql,
+            begun_from: self.begun_from.clone(),
             ..Default::default()
         }
     }

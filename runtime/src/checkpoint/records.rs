@@ -147,6 +147,9 @@ pub struct Manifest {
     /// Bytes written for this checkpoint.
     #[prost(uint64, tag = "13")]
     pub bytes: u64,
+    /// The place of the state that the job began from; empty if it began with nothing.
+    #[prost(string, tag = "14")]
+    pub begun_from: String,
 }
 
 /// State of one subtask of one operator.

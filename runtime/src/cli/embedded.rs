@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use millrace_sql::plan::Plan;
@@ -24,6 +25,7 @@ use crate::clock::Clock;
 use crate::coordinator::{self, CoordinatorContext, JobEnd, JobError, JobReport, JobSettings, Wish, Workers};
 use crate::error::chain;
 use crate::fault::Safeguards;
+use crate::http::{self, CoordinatorState};
 use crate::model::{Attempt, JobUid};
 use crate::outside::Outside;
 use crate::sink::{Sinks, StandardSinks};
@@ -68,6 +70,7 @@ pub fn machine_random() -> Arc<Mutex<StdRng>> {
 }
 
 async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result<Exit, UserError> {
+    arguments.state.check()?;
     let clock = Clock::system();
     let random = machine_random();
     if arguments.from == Some(From::None) {
@@ -108,8 +111,11 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     let settings = job.settings(uid.clone(), Attempt(1))?;
     let begins_from = match (&arguments.from, job.manifest.spec.start_place()) {
         (Some(From::Place(place)), _) => {
-            refuse_other_state(place, store.as_ref()).await?;
-            Some(begins_from(place, "--from", &job, &settings).await?)
+            match goes_on(place, &job, store.as_ref()).await? {
+                // The same command again, after a crash.
+                true => None,
+                false => Some(begins_from(place, "--from", &job, &settings).await?),
+            }
         }
         (None, Some(place)) if newest(store.as_ref()).await?.is_none() => {
             Some(begins_from(place, "spec.startFrom", &job, &settings).await?)
@@ -145,8 +151,25 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
         }
         Some(count) => Helpers::processes(&arguments, logging, &address, &settings, clock, count)?,
     };
+    let wish_sender = Arc::new(wish_sender);
+    if let Some(address) = arguments.http {
+        let listener = http::listen(address).await;
+        let listener = listener.map_err(|error| UserError(format!("--http: {}", chain(&error))))?;
+        let state = CoordinatorState {
+            report: report.clone(),
+            wish: Arc::clone(&wish_sender),
+            source_chains: progress::source_chains(&job.plan).into(),
+            plan: Arc::new(job.plan.clone()),
+            store: Some(Arc::clone(&context.store)),
+            clock,
+            is_in_charge: Arc::new(AtomicBool::new(true)),
+        };
+        tokio::spawn(http::serve_coordinator(listener, state));
+    }
     tokio::spawn(listen_for_stop(wish_sender));
-    let shown = tokio::spawn(progress::show(job.name().to_owned(), job.plan.clone(), report.clone(), clock));
+    let form = progress::Shown::fitting(logging.is_json());
+    let shown =
+        tokio::spawn(progress::show(job.name().to_owned(), job.plan.clone(), report.clone(), clock, form));
     let ended = coordinator::run(settings, job.plan.clone(), context, workers, wish, report_sender).await;
     shown.abort();
     helpers.end().await;
@@ -170,9 +193,20 @@ async fn begins_from(
     }
 }
 
-/// A job that has a checkpoint begins from no other.
-async fn refuse_other_state(place: &str, own: &dyn Store) -> Result<(), UserError> {
-    let Some(newest) = newest(own).await? else { return Ok(()) };
+/// True if the job has begun from a place already, and has a checkpoint of its own since. One that has, and began elsewhere, is
+/// refused.
+async fn goes_on(place: &str, job: &Job, own: &dyn Store) -> Result<bool, UserError> {
+    let Some(newest) = newest(own).await? else { return Ok(false) };
+    let from =
+        job::store_at(place, &job.manifest).map_err(|UserError(why)| UserError(format!("--from: {why}")))?;
+    if newest.begun_from == from.location() {
+        eprintln!(
+            "{}: has begun from '{place}' already, and goes on from its own checkpoint {}",
+            job.name(),
+            newest.epoch
+        );
+        return Ok(true);
+    }
     Err(UserError(format!(
         "--from: '{}' has a checkpoint of this job already ({}), and would go on from there; --from latest does so, and to begin \
          from '{place}' give the job another name or checkpoint.location",
@@ -250,7 +284,7 @@ pub fn new_uid(random: &Arc<Mutex<StdRng>>) -> JobUid {
 }
 
 /// First Ctrl-C or SIGTERM: a last checkpoint, then the end. Second: the end at once, which loses nothing either.
-async fn listen_for_stop(wish: watch::Sender<Wish>) {
+async fn listen_for_stop(wish: Arc<watch::Sender<Wish>>) {
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
     if stop_signal(&mut terminate).await.is_none() {
         return;

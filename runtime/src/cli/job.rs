@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use millrace_crds::StreamJob;
-use millrace_crds::manifest;
+use millrace_crds::manifest::{self, ManifestError};
 use millrace_crds::v1alpha1::RestartStrategy as RestartSpec;
 use millrace_sql::plan::{OperatorKind, Plan};
 
@@ -21,8 +21,11 @@ use crate::error::chain;
 use crate::fault::{CRASH_AFTER_ROWS, CrashAfterRows};
 use crate::folders::local_path;
 use crate::model::{Attempt, JobUid, MaxParallelism};
+use crate::options::OptionError;
 use crate::outside::Outside;
 use crate::secrets;
+use crate::sink::SinkError;
+use crate::source::SourceError;
 
 /// Checkpoints are taken no more often than this.
 const CHECKPOINT_INTERVAL_MIN: std::time::Duration = std::time::Duration::from_millis(10);
@@ -49,20 +52,29 @@ pub struct Job {
 
 /// Reads a manifest, compiles its SQL, and checks all table options.
 pub fn read(file: &Path) -> Result<Job, UserError> {
-    let manifest = read_manifest(file)?;
-    let sql = &manifest.spec.pipeline.sql;
-    let plan = millrace_sql::compile(sql).map_err(|mistakes| {
-        let rendered: Vec<String> = mistakes.iter().map(|mistake| mistake.render(sql)).collect();
-        UserError(format!("{}: spec.pipeline.sql:\n{}", file.display(), rendered.join("\n")))
+    let manifest = parsed(file)?.map_err(|error| {
+        let mistakes = fields_of(file, &error);
+        // What is wrong in the SQL is not kept for the next try.
+        let in_sql =
+            error.sql.filter(|sql| !sql.trim().is_empty()).and_then(|sql| compiled(file, &sql).err());
+        UserError([mistakes].into_iter().chain(in_sql.map(|error| error.0)).collect::<Vec<_>>().join("\n"))
     })?;
+    let plan = compiled(file, &manifest.spec.pipeline.sql)?;
     let named = plan.secrets();
     let named = named.iter().map(|named| (named.table.as_str(), named.option.as_str(), named.name.as_str()));
     if let Some(message) = manifest.spec.pipeline.undeclared(named) {
         return Err(UserError(format!("{}: {message}", file.display())));
     }
-    check_options(&plan)
-        .map_err(|message| UserError(format!("{}: spec.pipeline.sql: {message}", file.display())))?;
+    check_options(&plan, &manifest.spec.pipeline.sql)
+        .map_err(|mistakes| UserError(format!("{}: spec.pipeline.sql:\n{mistakes}", file.display())))?;
     Ok(Job { manifest, plan })
+}
+
+fn compiled(file: &Path, sql: &str) -> Result<Plan, UserError> {
+    millrace_sql::compile(sql).map_err(|mistakes| {
+        let rendered: Vec<String> = mistakes.iter().map(|mistake| mistake.render(sql)).collect();
+        UserError(format!("{}: spec.pipeline.sql:\n{}", file.display(), rendered.join("\n")))
+    })
 }
 
 /// The job of a manifest whose SQL this release does not compile, if the newest checkpoint was made by that very text: the plan that
@@ -77,13 +89,18 @@ pub async fn stored(file: &Path) -> Option<Job> {
 
 /// Reads and checks a manifest, without its SQL.
 pub fn read_manifest(file: &Path) -> Result<StreamJob, UserError> {
+    parsed(file)?.map_err(|error| UserError(fields_of(file, &error)))
+}
+
+fn parsed(file: &Path) -> Result<Result<StreamJob, ManifestError>, UserError> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| UserError(format!("failed to read '{}': {error}", file.display())))?;
-    manifest::read(&text).map_err(|error| {
-        let lines: Vec<String> =
-            error.mistakes.iter().map(|mistake| format!("{}: {mistake}", file.display())).collect();
-        UserError(lines.join("\n"))
-    })
+    Ok(manifest::read(&text))
+}
+
+fn fields_of(file: &Path, error: &ManifestError) -> String {
+    let lines = error.mistakes.iter().map(|mistake| format!("{}: {mistake}", file.display()));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Names the folder where the keys of the Secret `spec.storage.credentials` are mounted; the controller sets it.
@@ -119,20 +136,37 @@ pub fn check_embedded(manifest: &StreamJob) -> Result<(), UserError> {
     Ok(())
 }
 
-pub fn check_options(plan: &Plan) -> Result<(), String> {
+/// Opens the connectors of all tables without reaching for anything outside.
+///
+/// # Errors
+/// All that is wrong with their options, with the places in the SQL.
+pub fn check_options(plan: &Plan, sql: &str) -> Result<(), String> {
+    let mut mistakes: Vec<String> = Vec::new();
     for operator in &plan.operators {
-        match &operator.kind {
+        let mistake = match &operator.kind {
             Some(OperatorKind::Source(source)) => {
-                crate::source::connector(source, &Outside::unreached()).map_err(|error| chain(&error))?;
+                match crate::source::connector(source, &Outside::unreached()) {
+                    Err(SourceError::Options { source }) => of_option(&source, sql),
+                    opened => opened.err().map(|error| chain(&error)).unwrap_or_default(),
+                }
             }
             Some(OperatorKind::Sink(sink)) => {
-                let table = sink.table.clone().unwrap_or_default();
-                crate::sink::check(&table).map_err(|error| chain(&error))?;
+                match crate::sink::check(&sink.table.clone().unwrap_or_default()) {
+                    Err(SinkError::Options { source }) => of_option(&source, sql),
+                    opened => opened.err().map(|error| chain(&error)).unwrap_or_default(),
+                }
             }
-            _ => {}
+            _ => continue,
+        };
+        if !mistake.is_empty() && !mistakes.contains(&mistake) {
+            mistakes.push(mistake);
         }
     }
-    Ok(())
+    if mistakes.is_empty() { Ok(()) } else { Err(mistakes.join("\n")) }
+}
+
+fn of_option(error: &OptionError, sql: &str) -> String {
+    millrace_sql::mistake_of_table(sql, &error.table, error.option.as_deref(), &error.to_string()).render(sql)
 }
 
 /// A place for state.

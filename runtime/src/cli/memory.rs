@@ -5,6 +5,8 @@ use std::path::Path;
 
 use tracing::info;
 
+use super::job::UserError;
+use crate::error::chain;
 use crate::state::{LocalDisk, StateMemory};
 
 /// State may take one part in so many. The rest is for rows on their way, for what checkpoints hold until they are stored, and for
@@ -40,6 +42,17 @@ impl StateArguments {
         let folder = self.state_folder.clone().unwrap_or_else(std::env::temp_dir);
         info!(bytes = budget, folder = %folder.display(), "memory for state, and where the rest goes");
         StateMemory::new(budget, LocalDisk::new(&folder))
+    }
+
+    /// Fails if the folder that was named does not serve, which would be seen only when state goes to it.
+    pub fn check(&self) -> Result<(), UserError> {
+        let Some(folder) = &self.state_folder else { return Ok(()) };
+        LocalDisk::new(folder).check().map_err(|error| {
+            UserError(format!(
+                "--state-folder: {}; name a folder that is there and can be written to",
+                chain(&error)
+            ))
+        })
     }
 
     /// The same for another process.

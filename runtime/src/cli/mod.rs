@@ -12,6 +12,7 @@ mod roles;
 mod sql;
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -47,6 +48,11 @@ pub struct Logging {
 }
 
 impl Logging {
+    /// True if others read the log.
+    fn is_json(&self) -> bool {
+        matches!(self.log_format, LogFormat::Json)
+    }
+
     /// As arguments of another process of this program.
     fn arguments(&self) -> Vec<std::ffi::OsString> {
         let format = match self.log_format {
@@ -98,6 +104,9 @@ pub struct RunArguments {
     /// spec.startFrom counts for a job without a checkpoint.
     #[arg(long, value_name = "latest|none|PATH")]
     pub from: Option<From>,
+    /// Where the job's figures, metrics and savepoints are served, such as 127.0.0.1:6123; without it they are not.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub http: Option<SocketAddr>,
     #[command(flatten)]
     pub state: StateArguments,
 }

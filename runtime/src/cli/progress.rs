@@ -22,13 +22,34 @@ const RATES_OVER: Duration = Duration::from_secs(3);
 /// How often a line is written elsewhere.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// One line that is drawn anew.
+    Terminal,
+    Lines,
+    /// As records of the log, which others read.
+    Log,
+}
+
+impl Shown {
+    /// What suits standard error.
+    pub fn fitting(logs_json: bool) -> Self {
+        match (logs_json, std::io::stderr().is_terminal()) {
+            (true, _) => Shown::Log,
+            (false, true) => Shown::Terminal,
+            (false, false) => Shown::Lines,
+        }
+    }
+}
+
 /// Shows progress until dropped.
-pub async fn show(name: String, plan: Plan, report: watch::Receiver<JobReport>, clock: Clock) {
-    let is_terminal = std::io::stderr().is_terminal();
-    let every = if is_terminal { TERMINAL_EVERY } else { LINE_EVERY };
+pub async fn show(name: String, plan: Plan, report: watch::Receiver<JobReport>, clock: Clock, shown: Shown) {
+    let every = if shown == Shown::Terminal { TERMINAL_EVERY } else { LINE_EVERY };
     let sources = source_chains(&plan);
     let mut seen = VecDeque::from([(clock.elapsed(), Totals::default())]);
     let (mut shown_at, mut generation) = (clock.elapsed(), 0);
+    let mut began: Option<(Duration, f64)> = None;
     loop {
         clock.sleep(every).await;
         let report = report.borrow().clone();
@@ -38,25 +59,61 @@ pub async fn show(name: String, plan: Plan, report: watch::Receiver<JobReport>, 
         let now = clock.elapsed();
         if report.generation != generation {
             // What was written before is no rate of this generation.
-            generation = report.generation;
+            (generation, began) = (report.generation, None);
             seen = VecDeque::from([(shown_at, restored)]);
         }
         shown_at = now;
         let seconds = seen.front().map_or(0.0, |(at, _)| (now - *at).as_secs_f64());
         let before = seen.front().map_or(Totals::default(), |(_, totals)| *totals);
-        let line = line(&name, &report, &totals, &before, seconds, clock.now_ms());
+        let (began_at, began_with) = *began.get_or_insert((now, totals.progress));
+        let left = time_left(now - began_at, began_with, totals.progress);
+        let part = part_done(totals.progress, left, shown == Shown::Terminal);
+        let line = line(&name, &report, &totals, &before, seconds, &part, clock.now_ms());
         seen.push_back((now, totals));
         while seen.len() > 1 && seen.get(1).is_some_and(|(at, _)| now - *at >= RATES_OVER) {
             seen.pop_front();
         }
-        if is_terminal {
-            eprint!("\r\x1b[2K{line}");
-            // A terminal that is gone needs no progress.
-            let _ = std::io::stderr().flush();
-        } else {
-            eprintln!("{line}");
+        match shown {
+            Shown::Terminal => {
+                eprint!("\r\x1b[2K{line}");
+                // A terminal that is gone needs no progress.
+                let _ = std::io::stderr().flush();
+            }
+            Shown::Lines => eprintln!("{line}"),
+            Shown::Log => info!(
+                phase = ?report.phase,
+                rows_in = totals.rows_in,
+                rows_out = totals.rows_out,
+                state_bytes = totals.state_bytes,
+                epoch = report.last_checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.epoch),
+                restarts = report.restarts,
+                "{line}"
+            ),
         }
     }
+}
+
+/// How long the rest of a bounded input takes if it goes on as it did; `None` while that cannot be told.
+fn time_left(since: Duration, before: f64, now: f64) -> Option<Duration> {
+    let done = now - before;
+    (done > 0.0 && since >= TERMINAL_EVERY && now < 1.0).then(|| since.mul_f64(((1.0 - now) / done).min(1e6)))
+}
+
+/// Width of the bar in characters.
+const BAR: usize = 20;
+
+/// How much of a bounded input is done; nothing of one that has no end.
+fn part_done(progress: f64, left: Option<Duration>, has_bar: bool) -> String {
+    if progress <= 0.0 {
+        return String::new();
+    }
+    let full = ((progress * BAR as f64) as usize).min(BAR);
+    let bar = match has_bar {
+        true => format!("  [{}{}]", "█".repeat(full), "░".repeat(BAR - full)),
+        false => String::new(),
+    };
+    let left = left.map(|left| format!(", {} left", length(left))).unwrap_or_default();
+    format!("{bar}  {:.0} %{left}", progress * 100.0)
 }
 
 /// Chains that begin with a source.
@@ -68,7 +125,15 @@ pub fn source_chains(plan: &Plan) -> Vec<u32> {
     chains.filter(|(_, operators)| is_source(operators)).map(|(chain, _)| chain as u32).collect()
 }
 
-fn line(name: &str, report: &Report, now: &Totals, before: &Totals, seconds: f64, now_ms: u64) -> String {
+fn line(
+    name: &str,
+    report: &Report,
+    now: &Totals,
+    before: &Totals,
+    seconds: f64,
+    part: &str,
+    now_ms: u64,
+) -> String {
     let rate = |now: u64, before: u64| human(now.saturating_sub(before) as f64 / seconds.max(0.001));
     let mut line = format!("{name}: {:?}", report.phase);
     if report.phase == Phase::Running {
@@ -77,9 +142,7 @@ fn line(name: &str, report: &Report, now: &Totals, before: &Totals, seconds: f64
             rate(now.rows_in, before.rows_in),
             rate(now.rows_out, before.rows_out)
         ));
-        if now.progress > 0.0 {
-            line.push_str(&format!("  {:.0} %", now.progress * 100.0));
-        }
+        line.push_str(part);
         if let Some(watermark) = now.watermark_ms.filter(|time| *time > EventTime::MIN.0) {
             line.push_str(&format!("  watermark {}", EventTime(watermark)));
             if watermark < EventTime::MAX.0 {
@@ -231,10 +294,23 @@ mod tests {
         };
 
         assert_eq!(
-            line("totals", &report, &now, &before, 2.0, 60_000),
+            line("totals", &report, &now, &before, 2.0, &part_done(now.progress, None, false), 60_000),
             "totals: Running  in 20.00 k/s  out 10 /s  25 %  watermark 1970-01-01 00:00:50.000 (10 s behind)  state 5.00 MB  late 3  \
              checkpoint 7 (3 s ago, 31 ms, 2.05 kB)  restarts 1"
         );
+    }
+
+    #[test]
+    fn of_a_bounded_input_a_bar_says_what_is_done_and_how_long_the_rest_takes() {
+        let seconds = Duration::from_secs;
+        let left = time_left(seconds(30), 0.25, 0.5);
+        assert_eq!(left, Some(seconds(60)));
+        assert_eq!(part_done(0.5, left, true), "  [██████████░░░░░░░░░░]  50 %, 60 s left");
+        assert_eq!(part_done(0.5, left, false), "  50 %, 60 s left");
+        assert_eq!(part_done(0.0, None, true), "");
+        for (since, before, now) in [(0, 0.0, 0.5), (9, 0.5, 0.5), (9, 0.5, 1.0)] {
+            assert_eq!(time_left(seconds(since), before, now), None);
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::coordinator::failover::RestartStrategy;
 use crate::coordinator::{self, CoordinatorContext, JobError, JobReport, Phase, Wish, Workers};
 use crate::error::chain;
 use crate::fault::Safeguards;
-use crate::http::{self, CoordinatorState, WorkerState};
+use crate::http::{self, CoordinatorState, HttpError, WorkerState};
 use crate::model::{Attempt, JobUid};
 use crate::outside::Outside;
 use crate::sink::StandardSinks;
@@ -170,7 +170,7 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
         };
         tokio::select! {
             exit = job_run => Ok(exit),
-            served = http::serve_coordinator(arguments.http, state) => {
+            served = serve(arguments.http, state) => {
                 served.map_err(|error| UserError(chain(&error))).map(|()| Exit::Done)
             }
             // At once: everything that must survive is in the store, and another coordinator takes over.
@@ -224,11 +224,15 @@ async fn show_failure(arguments: &CoordinatorArguments, error: UserError) -> Res
         is_in_charge: Arc::new(AtomicBool::new(true)),
     };
     tokio::select! {
-        served = http::serve_coordinator(arguments.http, state) => {
+        served = serve(arguments.http, state) => {
             served.map_err(|error| UserError(chain(&error))).map(|()| Exit::Done)
         }
         () = terminated() => Ok(Exit::WrongInput),
     }
+}
+
+async fn serve(address: SocketAddr, state: CoordinatorState) -> Result<(), HttpError> {
+    http::serve_coordinator(http::listen(address).await?, state).await
 }
 
 /// Ends on SIGTERM or Ctrl-C.
@@ -248,6 +252,7 @@ async fn terminated() {
 /// Works for a coordinator until dismissed.
 pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
     let manifest = job::read_manifest(&arguments.file)?;
+    arguments.state.check()?;
     let services = runtime("service", 2)?;
     let tasks = runtime("task", arguments.slots.max(1) as usize)?;
     let ended = services.block_on(async {

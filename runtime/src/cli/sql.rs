@@ -74,12 +74,12 @@ pub fn sql(arguments: SqlArguments) -> Result<Exit, UserError> {
         let rendered: Vec<String> = mistakes.iter().map(|mistake| mistake.render(&text)).collect();
         UserError(rendered.join("\n"))
     })?;
-    show(query, &arguments)
+    show(query, &text, &arguments)
 }
 
-fn show(query: ShownQuery, arguments: &SqlArguments) -> Result<Exit, UserError> {
+fn show(query: ShownQuery, text: &str, arguments: &SqlArguments) -> Result<Exit, UserError> {
     let ShownQuery { plan, changes } = query;
-    check_options(&sources(&plan)).map_err(UserError)?;
+    check_options(&sources(&plan), text).map_err(UserError)?;
     let format = format(arguments.output, is_bounded(&plan)?, changes)?;
     let services = runtime("service", 2)?;
     services.block_on(run(plan, format, arguments.parallelism))

@@ -177,7 +177,7 @@ impl RunningJob<'_> {
         let members: BTreeSet<WorkerId> = slots.iter().copied().collect();
         workers.assigned(&slots);
         // Some of those that they are of may be gone without a word.
-        self.report.send_modify(|report| report.tasks.clear());
+        self.report.send_modify(JobReport::forget_all);
         let peers = members.iter().map(|worker| Peer { worker: worker.0, address: workers.address(*worker) });
         let deploy = Deploy {
             plan: Some(self.plan.clone()),
@@ -271,7 +271,7 @@ impl RunningJob<'_> {
             WorkerEvent::Joined(worker, joined) => workers.joined(worker, joined),
             WorkerEvent::Gone(worker, reason) => {
                 workers.gone(worker);
-                self.report.send_modify(|report| drop(report.tasks.remove(&worker)));
+                self.report.send_modify(|report| report.forget(worker));
                 if run.slots.contains(&worker) {
                     return Err(lost(worker, &reason));
                 }
@@ -289,7 +289,8 @@ impl RunningJob<'_> {
     fn says<'r>(&'r self, run: &mut Run<'r>, worker: WorkerId, says: WorkerSays) -> Result<(), Stop> {
         match says {
             WorkerSays::Heartbeat(heartbeat) => {
-                self.report.send_modify(|report| drop(report.tasks.insert(worker, heartbeat.tasks)));
+                let now = self.context.clock.elapsed();
+                self.report.send_modify(|report| report.take(worker, heartbeat.tasks, now));
             }
             WorkerSays::Exhausted(exhausted) => {
                 run.sources_left.remove(&(exhausted.chain, exhausted.subtask));

@@ -431,6 +431,7 @@ async fn begin_from(
     // Before it is the job's own: SQL that does not fit it is refused.
     plan_to_run(Some(&manifest), &settings.sql, plan)?;
     info!(from = from.location(), epoch = manifest.epoch, "beginning from there");
+    taken.checkpoints.begin_from(from.location());
     let adopted =
         savepoint::adopt(&taken.checkpoints, from, &manifest, taken.next_epoch, verify_segment).await?;
     taken.next_epoch = taken.next_epoch.next();

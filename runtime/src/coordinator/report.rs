@@ -1,6 +1,7 @@
 //! What a job looks like from outside: the source of live progress, status and metrics.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 pub use millrace_crds::contract::ReportedPhase as Phase;
 use millrace_crds::contract::{ColumnChecksum, Report, ReportedCheckpoint, VERSION};
@@ -77,6 +78,23 @@ pub struct JobReport {
     pub longest_stop_us: u64,
     /// Figures of the tasks, by worker.
     pub tasks: BTreeMap<WorkerId, Vec<TaskReport>>,
+    /// What they did between their last two signs of life, by chain and subtask.
+    pub rates: BTreeMap<(u32, u32), Rates>,
+    /// When workers have told their figures last.
+    told: BTreeMap<WorkerId, Duration>,
+    /// The newest checkpoints that this coordinator has seen, newest first.
+    pub recent: VecDeque<ReportedCheckpoint>,
+}
+
+/// Checkpoints that are remembered to be shown.
+const RECENT: usize = 10;
+
+/// Rows a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Rates {
+    pub rows_in: f64,
+    /// Into sinks.
+    pub rows_out: f64,
 }
 
 /// Figures over all tasks.
@@ -98,6 +116,8 @@ pub struct Totals {
     pub state_memory_bytes: u64,
     /// Of a bounded input, from 0 to 1.
     pub progress: f64,
+    /// Rows a second that sources read and sinks take.
+    pub rates: Rates,
 }
 
 impl JobReport {
@@ -120,7 +140,46 @@ impl JobReport {
             change(&mut report.public);
             report.public.tries_again &= report.public.phase == Phase::Failed;
             report.public.version += u64::from(before != report.public);
+            let newest = report.recent.front().map_or(0, |checkpoint| checkpoint.epoch);
+            if let Some(last) = report.public.last_checkpoint.as_ref().filter(|last| last.epoch > newest) {
+                report.recent.push_front(last.clone());
+                report.recent.truncate(RECENT);
+            }
         });
+    }
+
+    /// Takes the figures that a worker has told.
+    pub fn take(&mut self, worker: WorkerId, tasks: Vec<TaskReport>, now: Duration) {
+        let since = self.told.insert(worker, now).map(|told| now.saturating_sub(told).as_secs_f64());
+        let before = self.tasks.insert(worker, tasks).unwrap_or_default();
+        let Some(since) = since.filter(|since| *since > 0.0) else { return };
+        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / since;
+        for task in self.tasks.get(&worker).into_iter().flatten() {
+            let key = (task.chain, task.subtask);
+            let Some(before) = before.iter().find(|before| (before.chain, before.subtask) == key) else {
+                continue;
+            };
+            let rates = Rates {
+                rows_in: rate(task.rows_in, before.rows_in),
+                rows_out: rate(task.rows_out, before.rows_out),
+            };
+            self.rates.insert(key, rates);
+        }
+    }
+
+    /// Forgets the figures of a worker that is gone.
+    pub fn forget(&mut self, worker: WorkerId) {
+        self.told.remove(&worker);
+        for task in self.tasks.remove(&worker).unwrap_or_default() {
+            self.rates.remove(&(task.chain, task.subtask));
+        }
+    }
+
+    /// Forgets the figures of all workers.
+    pub fn forget_all(&mut self) {
+        self.tasks.clear();
+        self.rates.clear();
+        self.told.clear();
     }
 
     /// Adds up the tasks' figures. Sources are the tasks of chain 0 of each input.
@@ -128,12 +187,15 @@ impl JobReport {
         let mut totals = Totals::default();
         let (mut progress, mut sources) = (0, 0);
         for task in self.tasks.values().flatten() {
+            let rates = self.rates.get(&(task.chain, task.subtask)).copied().unwrap_or_default();
             if source_chains.contains(&task.chain) {
                 totals.rows_in += task.rows_in;
+                totals.rates.rows_in += rates.rows_in;
                 progress += task.progress_ppm;
                 sources += 1;
             }
             totals.rows_out += task.rows_out;
+            totals.rates.rows_out += rates.rows_out;
             totals.late_rows += task.late_rows;
             totals.skipped_records += task.skipped_records;
             totals.lag_records = match (totals.lag_records, task.lag_records) {

@@ -125,15 +125,19 @@ impl Decoder {
         })
     }
 
-    /// Decodes lines of a file one by one, and leaves out those that are wrong; returns how many. One without a row, such as a
+    /// Decodes lines of a file one by one, and leaves out those that are wrong; returns which. One without a row, such as a
     /// comment, is not wrong.
     ///
     /// # Errors
     /// If rows cannot be put together, which no line causes.
-    pub fn decode_right(&mut self, lines: &[&[u8]]) -> Result<(RecordBatch, u64), FormatError> {
-        let decoded = lines.iter().filter_map(|line| self.decode(line).ok());
-        let rows: Vec<RecordBatch> = decoded.filter(|rows| rows.num_rows() <= 1).collect();
-        let wrong = (lines.len() - rows.len()) as u64;
+    pub fn decode_right(&mut self, lines: &[&[u8]]) -> Result<(RecordBatch, Vec<usize>), FormatError> {
+        let (mut rows, mut wrong) = (Vec::new(), Vec::new());
+        for (index, line) in lines.iter().enumerate() {
+            match self.decode(line) {
+                Ok(row) if row.num_rows() <= 1 => rows.push(row),
+                _ => wrong.push(index),
+            }
+        }
         Ok((self.join(&rows)?, wrong))
     }
 

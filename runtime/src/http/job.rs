@@ -11,7 +11,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use millrace_crds::contract::{Report, ReportedPhase as Phase};
+use millrace_crds::contract::{Report, ReportedCheckpoint, ReportedPhase as Phase};
 use serde::Serialize;
 
 use super::CoordinatorState;
@@ -21,6 +21,7 @@ use crate::coordinator::{JobReport, Wish};
 use crate::error::chain;
 use crate::explain::{Explained, explain};
 use crate::model::{Epoch, EventTime};
+use crate::rpc::TaskReport;
 use crate::state::verify_segment;
 
 /// How long a savepoint's checkpoint is waited for.
@@ -32,6 +33,8 @@ const CHECKPOINT_MAX: Duration = Duration::from_secs(600);
 struct JobView {
     #[serde(flatten)]
     report: Report,
+    /// The newest ones that this coordinator has seen, newest first.
+    checkpoints: Vec<ReportedCheckpoint>,
     graph: Explained,
     /// Over all tasks of this generation.
     totals: FiguresView,
@@ -44,6 +47,10 @@ struct JobView {
 struct FiguresView {
     rows_in: u64,
     rows_out: u64,
+    /// A second, between the last two signs of life.
+    rows_in_per_second: f64,
+    /// Into sinks.
+    rows_out_per_second: f64,
     /// Unset before the first one.
     watermark_ms: Option<i64>,
     late_rows: u64,
@@ -92,6 +99,8 @@ fn view(report: &JobReport, state: &CoordinatorState) -> JobView {
     let totals = report.totals(&state.source_chains);
     let time = |millis: i64| (millis != EventTime::MIN.0 && millis != EventTime::MAX.0).then_some(millis);
     let tasks = report.tasks.iter().flat_map(|(worker, tasks)| tasks.iter().map(move |task| (worker, task)));
+    let rates =
+        |task: &TaskReport| report.rates.get(&(task.chain, task.subtask)).copied().unwrap_or_default();
     let tasks = tasks.map(|(worker, task)| TaskView {
         worker: worker.0,
         chain: task.chain,
@@ -99,6 +108,8 @@ fn view(report: &JobReport, state: &CoordinatorState) -> JobView {
         figures: FiguresView {
             rows_in: task.rows_in,
             rows_out: task.rows_out,
+            rows_in_per_second: rates(task).rows_in,
+            rows_out_per_second: rates(task).rows_out,
             watermark_ms: time(task.watermark_ms),
             late_rows: task.late_rows,
             skipped_records: task.skipped_records,
@@ -117,10 +128,13 @@ fn view(report: &JobReport, state: &CoordinatorState) -> JobView {
         tasks.map(|task| ((task.chain, task.subtask), task)).collect();
     JobView {
         report: report.public.clone(),
+        checkpoints: report.recent.iter().cloned().collect(),
         graph: explain(&state.plan),
         totals: FiguresView {
             rows_in: totals.rows_in,
             rows_out: totals.rows_out,
+            rows_in_per_second: totals.rates.rows_in,
+            rows_out_per_second: totals.rates.rows_out,
             watermark_ms: totals.watermark_ms.and_then(time),
             late_rows: totals.late_rows,
             skipped_records: totals.skipped_records,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options, concat_batches};
@@ -10,10 +11,12 @@ use arrow::util::display::FormatOptions;
 use bytes::Bytes;
 use millrace_sql::kafka_keys::{self, Keys};
 use millrace_sql::plan::{Leaf, Source as SourcePlan};
+use parking_lot::Mutex;
 use tracing::warn;
 
 use super::SourceError;
 use super::layout::Layout;
+use crate::clock::Clock;
 use crate::format::csv::CsvStyle;
 use crate::format::{Decoder, InputFormat, leaf_schema};
 use crate::options::{OptionError, TableOptions};
@@ -27,9 +30,24 @@ pub struct RecordFormat {
     layout: Layout,
     /// Records that are no rows are left out instead of failing the job.
     skips: bool,
-    skipped: Arc<AtomicU64>,
+    skipped: Arc<Skipped>,
+    clock: Clock,
     key: Option<KeyFormat>,
 }
+
+/// What was left out, by all readers of a source.
+#[derive(Debug, Default)]
+struct Skipped {
+    records: AtomicU64,
+    /// When it was logged last.
+    said: Mutex<Option<Duration>>,
+}
+
+/// Records that are left out are logged no more often.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
+/// Characters of a record that is shown.
+const EXAMPLE_MAX: usize = 200;
 
 /// The format of records' keys, and the leaves that come out of them.
 #[derive(Debug, Clone)]
@@ -41,7 +59,7 @@ struct KeyFormat {
 
 impl RecordFormat {
     /// Reads the options that say what a record without a key is.
-    pub fn new(plan: &SourcePlan, options: &mut TableOptions<'_>) -> Result<Self, OptionError> {
+    pub fn new(plan: &SourcePlan, options: &mut TableOptions<'_>, clock: Clock) -> Result<Self, OptionError> {
         let format = InputFormat::new(&plan.table.clone().unwrap_or_default(), options)?;
         let skips = options.flag(&format!("{}.ignore-parse-errors", format.name()))?;
         if skips && matches!(format, InputFormat::Json { needs_fields: true }) {
@@ -51,12 +69,16 @@ impl RecordFormat {
         }
         let leaves = plan.leaves.iter().filter(|leaf| leaf.metadata.is_empty()).cloned().collect();
         let layout = Layout::new(&plan.leaves, |_| false);
-        Ok(RecordFormat { format, leaves, layout, skips, skipped: Arc::default(), key: None })
+        Ok(RecordFormat { format, leaves, layout, skips, skipped: Arc::default(), clock, key: None })
     }
 
     /// Reads the options that say what a record is, and what its key is.
-    pub fn with_key(plan: &SourcePlan, options: &mut TableOptions<'_>) -> Result<Self, OptionError> {
-        let whole = Self::new(plan, options)?;
+    pub fn with_key(
+        plan: &SourcePlan,
+        options: &mut TableOptions<'_>,
+        clock: Clock,
+    ) -> Result<Self, OptionError> {
+        let whole = Self::new(plan, options, clock)?;
         let given = options.optional(kafka_keys::FORMAT);
         for option in [kafka_keys::FIELDS, kafka_keys::PREFIX, kafka_keys::INCLUDE] {
             options.optional(option);
@@ -146,7 +168,7 @@ impl RecordFormat {
 
     /// How many were left out.
     pub fn skipped(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
+        self.skipped.records.load(Ordering::Relaxed)
     }
 
     /// Lines of which one is wrong: the rows of the right ones; `None` if the others fail the job.
@@ -155,7 +177,9 @@ impl RecordFormat {
             return None;
         }
         let (rows, wrong) = decoder.decode_right(lines).ok()?;
-        self.skip(wrong, place);
+        if let Some(first) = wrong.first() {
+            self.skip(wrong.len() as u64, place, lines[*first]);
+        }
         Some(rows)
     }
 
@@ -171,7 +195,10 @@ impl RecordFormat {
         if wrong > 0 && !self.skips {
             return None;
         }
-        self.skip(wrong, place);
+        let first = (0..).zip(records).find(|(index, _)| kept.binary_search(index).is_err());
+        if let Some((_, record)) = first {
+            self.skip(wrong, place, record);
+        }
         Some((rows, kept))
     }
 
@@ -185,11 +212,17 @@ impl RecordFormat {
         self.format.may_not_be_one_row(record)
     }
 
-    /// Counts what was left out; the first time it is logged.
-    pub fn skip(&self, records: u64, place: &str) {
-        if records > 0 && self.skipped.fetch_add(records, Ordering::Relaxed) == 0 {
-            warn!(place, "records that are no rows are left out and counted; this is logged once");
+    /// Counts what was left out; once a minute it is logged, with one of the records.
+    pub fn skip(&self, records: u64, place: &str, example: &[u8]) {
+        let records = self.skipped.records.fetch_add(records, Ordering::Relaxed) + records;
+        let (mut said, now) = (self.skipped.said.lock(), self.clock.elapsed());
+        if said.is_some_and(|said| now.saturating_sub(said) < SAID_EVERY) {
+            return;
         }
+        *said = Some(now);
+        let example = String::from_utf8_lossy(example);
+        let example: String = example.trim_end().chars().take(EXAMPLE_MAX).collect();
+        warn!(records, place, example, "records that are no rows are left out");
     }
 }
 

@@ -103,6 +103,15 @@ impl LocalDisk {
         Ok(piece)
     }
 
+    /// Makes the file, before there is anything to write.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn check(&self) -> Result<(), StateError> {
+        let folder = &self.0.folder;
+        self.0.space.lock().file(folder).map(drop).context(OpenSnafu { folder })
+    }
+
     /// Where the file is.
     pub fn folder(&self) -> &Path {
         &self.0.folder
@@ -117,16 +126,20 @@ impl LocalDisk {
 
 impl Space {
     fn take(&mut self, folder: &Path, size: u64) -> io::Result<(Arc<File>, u64)> {
-        let file = match &self.file {
-            Some(file) => Arc::clone(file),
-            None => Arc::clone(self.file.insert(Arc::new(nameless(folder)?))),
-        };
+        let file = self.file(folder)?;
         let offset = self.free.get_mut(&size).and_then(Vec::pop).unwrap_or_else(|| {
             self.end += size;
             self.end - size
         });
         self.used += size;
         Ok((file, offset))
+    }
+
+    fn file(&mut self, folder: &Path) -> io::Result<Arc<File>> {
+        Ok(match &self.file {
+            Some(file) => Arc::clone(file),
+            None => Arc::clone(self.file.insert(Arc::new(nameless(folder)?))),
+        })
     }
 }
 
@@ -169,7 +182,10 @@ fn nameless(folder: &Path) -> io::Result<File> {
             _ => break,
         }
     }
-    made.map_err(with_cure)
+    made.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => error,
+        _ => with_cure(error),
+    })
 }
 
 /// The size of the piece for so many bytes: eight sizes between a power of two and the next.

@@ -77,6 +77,56 @@ fn validate_shows_all_mistakes_and_runs_nothing() {
 }
 
 #[test]
+fn what_is_wrong_in_other_fields_and_in_the_sql_is_told_at_once() {
+    let place = Place::new(1, &SQL.replace("n > 1", "m > 1"));
+    place.edit_job("spec:", "spec:\n  checkpoints: {interval: 1s}\n  maxParallelism: many");
+
+    let output = place.verb("validate", &[]);
+
+    assert_eq!(output.status.code(), Some(1));
+    for part in ["job.yaml: spec.checkpoints: ", "job.yaml: spec.maxParallelism: ", "there is no column 'm'"]
+    {
+        assert!(text(&output).contains(part), "'{part}' is not in: {}", text(&output));
+    }
+}
+
+#[test]
+fn options_that_only_the_connector_understands_are_told_where_they_are() {
+    let sql = "CREATE TABLE a (x INT) WITH ('connector' = 'datagen', 'fields.x.min' = 'few');
+CREATE TABLE b (x INT) WITH ('connector' = 'filesystem', 'path' = 'b', 'format' = 'json', 'source.monitor-interval' = '0 s');
+CREATE TABLE c (x INT) WITH ('connector' = 'blackhole');
+INSERT INTO c SELECT x FROM a UNION ALL SELECT x FROM b;";
+    let place = Place::new(1, sql);
+
+    let output = place.verb("validate", &[]);
+
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    for part in [
+        "line 1, column 55: table 'a': the option 'fields.x.min' = 'few'",
+        "line 2, column 91: table 'b': the option 'source.monitor-interval' = '0 s'",
+        "                                                      ^^^^^^^^^^^^^^",
+    ] {
+        assert!(text(&output).contains(part), "'{part}' is not in: {}", text(&output));
+    }
+}
+
+#[test]
+fn a_folder_for_state_that_is_not_there_is_told_before_the_job_begins() {
+    let place = Place::new(1, SQL);
+
+    let output = place.run(&["--state-folder", "nowhere"]);
+
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    for part in ["--state-folder: ", "'nowhere'", "name a folder that is there"] {
+        assert!(text(&output).contains(part), "'{part}' is not in: {}", text(&output));
+    }
+    fs::create_dir(place.path().join("nowhere")).unwrap();
+    write_numbers(&place, "{\"n\":2}\n");
+    let output = place.run(&["--state-folder", "nowhere"]);
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
 fn exit_codes_tell_wrong_arguments_from_a_wrong_job() {
     let place = Place::new(1, SQL);
 

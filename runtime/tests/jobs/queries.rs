@@ -165,7 +165,7 @@ fn rows_arrays_and_maps_are_read_and_shown() {
     assert_eq!(
         lines,
         [
-            "{\"m\":{\"x\":1.3,\"y\":null},\"one\":1.3,\"two\":\"q\",\"pair\":{\"EXPR$0\":\"x\",\"EXPR$1\":1},\"made\":{\"x\":[\"p\",\"q\"]}}",
+            "{\"m\":{\"x\":\"1.3\",\"y\":null},\"one\":\"1.3\",\"two\":\"q\",\"pair\":{\"EXPR$0\":\"x\",\"EXPR$1\":1},\"made\":{\"x\":[\"p\",\"q\"]}}",
             "{\"m\":{},\"one\":null,\"two\":null,\"pair\":{\"EXPR$0\":\"z\",\"EXPR$1\":null},\"made\":{\"z\":null}}",
         ]
     );

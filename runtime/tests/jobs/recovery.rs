@@ -173,6 +173,39 @@ fn goes_on_after(stop: i32) {
     assert_eq!((place.rows("picked"), place.rows("totals")), straight());
 }
 
+#[test]
+fn a_second_signal_ends_a_run_at_once_and_loses_nothing_and_meanwhile_it_tells_how_it_fares() {
+    let place = Place::new(2, SQL);
+    let mut run = place.start(&["--http", "127.0.0.1:0", "--log-format", "json"]);
+    place.wait_until("a checkpoint is complete", || checkpoints(&place.log()) > 0);
+    let log = place.log();
+    let (_, rest) = log.split_once(r#""message":"serving HTTP","address":""#).unwrap();
+    let http = rest.split('"').next().unwrap();
+    wait_until("rows are counted", || job(http)["totals"]["rowsIn"].as_u64() > Some(0));
+    assert_eq!((get(http, "/metrics"), get(http, "/readyz")), (200, 200));
+    place.wait_until("progress is a record of the log", || {
+        let is_progress = |line: &str| -> bool {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            record["fields"]["phase"] == "Running" && record["fields"]["rows_in"].as_u64() > Some(0)
+        };
+        // The last line may still be written.
+        place.log().lines().rev().skip(1).any(is_progress)
+    });
+
+    // Both are there before the first is looked at.
+    signal(run.id(), libc::SIGSTOP);
+    signal(run.id(), libc::SIGINT);
+    signal(run.id(), libc::SIGTERM);
+    signal(run.id(), libc::SIGCONT);
+
+    let ended = run.wait().unwrap();
+    assert!(matches!(ended.code(), Some(130 | 143)), "{ended:?}: {}", place.log());
+    let output = place.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(restored_epochs(&text(&output))[0] > 0, "{}", text(&output));
+    assert_eq!((place.rows("picked"), place.rows("totals")), straight());
+}
+
 /// Two pods of one attempt, as while a node is cut off: the one that has lost the job stays, and keeps quiet.
 #[test]
 fn a_coordinator_that_was_fenced_stays_and_answers_nothing_but_that_it_lives() {
@@ -199,11 +232,15 @@ fn a_coordinator_that_was_fenced_stays_and_answers_nothing_but_that_it_lives() {
     wait_until("a checkpoint is complete", || log("first").contains("checkpoint complete"));
     assert!(["/livez", "/readyz", "/report", "/metrics"].iter().all(|path| get(&http, path) == 200));
 
-    let job = || -> serde_json::Value { serde_json::from_str(&ask(&http, "GET", "/api/v1/job").1).unwrap() };
     // Figures come with heartbeats.
-    wait_until("rows are counted", || job()["totals"]["rowsIn"].as_u64() > Some(0));
-    let job = job();
+    wait_until("rows are counted", || job(&http)["totals"]["rowsIn"].as_u64() > Some(0));
+    let job = job(&http);
     assert_eq!(job["phase"], "Running", "{job:#}");
+    wait_until("rates are known", || {
+        self::job(&http)["totals"]["rowsInPerSecond"].as_f64().is_some_and(|rate| rate > 0.0)
+    });
+    let checkpoints = job["checkpoints"].as_array().unwrap();
+    assert_eq!(checkpoints[0], job["lastCheckpoint"], "{job:#}");
     let operators = job["graph"]["operators"].as_array().unwrap();
     assert!(operators.iter().any(|operator| operator["id"] == "totals/bids/hop"), "{job:#}");
     let tasks = job["tasks"].as_array().unwrap();
@@ -326,6 +363,10 @@ fn workers_keep_their_slots_and_their_state_under_a_new_coordinator() {
 /// The status of an answer.
 fn get(address: &str, path: &str) -> u16 {
     ask(address, "GET", path).0
+}
+
+fn job(address: &str) -> serde_json::Value {
+    serde_json::from_str(&ask(address, "GET", "/api/v1/job").1).unwrap()
 }
 
 /// The status of an answer, and what it says.

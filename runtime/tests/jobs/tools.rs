@@ -243,7 +243,15 @@ fn what_a_job_cannot_begin_from_is_told_and_it_begins_once_that_is_mended() {
     place.wait_until("a checkpoint is complete", || place.log().contains("checkpoint complete"));
     job.kill().unwrap();
     job.wait().unwrap();
-    refused(&from, 1, "has a checkpoint of this job already");
+    let elsewhere = place.path().join("elsewhere").display().to_string();
+    refused(&elsewhere, 1, "has a checkpoint of this job already");
+    // The same command again goes on, and neither begins anew nor needs that place.
+    let mut job = place.start(&["--from", &from]);
+    place.wait_until("it goes on", || place.log().contains("goes on from its own checkpoint"));
+    place.wait_until("it leads again", || place.log().contains("leading the job"));
+    assert!(!place.log().contains("beginning from there"), "{}", place.log());
+    job.kill().unwrap();
+    job.wait().unwrap();
     // In the manifest it is for a job without a checkpoint, and not looked at any more.
     place.edit_job("spec:", &format!("spec:\n  startFrom: {from}"));
     fs::remove_dir_all(&from).unwrap();

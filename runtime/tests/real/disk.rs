@@ -40,8 +40,21 @@ impl Drop for Disk {
     }
 }
 
+/// What is counted is remembered until the end: many rows of state.
+fn counted() -> String {
+    SQL.replace(
+        "FROM events WHERE event_type = 2",
+        "FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' DAY)) WHERE event_type = 2 \
+         GROUP BY window_start, window_end, bid.auction, bid.price, bid.extra",
+    )
+}
+
 fn check(place: &Place, disk: &Disk, what: &str) {
-    let mut job = place.start(&[]);
+    check_with(place, disk, what, SQL, &[]);
+}
+
+fn check_with(place: &Place, disk: &Disk, what: &str, sql: &str, arguments: &[&str]) {
+    let mut job = place.start(arguments);
     place.wait_until("the full disk is named", || {
         let log = place.log();
         log.contains("No space left on device")
@@ -53,7 +66,7 @@ fn check(place: &Place, disk: &Disk, what: &str) {
     disk.grow();
 
     assert!(job.wait().unwrap().success(), "{}", place.log());
-    let straight = Place::new(1, &SQL.replace(", 'rows-per-second' = '50000'", ""));
+    let straight = Place::new(1, &sql.replace(", 'rows-per-second' = '50000'", ""));
     assert!(straight.run(&[]).status.success());
     let (found, expected) = (place.rows("disk/bids"), straight.rows("disk/bids"));
     assert_eq!(found.len(), expected.len());
@@ -76,4 +89,19 @@ fn checkpoints_on_a_full_disk_wait_until_there_is_room() {
     fs::write(place.path().join(".millrace/ballast"), vec![1; 500 << 10]).unwrap();
 
     check(&place, &disk, ".millrace");
+}
+
+#[test]
+fn state_on_a_full_disk_waits_until_there_is_room() {
+    let sql = counted();
+    let place = Place::new(2, &sql);
+    let disk = Disk::mount(&place.path().join("state"));
+
+    check_with(&place, &disk, "'state'", &sql, &["--state-folder=state", "--state-memory=0"]);
+
+    assert!(
+        place.log().contains("recovering error=failed to write state to the local disk"),
+        "{}",
+        place.log()
+    );
 }

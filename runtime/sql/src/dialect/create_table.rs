@@ -62,6 +62,7 @@ pub fn create_table(cursor: &mut Cursor<'_>) -> Parsed<CreateTable> {
         options: BTreeMap::new(),
         option_spans: BTreeMap::new(),
     };
+    refuse_clauses(cursor, &[("LIKE", LIKE_HINT), ("AS", AS_HINT)])?;
     cursor.expect(&Token::LParen)?;
     loop {
         item(cursor, &mut table)?;
@@ -78,9 +79,24 @@ pub fn create_table(cursor: &mut Cursor<'_>) -> Parsed<CreateTable> {
         return Err(mistake(&cursor.peek(), "PARTITIONED BY is not supported yet")
             .hint("remove it: files of all partitions are written into one folder"));
     }
+    refuse_clauses(cursor, &[("DISTRIBUTED", "remove it"), ("LIKE", LIKE_HINT), ("AS", AS_HINT)])?;
     cursor.expect_word("WITH")?;
     options(cursor, &mut table)?;
+    refuse_clauses(cursor, &[("LIKE", LIKE_HINT), ("AS", AS_HINT)])?;
     Ok(table)
+}
+
+const LIKE_HINT: &str = "repeat the columns and options of the other table";
+const AS_HINT: &str = "declare the columns and the connector, and write INSERT INTO the table SELECT …";
+
+/// Clauses of Flink's that are not there yet.
+fn refuse_clauses(cursor: &Cursor<'_>, clauses: &[(&str, &str)]) -> Parsed<()> {
+    match clauses.iter().find(|(word, _)| cursor.at_word(word)) {
+        Some((word, hint)) => {
+            Err(mistake(&cursor.peek(), format!("CREATE TABLE … {word} is not supported yet")).hint(*hint))
+        }
+        None => Ok(()),
+    }
 }
 
 fn item(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Parsed<()> {

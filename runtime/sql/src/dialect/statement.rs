@@ -1,6 +1,7 @@
 //! Cuts a SQL text into statements.
 
 use sqlparser::dialect::GenericDialect;
+use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Whitespace, Word};
 
 use super::constructors::replace_constructors;
@@ -75,13 +76,45 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, Vec<Diagnostic>> {
     let mut windows = 0;
     let mut set = StatementSet::default();
     for part in tokens.split(|token| token.token == Token::SemiColon) {
-        match set.part(part).and_then(|rest| rest.map(|rest| statement(rest, &mut windows)).transpose()) {
+        let whole = |rest| comma_before_nothing(rest).map_or(Ok(rest), Err);
+        let rest = set.part(part).and_then(|rest| rest.map(whole).transpose());
+        match rest.and_then(|rest| rest.map(|rest| statement(rest, &mut windows)).transpose()) {
             Ok(statement) => statements.extend(statement),
             Err(mistake) => mistakes.push(mistake),
         }
     }
     mistakes.extend(set.end());
     if mistakes.is_empty() { Ok(statements) } else { Err(mistakes) }
+}
+
+/// The grammar below takes a comma at the end of a list, which Flink's does not.
+fn comma_before_nothing(part: &[TokenWithSpan]) -> Option<Diagnostic> {
+    const ENDS: &[Keyword] = &[
+        Keyword::FROM,
+        Keyword::WHERE,
+        Keyword::GROUP,
+        Keyword::HAVING,
+        Keyword::UNION,
+        Keyword::ORDER,
+        Keyword::LIMIT,
+    ];
+    let mut words = part.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).peekable();
+    while let Some(token) = words.next() {
+        if token.token != Token::Comma {
+            continue;
+        }
+        let is_end = match words.peek().map(|next| &next.token) {
+            None | Some(Token::RParen | Token::RBracket | Token::RBrace) => true,
+            Some(Token::Word(word)) => word.quote_style.is_none() && ENDS.contains(&word.keyword),
+            Some(_) => false,
+        };
+        if is_end {
+            let next = words.peek().map_or("the end".to_owned(), |next| next.token.to_string());
+            let message = format!("a comma before {next}, where something of the list should come");
+            return Some(mistake(token, message).hint("remove the comma, or write what is missing"));
+        }
+    }
+    None
 }
 
 /// Words and signs of one statement: planning goes down into expressions, and must come up again.
@@ -180,12 +213,16 @@ fn statement(tokens: &[TokenWithSpan], windows: &mut usize) -> Parsed<Statement>
         if cursor.take_word("VIEW") {
             return create_view(&mut cursor, windows).map(Statement::CreateView);
         }
-        return Err(cursor.unexpected("TABLE or VIEW"));
+        return Err(not_created(&mut cursor));
     }
     if cursor.take_words(&["INSERT", "INTO"]) {
         return insert(&mut cursor, windows).map(Statement::Insert);
     }
     let first = cursor.peek();
+    if cursor.take_words(&["INSERT", "OVERWRITE"]) {
+        return Err(mistake(&first, "INSERT OVERWRITE is not supported yet")
+            .hint("write INSERT INTO: what a job writes is added to what is there"));
+    }
     if ["SELECT", "WITH", "VALUES"].iter().any(|word| cursor.at_word(word)) {
         return query(&mut cursor, windows).map(Statement::Select);
     }
@@ -195,6 +232,22 @@ fn statement(tokens: &[TokenWithSpan], windows: &mut usize) -> Parsed<Statement>
     let word = first.token.to_string().to_uppercase();
     Err(mistake(&first, format!("the statement {word} is not supported"))
         .hint("there are CREATE TABLE, CREATE VIEW, SET, INSERT INTO … SELECT, and SELECT in `millrace sql`"))
+}
+
+/// Of what follows CREATE and is neither a table nor a view.
+fn not_created(cursor: &mut Cursor<'_>) -> Diagnostic {
+    const KINDS: &[&str] =
+        &["FUNCTION", "CATALOG", "DATABASE", "MODEL", "CONNECTION", "MATERIALIZED", "SYSTEM"];
+    let first = cursor.peek();
+    if cursor.take_words(&["OR", "REPLACE"]) {
+        return mistake(&first, "CREATE OR REPLACE is not supported yet")
+            .hint("remove OR REPLACE: the text of a job declares everything once");
+    }
+    match KINDS.iter().find(|kind| cursor.at_word(kind)) {
+        Some(kind) => mistake(&first, format!("CREATE {kind} is not supported yet"))
+            .hint("there are CREATE TABLE and CREATE VIEW"),
+        None => cursor.unexpected("TABLE or VIEW"),
+    }
 }
 
 fn set_option(cursor: &mut Cursor<'_>) -> Parsed<SetOption> {
@@ -222,6 +275,10 @@ fn create_view(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<CreateVie
 
 fn insert(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<Insert> {
     let table = Name::parse(cursor, "a table name")?;
+    if cursor.at_word("PARTITION") {
+        return Err(mistake(&cursor.peek(), "INSERT INTO … PARTITION is not supported yet")
+            .hint("select the values of the columns"));
+    }
     let columns = column_list(cursor)?;
     let query = query(cursor, windows)?;
     Ok(Insert { table, columns, query })

@@ -6,7 +6,7 @@ use sqlparser::tokenizer::{Token, TokenWithSpan};
 use super::mistakes::at;
 use crate::connectors::{self, Mistake, Role};
 use crate::diagnostic::Diagnostic;
-use crate::dialect::{ColumnDeclaration, ColumnKind, CreateTable, Query, Statement};
+use crate::dialect::{self, ColumnDeclaration, ColumnKind, CreateTable, Query, Statement};
 use crate::kafka_keys;
 use crate::metadata;
 use crate::nexmark;
@@ -35,6 +35,18 @@ pub fn check(statements: &[Statement]) -> Vec<Diagnostic> {
         mistakes.extend(wrong_fields(declaration));
     }
     mistakes
+}
+
+/// A mistake in a table that was found when its connector was opened: at the option, or at the table's name.
+pub fn mistake_of_table(sql: &str, table: &str, option: Option<&str>, message: &str) -> Diagnostic {
+    let statements = dialect::parse(sql).unwrap_or_default();
+    let declared = statements.iter().find_map(|statement| match statement {
+        Statement::CreateTable(declaration) if declaration.name.text == table => Some(declaration),
+        _ => None,
+    });
+    let Some(declaration) = declared else { return Diagnostic::nowhere(message) };
+    let span = option.and_then(|option| declaration.option_spans.get(option));
+    at(*span.unwrap_or(&declaration.name.span), message)
 }
 
 /// The mistake of the key of a table's records in Kafka.

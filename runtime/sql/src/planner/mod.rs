@@ -26,3 +26,4 @@ mod words;
 pub use compile::{
     ShownQuery, Statements, compile, compile_declarations, compile_query, is_complete, statements,
 };
+pub use declarations::mistake_of_table;

@@ -53,7 +53,12 @@ impl Found<'_> {
             if with.recursive {
                 self.refuse("WITH RECURSIVE", "write the query without recursion", span, &["RECURSIVE"]);
             }
-            with.cte_tables.iter().for_each(|table| self.query(&table.query));
+            for table in &with.cte_tables {
+                if table.materialized.is_some() || table.from.is_some() {
+                    self.refuse("MATERIALIZED", "remove it", span, &["MATERIALIZED", "FROM"]);
+                }
+                self.query(&table.query);
+            }
         }
         if query.order_by.is_some() {
             self.refuse("ORDER BY", "a stream has no end to sort at; remove it", span, &["ORDER"]);
@@ -80,7 +85,12 @@ impl Found<'_> {
         match body {
             SetExpr::Select(select) => self.select(select),
             SetExpr::Query(query) => self.query(query),
-            SetExpr::Values(_) => {}
+            SetExpr::Values(values) => {
+                if values.explicit_row || values.value_keyword {
+                    let hint = "write VALUES (…), (…)";
+                    self.refuse("this form of VALUES", hint, body.span(), &["VALUE", "ROW"]);
+                }
+            }
             SetExpr::SetOperation {
                 op: SetOperator::Union,
                 set_quantifier: SetQuantifier::All | SetQuantifier::Distinct | SetQuantifier::None,
@@ -116,6 +126,9 @@ impl Found<'_> {
             (!select.sort_by.is_empty(), "SORT"),
             (!select.lateral_views.is_empty(), "LATERAL"),
             (!select.named_window.is_empty(), "WINDOW"),
+            (select.exclude.is_some(), "EXCLUDE"),
+            (matches!(select.value_table_mode, Some(ast::ValueTableMode::AsStruct)), "STRUCT"),
+            (select.value_table_mode.is_some(), "AS VALUE"),
         ] {
             if is_there {
                 self.refuse(what, "remove it", span, &[what]);
@@ -130,6 +143,11 @@ impl Found<'_> {
         if let GroupByExpr::All(_) = &select.group_by {
             self.refuse("GROUP BY ALL", "name the columns", span, &["GROUP"]);
         }
+        let (GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers)) = &select.group_by;
+        for modifier in modifiers {
+            let hint = "write one INSERT INTO for each set";
+            self.refuse(&modifier.to_string(), hint, span, &["ROLLUP", "CUBE", "TOTALS", "SETS"]);
+        }
         if let GroupByExpr::Expressions(keys, _) = &select.group_by
             && let Some(name) = keys.iter().find_map(aggregate_in)
         {
@@ -139,7 +157,30 @@ impl Found<'_> {
         if select.qualify.is_some() {
             self.refuse("QUALIFY", "remove it", span, &["QUALIFY"]);
         }
+        self.wildcards(select);
         self.expressions(select);
+    }
+
+    /// What other systems say of `*`: the planner drops some of it.
+    fn wildcards(&mut self, select: &Select) {
+        for item in &select.projection {
+            let (ast::SelectItem::Wildcard(options) | ast::SelectItem::QualifiedWildcard(_, options)) = item
+            else {
+                continue;
+            };
+            for (is_there, what) in [
+                (options.opt_ilike.is_some(), "ILIKE"),
+                (options.opt_exclude.is_some(), "EXCLUDE"),
+                (options.opt_except.is_some(), "EXCEPT"),
+                (options.opt_replace.is_some(), "REPLACE"),
+                (options.opt_rename.is_some(), "RENAME"),
+                (options.opt_alias.is_some(), "AS"),
+            ] {
+                if is_there {
+                    self.refuse(&format!("* {what}"), "name the columns", item.span(), &[what]);
+                }
+            }
+        }
     }
 
     fn table(&mut self, table: &TableFactor) {
@@ -148,7 +189,24 @@ impl Found<'_> {
             TableFactor::MatchRecognize { .. } => {
                 self.refuse("MATCH_RECOGNIZE", "use a window", table.span(), &["MATCH_RECOGNIZE"]);
             }
-            TableFactor::Derived { subquery, lateral: false, .. } => self.query(subquery),
+            TableFactor::Derived { subquery, lateral: false, sample, .. } => {
+                if sample.is_some() {
+                    self.refuse("TABLESAMPLE", "filter with WHERE", table.span(), &["TABLESAMPLE", "SAMPLE"]);
+                }
+                self.query(subquery);
+            }
+            TableFactor::Derived { lateral: true, .. } | TableFactor::Function { lateral: true, .. } => {
+                self.refuse("LATERAL", "read from one table or view", Span::empty(), &["LATERAL"]);
+            }
+            TableFactor::UNNEST { .. } => {
+                self.refuse("UNNEST", "take single elements: array[1]", Span::empty(), &["UNNEST"]);
+            }
+            TableFactor::Pivot { .. } => {
+                self.refuse("PIVOT", "use SUM(…) FILTER (WHERE …) and GROUP BY", table.span(), &["PIVOT"]);
+            }
+            TableFactor::Unpivot { .. } => {
+                self.refuse("UNPIVOT", "use UNION ALL", table.span(), &["UNPIVOT"]);
+            }
             TableFactor::NestedJoin { .. } => {
                 self.refuse("JOIN", "read from one table or view", table.span(), &["JOIN"])
             }
@@ -198,6 +256,33 @@ impl Found<'_> {
                 Expr::Interval(interval) if interval.leading_field.is_none() => {
                     without_unit.push(expression.span());
                 }
+                Expr::Cast { format: Some(_), .. } => refused.push((
+                    "CAST with a FORMAT".to_owned(),
+                    "use DATE_FORMAT, TO_DATE or TO_TIMESTAMP",
+                    expression.span(),
+                    &["FORMAT"],
+                )),
+                Expr::Cast { array: true, .. } => refused.push((
+                    "CAST to an array of a key".to_owned(),
+                    "write CAST(value AS type)",
+                    expression.span(),
+                    &["ARRAY"],
+                )),
+                Expr::AtTimeZone { .. } => refused.push((
+                    "AT TIME ZONE".to_owned(),
+                    "the time zone of a job is UTC; add an INTERVAL",
+                    Span::empty(),
+                    &["AT"],
+                )),
+                Expr::Collate { .. } => {
+                    refused.push(("COLLATE".to_owned(), "remove it", expression.span(), &["COLLATE"]));
+                }
+                Expr::Trim { trim_characters: Some(_), .. } => refused.push((
+                    "TRIM with a second argument".to_owned(),
+                    "write TRIM(BOTH 'characters' FROM value), or BTRIM(value, 'characters')",
+                    Span::empty(),
+                    &["TRIM"],
+                )),
                 Expr::SimilarTo { .. } => refused.push((
                     "SIMILAR TO".to_owned(),
                     "use REGEXP(value, 'pattern') with a Java regular expression",
@@ -289,6 +374,9 @@ fn function_parts(function: &ast::Function, span: Span, refused: &mut Vec<Refusa
     let mut refuse = |what: String, hint: &'static str, keywords: &'static [&'static str]| {
         refused.push((what, hint, span, keywords));
     };
+    if function.parameters != FunctionArguments::None {
+        refuse(format!("a second list of arguments of {name}"), "write one list", &[]);
+    }
     if name == "UNNEST" {
         refuse(name.clone(), "take single elements: array[1]", &["UNNEST"]);
     }

@@ -19,6 +19,56 @@ fn mistakes_are_shown_where_they_are() {
             "1:27+4 JOIN is not supported yet",
             Some("read from one table or view"),
         ),
+        (
+            "SELECT auction, FROM bid",
+            "1:15+1 a comma before FROM, where something of the list should come",
+            Some("remove the comma, or write what is missing"),
+        ),
+        (
+            "SELECT MOD(auction, 2,) FROM bid",
+            "1:22+1 a comma before ), where something of the list should come",
+            Some("remove the comma, or write what is missing"),
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY auction WITH ROLLUP",
+            "1:48+6 WITH ROLLUP is not supported yet",
+            Some("write one INSERT INTO for each set"),
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY auction WITH CUBE",
+            "1:48+4 WITH CUBE is not supported yet",
+            None,
+        ),
+        (
+            "SELECT auction FROM (SELECT * FROM bid) AS b TABLESAMPLE BERNOULLI (5)",
+            "1:46+11 TABLESAMPLE is not supported yet",
+            None,
+        ),
+        ("SELECT * ILIKE 'a%' FROM bid", "1:10+5 * ILIKE is not supported yet", Some("name the columns")),
+        ("SELECT * EXCLUDE (price) FROM bid", "1:10+7 * EXCLUDE is not supported yet", None),
+        ("SELECT bid.* EXCEPT (price) FROM bid", "1:14+6 * EXCEPT is not supported yet", None),
+        (
+            "SELECT auction FROM bid WHERE TRIM(url, 'x') = ''",
+            "1:31+4 TRIM with a second argument is not supported yet",
+            Some("write TRIM(BOTH 'characters' FROM value), or BTRIM(value, 'characters')"),
+        ),
+        (
+            "SELECT SUM(2)(auction) FROM bid",
+            "1:8+1 a second list of arguments of SUM is not supported yet",
+            Some("write one list"),
+        ),
+        (
+            "SELECT auction FROM bid WHERE CAST(price AS VARCHAR(3) FORMAT 'x') = ''",
+            "1:56+6 CAST with a FORMAT is not supported yet",
+            None,
+        ),
+        (
+            "SELECT auction FROM bid WHERE `dateTime` AT TIME ZONE 'Europe/Paris' > TIMESTAMP '2020-01-01 00:00:00'",
+            "1:42+2 AT TIME ZONE is not supported yet",
+            None,
+        ),
+        ("SELECT auction FROM LATERAL (SELECT * FROM bid)", "1:21+7 LATERAL is not supported yet", Some("read from one table or view")),
+        ("SELECT auction FROM UNNEST(ARRAY[1])", "1:21+6 UNNEST is not supported yet", None),
         ("SELECT auction FROM bid ORDER BY price", "1:25+5 ORDER BY is not supported yet", None),
         (
             "SELECT auction FROM bid INTERSECT SELECT id FROM auction",
@@ -438,6 +488,32 @@ fn what_changes_goes_only_where_changes_are_taken() {
     // Rows that are only counted out once never change.
     plan(&sql(files, "SELECT DISTINCT auction, bidder FROM bid"));
     plan(&sql("'connector' = 'print'", counts));
+}
+
+#[test]
+fn statements_of_flink_that_are_not_there_yet_are_refused_by_name() {
+    let cases = [
+        ("CREATE FUNCTION f AS 'x'", "column 8: CREATE FUNCTION is not supported yet"),
+        ("CREATE OR REPLACE TABLE a (x INT)", "column 8: CREATE OR REPLACE is not supported yet"),
+        ("CREATE TABLE a LIKE b", "column 16: CREATE TABLE … LIKE is not supported yet"),
+        ("CREATE TABLE a AS SELECT 1", "column 16: CREATE TABLE … AS is not supported yet"),
+        ("CREATE TABLE a (x INT) WITH ('connector' = 'print') LIKE b", "column 53: CREATE TABLE … LIKE is"),
+        (
+            "CREATE TABLE a (x INT) DISTRIBUTED INTO 4 BUCKETS WITH ('connector' = 'print')",
+            "column 24: CREATE TABLE … DISTRIBUTED is not supported yet",
+        ),
+        ("INSERT OVERWRITE a SELECT 1", "column 1: INSERT OVERWRITE is not supported yet"),
+        (
+            "INSERT INTO a PARTITION (x = 1) SELECT 1",
+            "column 15: INSERT INTO … PARTITION is not supported yet",
+        ),
+    ];
+    for (sql, expected) in cases {
+        let mistakes = compile(sql).unwrap_err();
+
+        assert!(mistakes[0].to_string().starts_with(&format!("line 1, {expected}")), "{sql}: {mistakes:?}");
+        assert!(mistakes[0].hint.is_some(), "{sql}");
+    }
 }
 
 #[test]

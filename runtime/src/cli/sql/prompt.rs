@@ -55,7 +55,8 @@ pub fn prompt(arguments: &SqlArguments) -> Result<Exit, UserError> {
         match session.take(&asked) {
             Ok(Answer::End) => break,
             Ok(Answer::Text(answer)) => println!("{answer}"),
-            Ok(Answer::Query(query)) => match show(query, arguments) {
+            Ok(Answer::Query(query)) => match show(query, &format!("{}{asked}", session.declared), arguments)
+            {
                 Ok(_) => {}
                 Err(error) => eprintln!("{error}"),
             },

@@ -156,7 +156,7 @@ fn cells(batch: &Batch) -> Result<Vec<Row>, SinkError> {
 }
 
 fn json(batch: &Batch) -> Result<Vec<Row>, SinkError> {
-    let style = JsonStyle { pads_times: true, ..JsonStyle::default() };
+    let style = JsonStyle { pads_times: true, quotes_decimals: true, ..JsonStyle::default() };
     let mut text = String::new();
     let encoder = JsonEncoder::new(&batch.records.schema(), style);
     encoder.encode(&batch.records, &mut text).map_err(|error| data_error(&error))?;

@@ -164,7 +164,10 @@ impl JsonColumn {
             JsonColumn::Float(values) => write_float(f64::from(values.value(row)), &values.value(row), out),
             JsonColumn::Double(values) => write_float(values.value(row), &values.value(row), out),
             JsonColumn::Decimal(values, scale) => {
+                let quote = if style.quotes_decimals { "\"" } else { "" };
+                out.push_str(quote);
                 write_decimal(values.value(row), *scale, out);
+                out.push_str(quote);
                 Ok(())
             }
             JsonColumn::Text(values) => {

@@ -38,6 +38,8 @@ pub struct JsonStyle {
     pub omits_nulls: bool,
     /// Times with all digits of their type, `2024-02-29 00:00:00.500`.
     pub pads_times: bool,
+    /// Decimals as strings, which keep all digits in every reader.
+    pub quotes_decimals: bool,
 }
 
 impl JsonStyle {

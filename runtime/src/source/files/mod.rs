@@ -128,7 +128,7 @@ impl Files {
         outside: &Outside,
     ) -> Result<Self, SourceError> {
         let path = options.required("path")?;
-        let format = RecordFormat::new(plan, options)?;
+        let format = RecordFormat::new(plan, options, outside.clock)?;
         let place = place(&path, options, outside)?;
         let is_slow = options.optional("scan.rows-per-second").is_some();
         let read_bytes = if is_slow { READ_BYTES_SLOW } else { READ_BYTES };
@@ -251,7 +251,8 @@ mod tests {
         let options = [("format".to_owned(), "json".to_owned())].into();
         let table = Table { options, ..Table::default() };
         let plan = SourcePlan { table: Some(table.clone()), leaves: vec![leaf], ..SourcePlan::default() };
-        let format = RecordFormat::new(&plan, &mut TableOptions::new(&table)).unwrap();
+        let clock = Outside::unreached().clock;
+        let format = RecordFormat::new(&plan, &mut TableOptions::new(&table), clock).unwrap();
         Files {
             place: Place::Folder(path.to_owned()),
             format,

@@ -118,7 +118,7 @@ impl Kafka {
                 .duration("scan.topic-partition-discovery.interval")?
                 .unwrap_or(DISCOVERY_INTERVAL),
         };
-        let format = RecordFormat::with_key(plan, options)?;
+        let format = RecordFormat::with_key(plan, options, outside.clock)?;
         Ok(Kafka { settings, format, outside: outside.clone(), fetcher: Mutex::new(None) })
     }
 }
@@ -345,7 +345,8 @@ impl PartitionReader {
             keys.iter().zip(&good).filter(|(_, good)| **good).map(|(key, _)| key.clone()).collect();
         let columns = decoder.decode(&left).map_err(|(_, message)| SourceError::Data { message })?;
         let place = format!("'{}', partition {}", self.position.topic, self.position.partition);
-        self.format.skip((keys.len() - left.len()) as u64, &place);
+        let example = keys.get(wrong).and_then(Option::as_deref).unwrap_or_default();
+        self.format.skip((keys.len() - left.len()) as u64, &place, example);
         Ok((columns, Some(good.into())))
     }
 

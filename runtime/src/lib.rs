@@ -23,6 +23,8 @@ pub mod model;
 pub mod operator;
 pub mod options;
 pub mod outside;
+#[cfg(test)]
+mod properties;
 pub mod rpc;
 pub mod secrets;
 pub mod sink;

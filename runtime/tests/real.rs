@@ -11,6 +11,8 @@ mod broker;
 mod disk;
 #[path = "real/kafka.rs"]
 mod kafka;
+#[path = "real/replicas.rs"]
+mod replicas;
 #[path = "real/s3.rs"]
 mod s3;
 #[path = "real/transactions.rs"]

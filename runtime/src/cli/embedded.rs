@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use tokio::process::{Child, Command};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tracing::{info, warn};
 
 use super::job::{Job, UserError};
@@ -149,7 +149,10 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
                 .start(&settings, slots)
                 .await?
         }
-        Some(count) => Helpers::processes(&arguments, logging, &address, &settings, clock, count)?,
+        Some(count) => {
+            let silent = workers.silent();
+            Helpers::processes(&arguments, logging, &address, &settings, clock, (count, silent))?
+        }
     };
     let wish_sender = Arc::new(wish_sender);
     if let Some(address) = arguments.http {
@@ -362,7 +365,7 @@ impl Helpers {
         address: &str,
         settings: &JobSettings,
         clock: Clock,
-        count: u32,
+        (count, silent): (u32, broadcast::Receiver<u32>),
     ) -> Result<Self, UserError> {
         let slots = settings.parallelism;
         let program = std::env::current_exe()
@@ -390,7 +393,8 @@ impl Helpers {
         // Ctrl-C is for this process: the workers take their part in the last checkpoint.
         command.lock().stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
         let task = tokio::spawn(async move {
-            let each = (0..count).map(|_| keep_running(Arc::clone(&command), watched.clone(), clock));
+            let each = (0..count)
+                .map(|_| keep_running(Arc::clone(&command), watched.clone(), silent.resubscribe(), clock));
             futures::future::join_all(each).await;
         });
         Ok(Helpers::Processes { task, ended })
@@ -438,7 +442,12 @@ async fn work(worker: &mut Worker, address: &str, clock: Clock, mut ended: watch
 }
 
 /// Runs a worker process, again and again until the job has ended.
-async fn keep_running(command: Arc<Mutex<Command>>, mut ended: watch::Receiver<bool>, clock: Clock) {
+async fn keep_running(
+    command: Arc<Mutex<Command>>,
+    mut ended: watch::Receiver<bool>,
+    mut silent: broadcast::Receiver<u32>,
+    clock: Clock,
+) {
     let mut started: Option<Duration> = None;
     while !*ended.borrow() {
         // A worker that dies at once is not started faster than this.
@@ -457,12 +466,19 @@ async fn keep_running(command: Arc<Mutex<Command>>, mut ended: watch::Receiver<b
         };
         // Waiting for a child closes its standard input unless it is taken out before.
         let open_while_it_is_needed = child.stdin.take();
-        info!(process = child.id(), "started a worker process");
+        let process = child.id();
+        info!(process, "started a worker process");
         tokio::select! {
             status = child.wait() => {
                 if !*ended.borrow() {
                     warn!(status = %status.map(|status| status.to_string()).unwrap_or_default(), "a worker process has ended");
                 }
+            }
+            () = is_silent(&mut silent, process) => {
+                warn!(process, "a worker process does not answer any more, and is ended");
+                // It may have ended by itself meanwhile.
+                let _ = child.start_kill();
+                let _ = child.wait().await;
             }
             _ = ended.changed() => {
                 // Dismissed workers end by themselves, and one that has just been started finds nobody who could dismiss it.
@@ -470,6 +486,17 @@ async fn keep_running(command: Arc<Mutex<Command>>, mut ended: watch::Receiver<b
                 let _ = child.wait().await;
                 return;
             }
+        }
+    }
+}
+
+/// Waits until a process is reported as silent.
+async fn is_silent(silent: &mut broadcast::Receiver<u32>, process: Option<u32>) {
+    loop {
+        match silent.recv().await {
+            Ok(found) if Some(found) == process => return,
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tracing::{info, warn};
 
 use super::assignment::Offer;
@@ -46,6 +46,7 @@ pub struct Workers {
     events: mpsc::Receiver<WorkerEvent>,
     members: BTreeMap<WorkerId, Joined>,
     accepting: tokio::task::AbortHandle,
+    silent: broadcast::Sender<u32>,
     clock: Clock,
 }
 
@@ -53,9 +54,15 @@ impl Workers {
     /// Takes registrations of workers of a job and attempt until dropped.
     pub fn accept(listener: Box<dyn Listener>, job: JobUid, attempt: Attempt, clock: Clock) -> Self {
         let (sender, events) = mpsc::channel(EVENTS_QUEUED_MAX);
-        let door = Arc::new(Door { job, attempt, clock, events: sender });
+        let silent = broadcast::Sender::new(EVENTS_QUEUED_MAX);
+        let door = Arc::new(Door { job, attempt, clock, events: sender, silent: silent.clone() });
         let accepting = tokio::spawn(door.accept(listener)).abort_handle();
-        Workers { events, members: BTreeMap::new(), accepting, clock }
+        Workers { events, members: BTreeMap::new(), accepting, silent, clock }
+    }
+
+    /// Process ids of workers that were silent for too long: whoever has started them may end them, for they do not end themselves.
+    pub fn silent(&self) -> broadcast::Receiver<u32> {
+        self.silent.subscribe()
     }
 
     /// The next message or change. Safe to drop while waiting.
@@ -160,6 +167,7 @@ struct Door {
     attempt: Attempt,
     clock: Clock,
     events: mpsc::Sender<WorkerEvent>,
+    silent: broadcast::Sender<u32>,
 }
 
 impl Door {
@@ -196,10 +204,11 @@ impl Door {
             return;
         }
         let (queue_sender, queue) = mpsc::channel(MESSAGES_QUEUED_MAX);
+        let process = register.process;
         let joined = Joined {
             slots: register.slots,
             data_address: register.data_address,
-            process: register.process,
+            process,
             held: register.held,
             sender: queue_sender,
         };
@@ -209,7 +218,7 @@ impl Door {
         let reason = tokio::select! {
             biased;
             reason = self.send_all(&mut sender, queue) => reason,
-            reason = self.receive_all(&mut receiver, id) => reason,
+            reason = self.receive_all(&mut receiver, id, process) => reason,
         };
         // The coordinator may have ended.
         let _ = self.events.send(WorkerEvent::Gone(id, reason)).await;
@@ -249,10 +258,14 @@ impl Door {
         }
     }
 
-    async fn receive_all(&self, receiver: &mut MessageReceiver, id: WorkerId) -> String {
+    async fn receive_all(&self, receiver: &mut MessageReceiver, id: WorkerId, process: u32) -> String {
         loop {
             match within(self.clock, SILENCE_MAX, receiver.receive::<FromWorker>()).await {
-                None => return format!("it was silent for {} s", SILENCE_MAX.as_secs()),
+                None => {
+                    // On a cluster nobody listens: there the kubelet ends what does not answer.
+                    let _ = self.silent.send(process);
+                    return format!("it was silent for {} s", SILENCE_MAX.as_secs());
+                }
                 Some(Err(RpcError::Closed)) => return "its connection was closed".to_owned(),
                 Some(Err(error)) => return crate::error::chain(&error),
                 Some(Ok(message)) => {

@@ -428,7 +428,9 @@ fn read_bytes(rest: &mut &[u8]) -> Result<Vec<u8>, KeyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Float32Array, Int32Array};
+    use arrow::array::{
+        Date32Array, Float32Array, Int8Array, Int16Array, Int32Array, Time32MillisecondArray,
+    };
     use arrow::datatypes::Field as ArrowField;
 
     fn hex(column: ArrayRef) -> Vec<String> {
@@ -502,6 +504,19 @@ mod tests {
                 vec!["017fffffffffffffff3b8b87c0", "0180000000000000011dcd6500"],
             ),
             (Arc::new(TimestampMicrosecondArray::from(vec![1_500_000])), vec!["0180000000000000011dcd6500"]),
+            (
+                Arc::new(TimestampNanosecondArray::from(vec![-1, 1])),
+                vec!["017fffffffffffffff3b9ac9ff", "01800000000000000000000001"],
+            ),
+            (
+                Arc::new(TimestampMillisecondArray::from(vec![1_500]).with_timezone("UTC")),
+                vec!["0180000000000000011dcd6500"],
+            ),
+            (Arc::new(BinaryArray::from(vec![&[0_u8, 255][..], b""])), vec!["0100ffff0000", "010000"]),
+            (Arc::new(Int8Array::from(vec![-1])), vec!["017fffffffffffffff"]),
+            (Arc::new(Int16Array::from(vec![2])), vec!["018000000000000002"]),
+            (Arc::new(Date32Array::from(vec![-1, 19_782])), vec!["017fffffffffffffff", "018000000000004d46"]),
+            (Arc::new(Time32MillisecondArray::from(vec![86_399_999])), vec!["018000000005265bff"]),
             (Arc::new(rows), vec!["0101800000000000000101780000", "010001790000"]),
             (Arc::new(lists), vec!["0101018000000000000001010000", "0100", "00"]),
         ];

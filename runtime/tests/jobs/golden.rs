@@ -3,6 +3,7 @@
 //! `nexmark/` holds 25,000 events, queries, and Flink's rows (first line: columns and types; then a JSON array a row). Each
 //! query runs at parallelism 1, 2 and 5, over one file cut by bytes and over seven files with interleaved times.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -166,19 +167,24 @@ impl Random {
 /// Events stay within this many lines of their place: 3.2 s of event time, and the watermark waits for 4.
 const SHUFFLED_LINES: usize = 800;
 
-fn check_shuffled(query: &str) {
-    let (sql, rows) = case(query);
-    let place = Place::new(2, &sql);
+/// Writes the events in one file, each within so many lines of its place.
+fn write_shuffled(place: &Place, lines_around: usize, seed: &str) {
     let text_of_events = data("events.jsonl.gz");
     let mut lines: Vec<&str> = text_of_events.split_inclusive('\n').collect();
-    let mut random = Random(query.bytes().map(u64::from).sum());
-    for block in lines.chunks_mut(SHUFFLED_LINES) {
+    let mut random = Random(seed.bytes().map(u64::from).sum());
+    for block in lines.chunks_mut(lines_around) {
         for last in (1..block.len()).rev() {
             block.swap(last, random.below(last as u64 + 1) as usize);
         }
     }
     fs::create_dir(place.path().join("events")).unwrap();
     fs::write(place.path().join("events/part-0.jsonl"), lines.concat()).unwrap();
+}
+
+fn check_shuffled(query: &str) {
+    let (sql, rows) = case(query);
+    let place = Place::new(2, &sql);
+    write_shuffled(&place, SHUFFLED_LINES, query);
 
     let output = place.run(&[]);
 
@@ -186,8 +192,51 @@ fn check_shuffled(query: &str) {
     assert_rows(&place, &rows, &format!("{query}, shuffled"));
 }
 
-/// Queries whose rows change: what is left of them in the end has the checksums of Flink's rows. They run straight, and crash at
-/// seeded rows and go on with another parallelism each time.
+/// Events that come after their windows have fired are missing from exactly these windows, and counted.
+#[test]
+fn rows_beyond_the_watermarks_bound_are_late_and_counted_once_each() {
+    let (sql, rows) = case("s31_tumble");
+    let counted = |rows: &[String]| -> BTreeMap<(String, String), u64> {
+        let row = |row: &String| {
+            let row: Value = serde_json::from_str(row).unwrap();
+            ((row["auction"].to_string(), row["window_start"].to_string()), row["n"].as_u64().unwrap())
+        };
+        rows.iter().map(row).collect()
+    };
+    let expected = counted(&rows);
+    for (parallelism, restarts) in [(1, false), (2, false), (2, true)] {
+        let place = Place::new(parallelism, &sql);
+        write_shuffled(&place, 8 * SHUFFLED_LINES, "beyond");
+        let case = format!("parallelism {parallelism}, restarts: {restarts}");
+        if restarts {
+            place.edit_job("'format' = 'json'", "'format' = 'json', 'scan.rows-per-second' = '12500'");
+            place.edit_job("interval: 300ms", "interval: 100ms");
+            let mut run = place.start_crashing("MILLRACE_TEST_CRASH_AFTER_ROWS", "11000");
+            assert!(!run.wait().unwrap().success(), "{case}: {}", place.log());
+        }
+        let output = place.run(&[]);
+        assert!(output.status.success(), "{case}: {}", text(&output));
+
+        let found = counted(&place.rows("result"));
+        assert!(found.iter().all(|(window, n)| expected.get(window).is_some_and(|all| n <= all)), "{case}");
+        let missing = expected.values().sum::<u64>() - found.values().sum::<u64>();
+        assert!(missing > 100, "{case}: {missing}");
+        assert!(text(&output).contains(&format!("{missing} late rows dropped")), "{case}: {}", text(&output));
+        if restarts {
+            assert!(figures(&text(&output), "restored_epoch")[0] > 0, "{case}: {}", text(&output));
+        }
+    }
+}
+
+/// All columns of a row as one text: its checksum tells rows apart that have swapped values.
+fn whole_row(columns: &str) -> String {
+    let names = columns.split('`').skip(1).step_by(2);
+    let text = |name| format!("COALESCE(CAST(`{name}` AS STRING), 'no value')");
+    format!("CONCAT_WS('|', {}) AS whole_row", names.map(text).collect::<Vec<_>>().join(", "))
+}
+
+/// Queries whose rows change: what is left of them in the end has the checksums of Flink's rows, of each column and of whole rows.
+/// They run straight and shuffled, and crash at seeded rows and go on with another parallelism each time.
 fn check_running(query: &str) {
     let (sql, rows) = case(query);
     let (columns, files) = (sql.split("CREATE TABLE result (").nth(1).unwrap(), "'format' = 'json'");
@@ -196,22 +245,32 @@ fn check_running(query: &str) {
         1,
         &format!(
             "CREATE TABLE flinks ({columns}) WITH ('connector' = 'filesystem', 'path' = 'flinks.jsonl', {files});
-             CREATE TABLE nothing ({columns}) WITH ('connector' = 'blackhole');
-             INSERT INTO nothing SELECT * FROM flinks;"
+             CREATE TABLE nothing ({columns}, whole_row STRING) WITH ('connector' = 'blackhole');
+             INSERT INTO nothing SELECT *, {} FROM flinks;",
+            whole_row(columns)
         ),
     );
     fs::write(read.path().join("flinks.jsonl"), rows.join("\n")).unwrap();
     let output = read.run(&[]);
     let expected = checksums(&text(&output), "nothing");
-    assert_eq!(expected.len(), columns.matches('`').count() / 2, "{query}: {}", text(&output));
+    assert_eq!(expected.len(), columns.matches('`').count() / 2 + 1, "{query}: {}", text(&output));
 
+    let whole = whole_row(columns);
     let sql = sql.replace(
-        "'connector' = 'filesystem', 'path' = 'result', 'format' = 'json'",
-        "'connector' = 'blackhole'",
+        ") WITH ('connector' = 'filesystem', 'path' = 'result', 'format' = 'json');",
+        ", whole_row STRING) WITH ('connector' = 'blackhole');",
     );
-    for (files, parallelism) in [(1, 1), (7, 2), (7, 5)] {
+    let (declarations, select) = sql.split_once("INSERT INTO result\n").unwrap();
+    let select = select.trim_end().trim_end_matches(';');
+    let sql = format!(
+        "{declarations}CREATE VIEW answer AS {select};\nINSERT INTO result SELECT *, {whole} FROM answer;"
+    );
+    for (files, parallelism) in [(0, 2), (1, 1), (7, 2), (7, 5)] {
         let place = Place::new(parallelism, &sql);
-        write_events(place.path(), files);
+        match files {
+            0 => write_shuffled(&place, SHUFFLED_LINES, query),
+            _ => write_events(place.path(), files),
+        }
         let output = place.run(&[]);
         let found = checksums(&text(&output), "result");
         assert_eq!(found, expected, "{query}, parallelism {parallelism}: {}", text(&output));
@@ -221,16 +280,20 @@ fn check_running(query: &str) {
     let place = Place::new(1, &sql).with_env(&LARGE_STATE);
     write_events(place.path(), 7);
     let mut random = Random(query.bytes().map(u64::from).sum());
+    let mut reached = 0;
     for (turn, parallelism) in [2, 5, 1].into_iter().enumerate() {
         place.set_job(parallelism, &sql);
         place.edit_job("interval: 300ms", "interval: 100ms");
-        let until = (7_000 + random.below(3_000)).to_string();
+        let until = 7_000 + random.below(3_000);
         let mut run = match turn {
             2 => place.start(&[]),
-            _ => place.start_crashing("MILLRACE_TEST_CRASH_AFTER_ROWS", &until),
+            _ => place.start_crashing("MILLRACE_TEST_CRASH_AFTER_ROWS", &until.to_string()),
         };
         assert_eq!(run.wait().unwrap().success(), turn == 2, "{query}: {}", place.log());
+        let restored_rows = figures(&place.log(), "restored_rows_in")[0];
         assert_eq!(figures(&place.log(), "restored_epoch")[0] > 0, turn > 0, "{query}: {}", place.log());
+        assert!(turn == 0 || restored_rows < reached, "{query}: no row was read again: {}", place.log());
+        reached = restored_rows + until;
         assert!(place.log().contains(ON_DISK), "{query}: {}", place.log());
         assert_eq!(place.log().contains(IS_LAZY), turn > 0, "{query}: {}", place.log());
     }
@@ -252,7 +315,7 @@ fn figures(log: &str, name: &str) -> Vec<u64> {
         .collect()
 }
 
-/// Crashes twice at seeded rows, and goes on each time.
+/// Crashes twice at seeded rows, and goes on each time: over one file as it was, over several with another parallelism.
 fn check_with_crashes(query: &str) {
     let (sql, rows) = case(query);
     let sql = sql.replacen("'format' = 'json'", "'format' = 'json', 'scan.rows-per-second' = '12500'", 1);
@@ -262,13 +325,19 @@ fn check_with_crashes(query: &str) {
         if files == 7 {
             place = place.with_env(&LARGE_STATE);
         }
-        let job = place.path().join("job.yaml");
-        let quick = fs::read_to_string(&job).unwrap().replace("interval: 300ms", "interval: 100ms");
-        fs::write(&job, quick).unwrap();
         write_events(place.path(), files);
+        // It ends with what the case is named after.
+        let parallelisms = match (files, parallelism) {
+            (1, same) => [same; 3],
+            (_, 1) => [2, 5, 1],
+            (_, 2) => [5, 1, 2],
+            (_, _) => [1, 2, 5],
+        };
         let mut random = Random(query.bytes().map(u64::from).sum::<u64>() + u64::from(parallelism));
         let (mut checkpoints, mut reached, mut is_on_disk, mut is_lazy) = (0, 0, false, false);
-        for crash in 0..3 {
+        for (crash, parallelism) in parallelisms.into_iter().enumerate() {
+            place.set_job(parallelism, &sql);
+            place.edit_job("interval: 300ms", "interval: 100ms");
             let rows_until_crash = 7_000 + random.below(3_000);
             let crashes = crash < 2;
             let mut run = match crashes {

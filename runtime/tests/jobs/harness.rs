@@ -71,6 +71,16 @@ impl Place {
         self.spawn(command)
     }
 
+    /// Starts the job by way of another program, whose first arguments these are.
+    #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
+    pub fn start_through(&self, program: &[&str]) -> Job {
+        let through = self.command(&[]);
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(through.get_program()).args(through.get_args());
+        command.current_dir(self.path()).stdin(Stdio::null());
+        self.spawn(command)
+    }
+
     /// Starts a role that pods run; its log goes to a file.
     #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
     pub fn start_role(&self, role: &str, arguments: &[&str], log: &str) -> Job {

@@ -380,6 +380,87 @@ fn ask(address: &str, method: &str, path: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
+/// It is taken for lost, ended and replaced.
+#[test]
+fn a_worker_that_was_paused_for_longer_than_its_heartbeats_is_replaced() {
+    let place = Place::new(2, SQL);
+    let mut job = place.start(&["--workers", "2"]);
+    place.wait_until("two checkpoints are complete", || checkpoints(&place.log()) >= 2);
+    let paused: u32 = workers(&place.log())[0].parse().unwrap();
+
+    signal(paused, libc::SIGSTOP);
+    place.wait_until("the others go on without it", || {
+        let log = place.log();
+        log.split("running generation=2").nth(1).is_some_and(|after| checkpoints(after) >= 2)
+    });
+
+    assert!(place.log().contains("does not answer any more, and is ended"), "{}", place.log());
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    assert!(restored_epochs(&place.log()).iter().any(|epoch| *epoch > 0), "{}", place.log());
+    assert_eq!((place.rows("picked"), place.rows("totals")), straight());
+}
+
+/// Another one has taken over meanwhile, with a worker of its own: both of the first pair find out that they are not in charge.
+#[test]
+fn a_coordinator_that_was_paused_while_another_took_over_writes_nothing_any_more() {
+    let place = Place::new(2, SQL);
+    let log = |name: &str| std::fs::read_to_string(place.path().join(name)).unwrap_or_default();
+    let pair = |name: &str| {
+        let arguments = ["--uid", "one", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        let coordinator = place.start_role("coordinator", &arguments, name);
+        let mark = "taking registrations of workers port=";
+        wait_until("it takes workers", || log(name).contains(mark));
+        let port = log(name).split(mark).nth(1).unwrap().lines().next().unwrap().trim().to_owned();
+        let address = format!("127.0.0.1:{port}");
+        let arguments =
+            ["--uid", "one", "--coordinator", &address, "--listen", "127.0.0.1:0", "--host", "127.0.0.1"];
+        (coordinator, place.start_role("worker", &arguments, &format!("{name}-worker")))
+    };
+    let (first, _first_worker) = pair("first");
+    wait_until("two checkpoints are complete", || checkpoints(&log("first")) >= 2);
+
+    signal(first.id(), libc::SIGSTOP);
+    let (_second, _second_worker) = pair("second");
+    wait_until("the second one has gone on", || checkpoints(&log("second")) >= 3);
+    assert!(restored_epochs(&log("second"))[0] > 0, "{}", log("second"));
+    let known = checkpoints(&log("first"));
+    signal(first.id(), libc::SIGCONT);
+
+    wait_until("the first one notices", || log("first").contains("waiting for as long as it does"));
+    assert_eq!(checkpoints(&log("first")), known, "{}", log("first"));
+    wait_until("the job has ended", || log("second").contains("the job has ended"));
+    assert_eq!((place.rows("picked"), place.rows("totals")), straight());
+}
+
+/// Every file that would be opened is refused for a while: by the limit of the process.
+#[test]
+fn too_many_open_files_are_named_with_their_cure_and_nothing_is_lost() {
+    let place = Place::new(2, SQL);
+    let mut job = place.start(&[]);
+    place.wait_until("two checkpoints are complete", || checkpoints(&place.log()) >= 2);
+    let limit = |soft: Option<u64>| -> libc::rlimit {
+        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        let process = libc::pid_t::try_from(job.id()).unwrap();
+        // SAFETY: both point to values of the right type that outlive the call.
+        assert_eq!(unsafe { libc::prlimit(process, libc::RLIMIT_NOFILE, std::ptr::null(), &mut before) }, 0);
+        if let Some(soft) = soft {
+            let wanted = libc::rlimit { rlim_cur: soft, ..before };
+            // SAFETY: as above.
+            let set = unsafe { libc::prlimit(process, libc::RLIMIT_NOFILE, &wanted, std::ptr::null_mut()) };
+            assert_eq!(set, 0);
+        }
+        before
+    };
+    let before = limit(Some(3)).rlim_cur;
+    place.wait_until("the limit is named", || {
+        place.log().contains("Too many open files") && place.log().contains("ulimit -n")
+    });
+    limit(Some(before));
+
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    assert_eq!((place.rows("picked"), place.rows("totals")), straight());
+}
+
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the time that passes is what is tested")]
 fn a_process_that_was_paused_for_longer_than_its_heartbeats_goes_on() {

@@ -19,7 +19,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use millrace::clock::Clock;
-use millrace::kafka::{Client, name};
+use millrace::kafka::{Client, KafkaError, name};
 use millrace::transport::Tcp;
 
 use crate::harness::wait_until;
@@ -196,7 +196,48 @@ impl Broker {
         second
     }
 
+    /// Starts three brokers that are their controllers together, and keep all topics three times.
+    pub fn start_three() -> [Self; 3] {
+        let nodes = [1, 2, 3].map(|node| (node, free_port(), free_port()));
+        let voters = nodes.map(|(node, _, controller)| format!("{node}@127.0.0.1:{controller}")).join(",");
+        let brokers = nodes.map(|(node, port, controller)| {
+            let folder = tempfile::tempdir().unwrap();
+            let config = format!(
+                "process.roles=broker,controller\nnode.id={node}\ncontroller.quorum.voters={voters}\n\
+                 controller.listener.names=CONTROLLER\nlisteners=PLAIN://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+                 inter.broker.listener.name=PLAIN\nlistener.security.protocol.map=PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+                 log.dirs={}/data\nbroker.heartbeat.interval.ms=500\nbroker.session.timeout.ms=3000\nmin.insync.replicas=2\n\
+                 auto.create.topics.enable=false\ngroup.initial.rebalance.delay.ms=0\noffsets.topic.num.partitions=2\n\
+                 transaction.state.log.num.partitions=3\ntransaction.abort.timed.out.transaction.cleanup.interval.ms=200\n\
+                 leader.imbalance.check.interval.seconds=5\n",
+                folder.path().display()
+            );
+            let format = ["--feature", "transaction.version=2"];
+            Self::prepare(folder, &config, &format, port, controller, None)
+        });
+        brokers.iter().for_each(Broker::wait);
+        wait_until("all brokers are known", || {
+            let known = brokers[0].runtime.block_on(async { brokers[0].client().brokers().await });
+            known.is_ok_and(|known| known.len() == 3)
+        });
+        brokers
+    }
+
     fn run(
+        folder: tempfile::TempDir,
+        config: &str,
+        format: &[&str],
+        port: u16,
+        controller: u16,
+        secured: Option<Secured>,
+    ) -> Self {
+        let broker = Self::prepare(folder, config, format, port, controller, secured);
+        broker.wait();
+        broker
+    }
+
+    /// Starts a broker that may need others before it answers.
+    fn prepare(
         folder: tempfile::TempDir,
         config: &str,
         format: &[&str],
@@ -216,9 +257,7 @@ impl Broker {
         let process = Self::spawn(&folder);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let address = format!("127.0.0.1:{port}");
-        let broker = Broker { folder, process, address, controller, secured, runtime };
-        broker.wait();
-        broker
+        Broker { folder, process, address, controller, secured, runtime }
     }
 
     fn spawn(folder: &tempfile::TempDir) -> Child {
@@ -266,26 +305,32 @@ impl Broker {
 
     /// Makes a topic, which the first broker has.
     pub fn create_topic(&self, topic: &str, partitions: i32) {
-        self.create(topic, partitions, 1);
+        self.create(topic, (0..partitions).map(|_| vec![1]));
     }
 
     /// Makes a topic with one partition, which the second broker alone has.
     pub fn create_topic_at_second(&self, topic: &str) {
-        self.create(topic, 1, 2);
+        self.create(topic, std::iter::once(vec![2]));
     }
 
-    /// Makes a topic at one broker: left to themselves, two brokers share topics as chance has it.
-    fn create(&self, topic: &str, partitions: i32, broker: i32) {
-        let at_broker = |index| {
+    /// Makes a topic that all of three brokers have, and that each leads a part of.
+    pub fn create_replicated_topic(&self, topic: &str, partitions: i32) {
+        self.create(topic, (0..partitions).map(|index| (0..3).map(|n| (index + n) % 3 + 1).collect()));
+    }
+
+    /// Makes a topic at these brokers, a list a partition: left to themselves, brokers share topics as chance has it.
+    fn create(&self, topic: &str, brokers: impl ExactSizeIterator<Item = Vec<i32>>) {
+        let partitions = brokers.len();
+        let at_brokers = |(index, brokers): (i32, Vec<i32>)| {
             CreatableReplicaAssignment::default()
                 .with_partition_index(index)
-                .with_broker_ids(vec![BrokerId(broker)])
+                .with_broker_ids(brokers.into_iter().map(BrokerId).collect())
         };
         let wanted = CreatableTopic::default()
             .with_name(name(topic))
             .with_num_partitions(-1)
             .with_replication_factor(-1)
-            .with_assignments((0..partitions).map(at_broker).collect());
+            .with_assignments((0..).zip(brokers).map(at_brokers).collect());
         let request = CreateTopicsRequest::default().with_topics(vec![wanted]).with_timeout_ms(10_000);
         let answer =
             self.runtime.block_on(async { self.client().call(&self.address, &request, 7).await }).unwrap();
@@ -294,9 +339,7 @@ impl Broker {
         wait_until("the topic is there", || {
             self.runtime.block_on(async {
                 let found = self.client().partitions(topic).await;
-                found.is_ok_and(|found| {
-                    found.len() == partitions as usize && found.iter().all(|p| p.leader.is_some())
-                })
+                found.is_ok_and(|found| found.len() == partitions && found.iter().all(|p| p.leader.is_some()))
             })
         });
     }
@@ -337,10 +380,21 @@ impl Broker {
         let data = PartitionProduceData::default().with_index(partition).with_records(Some(bytes.freeze()));
         let data = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
         let request =
-            ProduceRequest::default().with_acks(-1).with_timeout_ms(5_000).with_topic_data(vec![data]);
+            ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![data]);
         wait_until("the rows are appended", || {
-            let answer = async { self.client().call(&self.address, &request, 11).await };
-            let answer = self.runtime.block_on(answer).unwrap();
+            let mut client = self.client();
+            let answer = async {
+                let found = client.partitions(topic).await?;
+                let leader = found.iter().find(|found| found.index == partition);
+                let leader = leader.and_then(|found| found.leader.clone());
+                client.call(&leader.unwrap_or(self.address.clone()), &request, 11).await
+            };
+            let answer = match self.runtime.block_on(answer) {
+                Ok(answer) => answer,
+                // The leader is gone, and that is not known yet; nothing was sent.
+                Err(KafkaError::Network { .. }) => return false,
+                Err(error) => panic!("{topic} partition {partition}: {error:?}"),
+            };
             let code = answer.responses[0].partition_responses[0].error_code;
             // After a start the broker may not lead the partition yet; such an answer says that nothing was written.
             assert!(code == 0 || NOT_LEADING.contains(&code), "{topic} partition {partition}: code {code}");

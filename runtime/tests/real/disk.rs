@@ -1,6 +1,7 @@
 //! A disk that is full: a small file system in memory, which needs root.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -79,6 +80,34 @@ fn results_on_a_full_disk_wait_until_there_is_room() {
     let disk = Disk::mount(&place.path().join("disk"));
 
     check(&place, &disk, "disk/bids");
+}
+
+/// Root may write everywhere; without this capability it is as any other user.
+const AS_A_USER: [&str; 3] =
+    ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"];
+
+#[test]
+fn results_and_checkpoints_in_folders_that_cannot_be_written_to_wait_until_they_can() {
+    let place = Place::new(2, SQL);
+    let mut job = place.start_through(&AS_A_USER);
+    place.wait_until("a checkpoint is complete", || place.log().contains("checkpoint complete"));
+    for (folder, named) in [("disk/bids", "disk/bids"), (".millrace/default/job/epochs", "'epochs/")] {
+        let path = place.path().join(folder);
+        let (before, known) = (fs::metadata(&path).unwrap().permissions(), place.log().len());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o555)).unwrap();
+        place.wait_until("the folder is named", || {
+            let log = &place.log()[known..];
+            log.contains("Permission denied") && log.contains(named) && log.contains("the right to use it")
+        });
+        fs::set_permissions(&path, before).unwrap();
+        let complete = || place.log().matches("checkpoint complete").count();
+        let before = complete();
+        place.wait_until("checkpoints are complete again", || complete() > before);
+    }
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    let straight = Place::new(1, &SQL.replace(", 'rows-per-second' = '50000'", ""));
+    assert!(straight.run(&[]).status.success());
+    assert!(place.rows("disk/bids") == straight.rows("disk/bids"));
 }
 
 #[test]

@@ -336,6 +336,34 @@ fn a_store_that_answers_errors_for_a_minute_loses_nothing_and_the_job_goes_on_by
     assert_eq!(place.rows("totals"), straight.rows("totals"));
 }
 
+#[test]
+fn a_store_that_does_not_answer_for_a_minute_loses_nothing_and_the_job_goes_on_by_itself() {
+    let data = tempfile::tempdir().unwrap();
+    fs::create_dir(data.path().join("state")).unwrap();
+    let server = Server::start(data.path());
+    let slow = SQL.replace("'rows-per-second' = '50000'", "'rows-per-second' = '5000'");
+    let place = place_of(&server, "millrace-secret", &slow);
+    place.edit_job("checkpoint:", "checkpoint:\n    timeout: 10s");
+    let mut job = place.start(&["--http", "127.0.0.1:0"]);
+    place.wait_until("a checkpoint is complete", || checkpoints(&place.log()) >= 1);
+
+    signal(server.process.id(), libc::SIGSTOP);
+    let since = now();
+    for seconds in [31, 61] {
+        place.wait_until("the outage is over", || now() - since > Duration::from_secs(seconds));
+    }
+    let log = place.log();
+    assert!(job.try_wait().unwrap().is_none(), "the job has ended: {log}");
+    assert!(log.contains("gave up a checkpoint that took too long"), "{log}");
+    assert!(!log.contains("recovering"), "rows do not wait for the store: {log}");
+    signal(server.process.id(), libc::SIGCONT);
+
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    let straight = Place::new(1, &SQL.replace(", 'rows-per-second' = '50000'", ""));
+    assert!(straight.run(&[]).status.success());
+    assert_eq!(place.rows("totals"), straight.rows("totals"));
+}
+
 #[expect(clippy::disallowed_methods, reason = "the test lasts for as long as the outage that it makes")]
 fn now() -> Instant {
     Instant::now()

@@ -67,7 +67,11 @@ fn mistakes_are_shown_where_they_are() {
             "1:42+2 AT TIME ZONE is not supported yet",
             None,
         ),
-        ("SELECT auction FROM LATERAL (SELECT * FROM bid)", "1:21+7 LATERAL is not supported yet", Some("read from one table or view")),
+        (
+            "SELECT auction FROM LATERAL (SELECT * FROM bid)",
+            "1:21+7 LATERAL is not supported yet",
+            Some("read from one table or view"),
+        ),
         ("SELECT auction FROM UNNEST(ARRAY[1])", "1:21+6 UNNEST is not supported yet", None),
         ("SELECT auction FROM bid ORDER BY price", "1:25+5 ORDER BY is not supported yet", None),
         (

@@ -170,6 +170,7 @@ mod tests {
                 for setting in settings.iter().filter(|setting| setting.is_required) {
                     least.push((setting.key, examples(setting).swap_remove(0)));
                 }
+                let is_kafka_source = connector == "kafka" && role == Role::Source;
                 if connector.ends_with("kafka") {
                     least.push(("bootstrap.servers", "localhost:9092".to_owned()));
                 }
@@ -177,6 +178,9 @@ mod tests {
                     for value in examples(setting) {
                         let mut options: BTreeMap<&str, String> = least.iter().cloned().collect();
                         options.insert(setting.key, value.clone());
+                        if is_kafka_source && setting.key != "topic-pattern" {
+                            options.entry("topic").or_insert("t".to_owned());
+                        }
                         if setting.key.starts_with("csv.") {
                             options.insert("format", "csv".to_owned());
                         }
@@ -215,6 +219,9 @@ mod tests {
                     }
                 }
                 least.push(("no-such-option", String::new()));
+                if is_kafka_source {
+                    least.push(("topic", "t".to_owned()));
+                }
                 for (format, other) in [("json", "csv."), ("csv", "json.")] {
                     let mut known: Vec<&str> = settings.iter().map(|setting| setting.key).collect();
                     known.retain(|key| !key.starts_with(other));

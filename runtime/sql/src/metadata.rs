@@ -31,6 +31,11 @@ pub fn column(connector: &str, name: &str, key: &str, declared: &DataType) -> Re
     Ok(Field { name: name.to_owned(), ..given.clone() })
 }
 
+/// True if rows that are written can say this of their records.
+pub fn is_written(connector: &str, key: &str) -> bool {
+    connector == "kafka" && ["timestamp", "headers"].contains(&key)
+}
+
 fn is_castable(given: &DataType, declared: &DataType) -> bool {
     let is_nested =
         |data_type: &DataType| matches!(data_type.kind(), TypeKind::Row | TypeKind::Array | TypeKind::Map);

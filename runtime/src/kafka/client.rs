@@ -74,7 +74,7 @@ impl Client {
     }
 
     /// Asks any broker that answers.
-    async fn call_any<R: Request>(
+    pub async fn call_any<R: Request>(
         &mut self,
         request: &R,
         newest: i16,
@@ -121,6 +121,14 @@ impl Client {
     pub async fn brokers(&mut self) -> Result<Vec<String>, KafkaError> {
         self.metadata(None).await?;
         Ok(self.brokers.values().cloned().collect())
+    }
+
+    /// Names of all topics but those of the brokers' own.
+    pub async fn topics(&mut self) -> Result<Vec<String>, KafkaError> {
+        let request = MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
+        let (_, answer) = self.call_any(&request, METADATA_VERSION).await?;
+        let names = answer.topics.into_iter().filter(|topic| !topic.is_internal);
+        Ok(names.filter_map(|topic| Some(topic.name?.0.to_string())).collect())
     }
 
     /// The partitions of a topic, by index.

@@ -9,11 +9,13 @@ mod scram;
 mod security;
 
 use std::collections::BTreeSet;
-use std::io;
+use std::{fmt, io};
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
+use millrace_sql::connectors::kafka::PATTERN;
+use regex::Regex;
 use snafu::Snafu;
 
 use crate::options::{OptionError, TableOptions};
@@ -139,6 +141,56 @@ pub fn topics(options: &mut TableOptions<'_>) -> Result<Vec<String>, OptionError
     match topics.is_empty() {
         true => Err(options.wrong("topic", "names no topic")),
         false => Ok(topics.into_iter().map(str::to_owned).collect()),
+    }
+}
+
+/// Which topics a source reads.
+#[derive(Debug, Clone)]
+pub enum Topics {
+    /// By their names, each once.
+    Named(Vec<String>),
+    /// All that there are with such names, also those that come later.
+    Matching(Regex),
+}
+
+impl Topics {
+    /// Reads the options 'topic' and 'topic-pattern'.
+    ///
+    /// # Errors
+    /// If neither is there, or both.
+    pub fn new(options: &mut TableOptions<'_>) -> Result<Self, OptionError> {
+        let Some(pattern) = options.optional(PATTERN) else { return topics(options).map(Topics::Named) };
+        if options.optional("topic").is_some() {
+            return Err(options.wrong(PATTERN, "cannot be together with 'topic': remove one of them"));
+        }
+        // The whole name has to match.
+        let whole = Regex::new(&format!("^(?:{pattern})$"));
+        whole.map(Topics::Matching).map_err(|_| options.wrong(PATTERN, "is not a regular expression"))
+    }
+
+    /// The topics that there are now.
+    ///
+    /// # Errors
+    /// If no broker tells.
+    pub async fn names(&self, client: &mut Client) -> Result<Vec<String>, KafkaError> {
+        match self {
+            Topics::Named(names) => Ok(names.clone()),
+            Topics::Matching(pattern) => {
+                let mut names = client.topics().await?;
+                names.retain(|name| pattern.is_match(name));
+                names.sort_unstable();
+                Ok(names)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Topics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Topics::Named(names) => f.write_str(&names.join(";")),
+            Topics::Matching(pattern) => f.write_str(pattern.as_str()),
+        }
     }
 }
 

@@ -471,13 +471,24 @@ impl Broker {
         text.lines().filter_map(record).collect()
     }
 
+    /// All committed records of a topic, sorted, with what Kafka's own consumer prints of them.
+    pub fn printed(&self, topic: &str, properties: &[&str], expected: usize) -> Vec<String> {
+        let properties = properties.iter().flat_map(|property| ["--property", property]);
+        self.consumed(topic, &properties.collect::<Vec<_>>(), expected)
+    }
+
     /// All committed values of a topic, sorted, as Kafka's own consumer reads them; at least `expected`, if it can find as many.
     pub fn committed(&self, topic: &str, expected: usize) -> Vec<String> {
+        self.consumed(topic, &[], expected)
+    }
+
+    fn consumed(&self, topic: &str, arguments: &[&str], expected: usize) -> Vec<String> {
         let mut rows: Vec<String> = Vec::new();
         for _ in 0..CONSUMER_TRIES {
             let read = java("org.apache.kafka.tools.consumer.ConsoleConsumer")
                 .args(["--bootstrap-server", &self.address, "--topic", topic, "--from-beginning"])
                 .args(["--isolation-level", "read_committed", "--timeout-ms", "3000"])
+                .args(arguments)
                 .output()
                 .unwrap();
             rows = String::from_utf8(read.stdout).unwrap().lines().map(str::to_owned).collect();

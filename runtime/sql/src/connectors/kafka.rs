@@ -33,7 +33,8 @@ pub const KEY_PREFIX: Setting = meaning("key.fields-prefix", Text("key_"));
 pub const VALUE_FIELDS: Setting = meaning("value.fields-include", OneOf(&["ALL", EXCEPT_KEY]));
 
 pub const SOURCE: &[Setting] = &[
-    required("topic", Text("orders")),
+    meaning("topic", Text("orders")),
+    meaning(PATTERN, Text("orders-.*")),
     SERVERS,
     SERVERS_SHORT,
     FORMAT,
@@ -68,9 +69,11 @@ pub const SINK: &[Setting] = &[
     KEY_PREFIX,
     VALUE_FIELDS,
     connection("sink.partitioner", OneOf(&["default", "fixed", "round-robin"])),
-    meaning("sink.delivery-guarantee", OneOf(&["exactly-once"])),
+    GUARANTEE,
     connection("properties.transaction.timeout.ms", Number(1)),
 ];
+
+const GUARANTEE: Setting = meaning("sink.delivery-guarantee", OneOf(&["exactly-once", "at-least-once"]));
 
 pub const UPSERT_SINK: &[Setting] = &[
     COMPRESSION,
@@ -80,7 +83,7 @@ pub const UPSERT_SINK: &[Setting] = &[
     required("key.format", OneOf(&["json"])),
     required("value.format", OneOf(&["json"])),
     meaning("value.fields-include", OneOf(&["ALL"])),
-    meaning("sink.delivery-guarantee", OneOf(&["exactly-once"])),
+    GUARANTEE,
     connection("properties.transaction.timeout.ms", Number(1)),
 ];
 
@@ -111,7 +114,61 @@ pub fn check_modes(options: &BTreeMap<String, String>) -> Vec<Mistake> {
     MODES.into_iter().filter_map(mistake).collect()
 }
 
+/// Names topics by a regular expression.
+pub const PATTERN: &str = "topic-pattern";
+
+/// The mistake of a source's topics if they are named twice, or not at all.
+fn check_names(options: &BTreeMap<String, String>) -> Option<Mistake> {
+    let mistake = |key: Option<&str>, message: &str, hint: &str| {
+        Some(Mistake {
+            key: key.map(str::to_owned),
+            message: message.to_owned(),
+            hint: Some(hint.to_owned()),
+        })
+    };
+    match (options.get("topic"), options.get(PATTERN)) {
+        (None, None) => mistake(
+            None,
+            "the option 'topic' is missing",
+            "add 'topic' = 'orders', or 'topic-pattern' = 'orders-.*' for all topics with such names",
+        ),
+        (Some(_), Some(_)) => mistake(
+            Some(PATTERN),
+            "the options 'topic' and 'topic-pattern' are both there, and each says what is read",
+            "remove one of them",
+        ),
+        (None, Some(pattern)) => match regex::Regex::new(pattern) {
+            Ok(_) => offsets_option(options).and_then(|key| {
+                mistake(
+                    Some(key),
+                    &format!("the option '{key}' is of one topic, and 'topic-pattern' names several"),
+                    "name the topic by 'topic'",
+                )
+            }),
+            Err(_) => mistake(
+                Some(PATTERN),
+                &format!("the option 'topic-pattern' = '{pattern}' is not a regular expression"),
+                "write one such as 'orders-.*'",
+            ),
+        },
+        (Some(_), None) => None,
+    }
+}
+
+/// An option that says offsets, which are of one topic.
+fn offsets_option(options: &BTreeMap<String, String>) -> Option<&'static str> {
+    MODES
+        .iter()
+        .map(|(.., companion)| *companion)
+        .find(|key| key.ends_with("offsets") && options.contains_key(*key))
+}
+
 pub fn check_topics(options: &BTreeMap<String, String>, role: Option<Role>) -> Option<Mistake> {
+    if role == Some(Role::Source)
+        && let Some(mistake) = check_names(options)
+    {
+        return Some(mistake);
+    }
     let topics: Vec<&str> =
         options.get("topic")?.split(';').map(str::trim).filter(|topic| !topic.is_empty()).collect();
     let is_letter = |letter: char| letter.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&letter);
@@ -125,10 +182,7 @@ pub fn check_topics(options: &BTreeMap<String, String>, role: Option<Role>) -> O
         });
     }
     let topics = topics.len();
-    let with_offsets = MODES
-        .iter()
-        .map(|(.., companion)| *companion)
-        .find(|key| key.ends_with("offsets") && options.contains_key(*key));
+    let with_offsets = offsets_option(options);
     let (key, message, hint) = match (topics, role, with_offsets) {
         (0 | 1, ..) => return None,
         (_, Some(Role::Sink), _) => (

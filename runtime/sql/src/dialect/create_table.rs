@@ -261,5 +261,25 @@ fn options(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Parsed<()> {
             break;
         }
     }
+    other_names(table);
     cursor.expect(&Token::RParen)
+}
+
+/// Of Kafka's tables `value.format`, and its options with `value.` before them, are other names of `format` and its options.
+fn other_names(table: &mut CreateTable) {
+    let is_kafka = table.options.get("connector").is_some_and(|connector| connector == "kafka");
+    let Some(format) = table.options.get("value.format").filter(|_| is_kafka).cloned() else { return };
+    let options = format!("value.{format}.");
+    let is_other = |key: &String| *key == "value.format" || key.starts_with(&options);
+    let others: Vec<String> = table.options.keys().filter(|key| is_other(key)).cloned().collect();
+    for key in others {
+        let name = key.trim_start_matches("value.").to_owned();
+        if table.options.contains_key(&name) {
+            continue;
+        }
+        if let (Some(value), Some(span)) = (table.options.remove(&key), table.option_spans.remove(&key)) {
+            table.options.insert(name.clone(), value);
+            table.option_spans.insert(name, span);
+        }
+    }
 }

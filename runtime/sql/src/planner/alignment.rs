@@ -10,6 +10,7 @@ use super::special_forms::UNNAMED;
 use crate::diagnostic::Diagnostic;
 use crate::dialect::{Insert, Name};
 use crate::functions::CastTo;
+use crate::metadata;
 use crate::plan::{self, DataType, TypeKind};
 use crate::similar::closest;
 
@@ -18,11 +19,19 @@ use crate::similar::closest;
 /// # Errors
 /// Columns that the sink does not have, too many or too few, and types that do not fit.
 pub fn to_sink(insert: &Insert, sink: &DeclaredTable, query: LogicalPlan) -> Compiled<LogicalPlan> {
-    if let Some(name) = &sink.written_metadata {
-        let message = format!("the METADATA column '{name}' of '{}' is not written yet", sink.table.name);
-        return Err(vec![at(insert.table.span, message).hint("declare it VIRTUAL, which is only read")]);
+    let connector = sink.table.options.get("connector").map_or("", String::as_str);
+    if let Some((name, key)) = sink.table.metadata.iter().find_map(|column| {
+        let is_written = metadata::is_written(connector, &column.key);
+        (!is_written).then(|| Some((&column.field.as_ref()?.name, &column.key)))?
+    }) {
+        let message = format!(
+            "the METADATA column '{name}' of '{}' cannot be written: '{key}' is only read",
+            sink.table.name
+        );
+        return Err(vec![at(insert.table.span, message).hint("declare it VIRTUAL")]);
     }
-    let targets = sink_columns(insert, sink)?;
+    let written = sink.written_fields();
+    let targets = sink_columns(insert, sink, &written)?;
     let given = query.schema().fields().len();
     if given != targets.len() {
         let message = format!(
@@ -35,9 +44,10 @@ pub fn to_sink(insert: &Insert, sink: &DeclaredTable, query: LogicalPlan) -> Com
         return Err(vec![at(insert.table.span, message).hint(format!("they are: {}", names.join(", ")))]);
     }
     let mut columns = Vec::new();
-    for field in sink.table.schema.iter().flat_map(|schema| &schema.fields) {
+    for field in &sink.table.given_fields() {
+        let is_metadata = sink.table.metadata.iter().any(|column| column.field.as_ref() == Some(field));
         let Some(position) = targets.iter().position(|target| target.name == field.name) else {
-            if !field.nullable {
+            if !field.nullable && !is_metadata {
                 let message = format!(
                     "the column '{}' of '{}' is NOT NULL and not written",
                     field.name, sink.table.name
@@ -61,8 +71,12 @@ pub fn to_sink(insert: &Insert, sink: &DeclaredTable, query: LogicalPlan) -> Com
 }
 
 /// Which sink column each query column goes to.
-fn sink_columns<'a>(insert: &Insert, sink: &'a DeclaredTable) -> Compiled<Vec<&'a plan::Field>> {
-    let fields = sink.table.schema.iter().flat_map(|schema| &schema.fields);
+fn sink_columns<'a>(
+    insert: &Insert,
+    sink: &DeclaredTable,
+    written: &'a [plan::Field],
+) -> Compiled<Vec<&'a plan::Field>> {
+    let fields = written.iter();
     let Some(names) = &insert.columns else { return Ok(fields.collect()) };
     let known: Vec<String> = fields.clone().map(|field| field.name.clone()).collect();
     let find = |name: &Name| {

@@ -29,8 +29,27 @@ pub struct Catalog {
 pub struct DeclaredTable {
     pub table: plan::Table,
     pub event_time: Option<EventTime>,
-    /// A METADATA column that a sink would have to write: it is not VIRTUAL.
-    pub written_metadata: Option<String>,
+    /// Columns that a sink writes, in the order of their declaration: the physical ones, and METADATA that is not VIRTUAL.
+    pub written: Vec<String>,
+}
+
+impl DeclaredTable {
+    /// The table as a sink: without the metadata that it only reads.
+    pub fn as_sink(&self) -> Self {
+        let mut sink = self.clone();
+        let is_written = |column: &plan::MetadataColumn| {
+            column.field.iter().any(|field| self.written.contains(&field.name))
+        };
+        sink.table.metadata.retain(is_written);
+        sink
+    }
+
+    /// The columns that are written, in the order of their declaration.
+    pub fn written_fields(&self) -> Vec<plan::Field> {
+        let given = self.table.given_fields();
+        let find = |name: &String| given.iter().find(|field| field.name == *name).cloned();
+        self.written.iter().filter_map(find).collect()
+    }
 }
 
 /// The event time of a table, as expressions over its physical columns.

@@ -279,7 +279,8 @@ impl Compiler {
             options: [("connector".to_owned(), connectors::SHOWN.to_owned())].into(),
             ..Table::default()
         };
-        let sink = DeclaredTable { table, event_time: None, written_metadata: None };
+        let written = table.given_fields().into_iter().map(|field| field.name).collect();
+        let sink = DeclaredTable { table, event_time: None, written };
         let into = Insert {
             table: Name { text: RESULT.to_owned(), span: first_span(query) },
             columns: None,
@@ -322,11 +323,14 @@ impl Compiler {
         };
         let plan = self.table_plan(declaration, &table)?;
         let event_time = self.event_time(declaration, &table, &plan)?;
-        let written_metadata = declaration.columns.iter().find_map(|column| match &column.kind {
-            ColumnKind::Metadata { is_virtual: false, .. } => Some(column.name.text.clone()),
-            _ => None,
+        let written = declaration.columns.iter().filter(|column| {
+            matches!(
+                column.kind,
+                ColumnKind::Physical { .. } | ColumnKind::Metadata { is_virtual: false, .. }
+            )
         });
-        self.catalog.add_table(DeclaredTable { table, event_time, written_metadata }, plan);
+        let written = written.map(|column| column.name.text.clone()).collect();
+        self.catalog.add_table(DeclaredTable { table, event_time, written }, plan);
         Ok(())
     }
 
@@ -416,8 +420,9 @@ impl Compiler {
     }
 
     fn connect(&mut self, insert: &Insert, sink: &DeclaredTable, query: LogicalPlan) -> Compiled<bool> {
-        let aligned = alignment::to_sink(insert, sink, query)?;
-        self.plan.insert(&self.catalog, sink, aligned).map_err(|(error, place)| {
+        let sink = sink.as_sink();
+        let aligned = alignment::to_sink(insert, &sink, query)?;
+        self.plan.insert(&self.catalog, &sink, aligned).map_err(|(error, place)| {
             let mut mistake = from_planner(&error, &insert.query.tokens);
             let place = place.and_then(|name| {
                 let windows = insert.query.windows.iter();

@@ -113,7 +113,7 @@ impl StreamBuilder {
         if stream.is_changing && !connectors::takes_changes(connector(&sink.table)) {
             return Err(only_appends(&sink.table));
         }
-        let schema = sink.table.schema.clone().unwrap_or_default();
+        let schema = Schema { fields: sink.table.given_fields() };
         let changes = stream.is_changing;
         if connectors::uses_key(connector(&sink.table)) {
             return self.insert_by_key(catalog, sink, schema, stream).map(|()| changes);

@@ -449,8 +449,19 @@ fn metadata_that_a_connector_does_not_have_are_named() {
         "CREATE TABLE a (n INT, ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp') WITH ({kafka});\nINSERT INTO a SELECT n FROM a;"
     );
     let found = compile(&written).unwrap_err();
-    assert_eq!(found[0].to_string(), "line 2, column 13: the METADATA column 'ts' of 'a' is not written yet");
+    assert_eq!(
+        found[0].to_string(),
+        "line 2, column 13: the query has 1 columns, and 2 of 'a' are to be written"
+    );
     plan(&written.replace("'timestamp')", "'timestamp' VIRTUAL)"));
+    plan(&written.replace("SELECT n", "SELECT n, ts"));
+    let of_offset = format!(
+        "CREATE TABLE a (n INT, o BIGINT METADATA FROM 'offset') WITH ({kafka});\nINSERT INTO a SELECT n, o FROM a;"
+    );
+    assert_eq!(
+        compile(&of_offset).unwrap_err()[0].to_string(),
+        "line 2, column 13: the METADATA column 'o' of 'a' cannot be written: 'offset' is only read"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use arrow::array::{Array, RecordBatch};
 use bytes::Bytes;
 
-use super::Record;
+use super::{About, Record};
 use crate::model::RowKind;
 use crate::sink::SinkError;
 
@@ -34,7 +34,7 @@ pub fn records(keys: Vec<Bytes>, values: Vec<Bytes>, kinds: Option<&[RowKind]>) 
             && !kind(row + 1).is_retraction();
         if !is_replaced {
             let value = (!kind(row).is_retraction()).then_some(value);
-            records.push(Record { key: Some(keys[row].clone()), value });
+            records.push(Record { key: Some(keys[row].clone()), value, about: About::default() });
         }
     }
     records
@@ -113,6 +113,7 @@ mod tests {
             let record = |(key, value): &(&'static str, Option<&'static str>)| Record {
                 key: Some(Bytes::from_static(key.as_bytes())),
                 value: value.map(|value| Bytes::from_static(value.as_bytes())),
+                about: About::default(),
             };
             assert_eq!(found, expected.iter().map(record).collect::<Vec<_>>(), "{rows:?}");
         }
@@ -123,6 +124,7 @@ mod tests {
         let record = |number: u8| Record {
             key: Some(Bytes::from(format!("{}", number % 5))),
             value: Some(Bytes::from(vec![number])),
+            about: About::default(),
         };
 
         let found = by_partition((0..100).map(record).collect(), 3);
@@ -131,7 +133,7 @@ mod tests {
         assert_eq!(found.values().map(Vec::len).sum::<usize>(), 100);
         let mut seen = BTreeMap::new();
         for (place, records) in &found {
-            for Record { key, value } in records {
+            for Record { key, value, .. } in records {
                 let (first, last) = seen.entry(key.clone()).or_insert((*place, None));
                 assert!(first == place && *last < *value);
                 last.clone_from(value);

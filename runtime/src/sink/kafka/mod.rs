@@ -1,4 +1,4 @@
-//! Kafka topics, exactly once: rows are written in transactions that the checkpoint names, and committed after it by whoever
+//! Kafka topics, at least once (rows are written as they come, and a checkpoint waits for their acknowledgement) or exactly once: rows are written in transactions that the checkpoint names, and committed after it by whoever
 //! leads the job then.
 //!
 //! The protocol is Kafka's second generation of transactions (KIP-890): each transaction has an epoch of its own, so that a
@@ -8,6 +8,7 @@
 
 mod by_key;
 mod committer;
+mod metadata;
 mod producer;
 mod slots;
 
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
+use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::Compression;
 use millrace_sql::kafka_keys::{self, Keys};
 use millrace_sql::plan::Table;
@@ -64,6 +66,10 @@ struct Settings {
     partitioner: Partitioner,
     /// `None`: records have no keys.
     key: Option<RecordKey>,
+    /// Without it rows are written as they come, and those after the last checkpoint once more after a failure.
+    is_exactly_once: bool,
+    /// What columns say of their records.
+    metadata: Vec<(usize, Said)>,
     transaction_timeout_ms: u32,
     /// What all transactional ids of this sink of this job begin with.
     prefix: String,
@@ -112,8 +118,7 @@ impl RecordKey {
             ("csv", _) => Some(OutputFormat::Csv(CsvStyle::new(options)?)),
             _ => return Err(options.wrong(kafka_keys::FORMAT, "is none of 'json', 'csv' and 'raw'").into()),
         };
-        let all = 0..table.given_fields().len();
-        let value = all.filter(|column| are_in_value || !columns.contains(column)).collect();
+        let value = (0..physical(table)).filter(|column| are_in_value || !columns.contains(column)).collect();
         Ok(Some(RecordKey { columns, format: of_key, prefix, value, replaces: false }))
     }
 
@@ -135,6 +140,13 @@ fn raw(keys: &RecordBatch) -> Result<Vec<Option<Bytes>>, SinkError> {
     let bytes = cast(keys.column(0), &ArrowType::Binary).map_err(not_writable)?;
     let bytes: &BinaryArray = bytes.as_binary::<i32>();
     Ok(bytes.iter().map(|value| value.map(Bytes::copy_from_slice)).collect())
+}
+
+/// What a METADATA column that is written says of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Timestamp,
+    Headers,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,7 +213,7 @@ impl Kafka {
             (Partitioner::Sticky, Some(_)) if !is_round_robin => Partitioner::ByKey,
             (given, _) => given,
         };
-        Self::open(options, identity, partitioner, key, format)
+        Self::open(options, table, identity, partitioner, key, format)
     }
 
     /// Reads the options of a topic that holds the newest row of each key: a record takes the place of the one before, and one
@@ -218,14 +230,15 @@ impl Kafka {
         }
         let format = OutputFormat::Json(JsonStyle::default());
         let columns = table.key_columns();
-        let value = (0..table.given_fields().len()).collect();
+        let value = (0..physical(table)).collect();
         let key =
             RecordKey { columns, format: Some(format.clone()), prefix: String::new(), value, replaces: true };
-        Self::open(options, identity, Partitioner::ByKey, Some(key), format)
+        Self::open(options, table, identity, Partitioner::ByKey, Some(key), format)
     }
 
     fn open(
         options: &mut TableOptions<'_>,
+        table: &Table,
         identity: SinkIdentity,
         partitioner: Partitioner,
         key: Option<RecordKey>,
@@ -239,6 +252,16 @@ impl Kafka {
             topic: topic(options)?,
             partitioner,
             key,
+            is_exactly_once: match options.optional("sink.delivery-guarantee").as_deref() {
+                None | Some("exactly-once") => true,
+                Some("at-least-once") => false,
+                Some(_) => {
+                    return Err(options
+                        .wrong("sink.delivery-guarantee", "is neither 'exactly-once' nor 'at-least-once'")
+                        .into());
+                }
+            },
+            metadata: said(table),
             transaction_timeout_ms: options
                 .parsed("properties.transaction.timeout.ms", "a number of milliseconds")?
                 .unwrap_or(DEFAULT_TRANSACTION_TIMEOUT_MS),
@@ -247,13 +270,21 @@ impl Kafka {
         if settings.transaction_timeout_ms == 0 {
             return Err(options.wrong("properties.transaction.timeout.ms", "must be at least 1").into());
         }
-        if !matches!(options.optional("sink.delivery-guarantee").as_deref(), None | Some("exactly-once")) {
-            return Err(options
-                .wrong("sink.delivery-guarantee", "is not supported; every row is written 'exactly-once'")
-                .into());
-        }
         Ok(Kafka { settings: Arc::new(settings), identity })
     }
+}
+
+/// How many columns are part of records; metadata come after them.
+fn physical(table: &Table) -> usize {
+    table.schema.as_ref().map_or(0, |schema| schema.fields.len())
+}
+
+fn said(table: &Table) -> Vec<(usize, Said)> {
+    let said = (physical(table)..).zip(&table.metadata).map(|(column, metadata)| {
+        let said = if metadata.key == "headers" { Said::Headers } else { Said::Timestamp };
+        (column, said)
+    });
+    said.collect()
 }
 
 impl SinkConnector for Kafka {
@@ -268,7 +299,8 @@ impl SinkConnector for Kafka {
     }
 
     fn committer(&self) -> Option<Box<dyn SinkCommitter>> {
-        Some(Box::new(Committer::new(Arc::clone(&self.settings), &self.identity.outside)))
+        let committer = || Committer::new(Arc::clone(&self.settings), &self.identity.outside);
+        self.settings.is_exactly_once.then(|| Box::new(committer()) as Box<dyn SinkCommitter>)
     }
 }
 
@@ -304,12 +336,22 @@ pub struct Record {
     pub key: Option<Bytes>,
     /// Without one, the record takes the key's row away.
     pub value: Option<Bytes>,
+    pub about: About,
+}
+
+/// What is said of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct About {
+    /// In milliseconds since 1970; `None`: the time of writing.
+    pub timestamp: Option<i64>,
+    pub headers: Vec<(StrBytes, Option<Bytes>)>,
 }
 
 impl Record {
     fn bytes(&self) -> usize {
         let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
-        bytes(&self.key) + bytes(&self.value)
+        let header = |(name, value): &(StrBytes, Option<Bytes>)| name.len() + bytes(value);
+        bytes(&self.key) + bytes(&self.value) + self.about.headers.iter().map(header).sum::<usize>()
     }
 }
 
@@ -319,13 +361,26 @@ impl Writer {
     }
 
     fn records(&mut self, batch: &Batch) -> Result<Vec<Record>, SinkError> {
+        let mut records = self.of_columns(batch)?;
+        for (column, said) in &self.settings.metadata {
+            metadata::say(*said, batch.records.column(*column), &mut records)?;
+        }
+        Ok(records)
+    }
+
+    /// A record for each row; of those of a key, one for each that is not replaced at once.
+    fn of_columns(&mut self, batch: &Batch) -> Result<Vec<Record>, SinkError> {
         let Some(key) = &self.settings.key else {
             let format = &self.settings.format;
+            let columns: Vec<usize> =
+                (0..batch.records.num_columns() - self.settings.metadata.len()).collect();
+            let rows = batch.records.project(&columns).map_err(not_writable)?;
             let encoders = self
                 .encoders
-                .get_or_insert_with(|| Encoders { row: format.encoder(&batch.records.schema()), key: None });
-            let values = lines(&encoders.row, &batch.records, &mut self.text)?;
-            return Ok(values.into_iter().map(|value| Record { key: None, value: Some(value) }).collect());
+                .get_or_insert_with(|| Encoders { row: format.encoder(&rows.schema()), key: None });
+            let values = lines(&encoders.row, &rows, &mut self.text)?;
+            let record = |value| Record { key: None, value: Some(value), about: About::default() };
+            return Ok(values.into_iter().map(record).collect());
         };
         if key.replaces {
             by_key::check(&batch.records, &key.columns)?;
@@ -345,7 +400,8 @@ impl Writer {
             return Ok(by_key::records(keys.into_iter().flatten().collect(), values, batch.kinds.as_deref()));
         }
         let records = keys.into_iter().zip(values);
-        Ok(records.map(|(key, value)| Record { key, value: Some(value) }).collect())
+        let record = |(key, value)| Record { key, value: Some(value), about: About::default() };
+        Ok(records.map(record).collect())
     }
 }
 

@@ -12,7 +12,7 @@ use kafka_protocol::messages::{
     EndTxnRequest, InitProducerIdRequest, ProduceRequest, ProducerId, TransactionalId,
 };
 use kafka_protocol::protocol::StrBytes;
-use kafka_protocol::records::{self, Compression, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
+use kafka_protocol::records::{self, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
@@ -167,6 +167,9 @@ impl Producer {
 
     /// Ends the open transaction's writing: every row of it was acknowledged.
     fn prepare(&mut self, epoch: Epoch) -> Option<Transaction> {
+        if !self.settings.is_exactly_once {
+            return None;
+        }
         let open = self.open.take()?;
         self.slots.prepared(open.slot, epoch, open.identity);
         Some(Transaction {
@@ -234,7 +237,7 @@ impl Producer {
         while let Some(batch) = left.pop() {
             let sequence = open.sequences.entry(partition).or_insert(0);
             let now = self.clock.now_ms();
-            let records = encode(batch, open.identity, *sequence, now as i64, self.settings.compression)
+            let records = encode(batch, open.identity, *sequence, now as i64, &self.settings)
                 .map_err(|error| SinkError::Data { message: format!("failed to encode a batch: {error}") })?;
             if open.rows == 0 {
                 open.first_write_ms = now;
@@ -264,7 +267,7 @@ impl Producer {
         let topic =
             TopicProduceData::default().with_name(name(&self.settings.topic)).with_partition_data(vec![data]);
         let request = ProduceRequest::default()
-            .with_transactional_id(Some(transactional(id)))
+            .with_transactional_id(self.settings.is_exactly_once.then(|| transactional(id)))
             .with_acks(ALL_REPLICAS)
             .with_timeout_ms(REPLICAS_WAIT_MS)
             .with_topic_data(vec![topic]);
@@ -324,6 +327,9 @@ impl Producer {
 
     /// Begins a transaction: the broker learns of it with the first batch.
     async fn begin(&mut self) -> Result<Open, SinkError> {
+        if !self.settings.is_exactly_once {
+            return self.begin_without_transaction().await;
+        }
         let completed = *self.completed.borrow_and_update();
         self.slots.completed(completed);
         let taken = self.slots.take();
@@ -333,6 +339,21 @@ impl Producer {
             None => self.initialise(&id).await?,
         };
         Ok(Open { slot: taken.slot, id, identity, first_write_ms: 0, rows: 0, sequences: HashMap::new() })
+    }
+
+    /// Begins to write rows that readers see at once. Brokers know each batch by its sequence all the same, so that one whose
+    /// acknowledgement was lost is not written twice.
+    async fn begin_without_transaction(&mut self) -> Result<Open, SinkError> {
+        let mut retry = Retry::new(self.clock);
+        loop {
+            match identity(&mut self.client).await {
+                Ok(identity) => {
+                    let (id, sequences) = (String::new(), HashMap::new());
+                    return Ok(Open { slot: 0, id, identity, first_write_ms: 0, rows: 0, sequences });
+                }
+                Err(error) => retry.wait(error, &self.settings.topic).await?,
+            }
+        }
     }
 
     async fn initialise(&mut self, id: &str) -> Result<Identity, SinkError> {
@@ -388,6 +409,18 @@ pub async fn initialise(client: &mut Client, id: &str, timeout_ms: u32) -> Resul
     Ok(Identity { producer_id: answer.producer_id.0, epoch: answer.producer_epoch })
 }
 
+/// An identity for rows outside of transactions.
+async fn identity(client: &mut Client) -> Result<Identity, KafkaError> {
+    let request = InitProducerIdRequest::default()
+        .with_transactional_id(None)
+        .with_transaction_timeout_ms(i32::MAX)
+        .with_producer_id(ProducerId(-1))
+        .with_producer_epoch(-1);
+    let (address, answer) = client.call_any(&request, INIT_VERSION).await?;
+    checked(answer.error_code, "give out a producer id", &address)?;
+    Ok(Identity { producer_id: answer.producer_id.0, epoch: answer.producer_epoch })
+}
+
 /// A transactional id in requests.
 pub fn transactional(id: &str) -> TransactionalId {
     TransactionalId(StrBytes::from_string(id.to_owned()))
@@ -398,10 +431,10 @@ fn encode(
     identity: Identity,
     sequence: i32,
     time_ms: i64,
-    compression: Compression,
+    settings: &Settings,
 ) -> Result<Bytes, String> {
-    let record = |(index, Record { key, value }): (usize, &Record)| records::Record {
-        transactional: true,
+    let record = |(index, Record { key, value, about }): (usize, &Record)| records::Record {
+        transactional: settings.is_exactly_once,
         control: false,
         delete_horizon: false,
         partition_leader_epoch: -1,
@@ -410,13 +443,13 @@ fn encode(
         timestamp_type: TimestampType::Creation,
         offset: index as i64,
         sequence: sequence.wrapping_add(index as i32),
-        timestamp: time_ms,
+        timestamp: about.timestamp.unwrap_or(time_ms),
         key: key.clone(),
         value: value.clone(),
-        headers: IndexMap::new(),
+        headers: about.headers.iter().cloned().collect::<IndexMap<_, _>>(),
     };
     let records: Vec<records::Record> = written.iter().enumerate().map(record).collect();
-    let options = RecordEncodeOptions { version: 2, compression };
+    let options = RecordEncodeOptions { version: 2, compression: settings.compression };
     let mut bytes = BytesMut::new();
     RecordBatchEncoder::encode(&mut bytes, &records, &options).map_err(|error| error.to_string())?;
     Ok(bytes.freeze())

@@ -376,7 +376,7 @@ impl Fetching {
         let now = self.clock.elapsed();
         self.leaders.clear();
         self.retry_at = now + RETRY;
-        let topics = self.settings.topics.join(";");
+        let topics = self.settings.topics.to_string();
         warn!(topics, error = %chain(&error), "reading is delayed");
         let text = chain(&error);
         let may_pass = matches!(failed(error, &topics), SourceError::Io { .. });

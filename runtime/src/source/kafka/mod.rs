@@ -28,7 +28,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::format::Decoder;
-use crate::kafka::{Client, KafkaError, Security, servers, topics};
+use crate::kafka::{Client, KafkaError, Security, Topics, servers};
 use crate::options::TableOptions;
 use crate::outside::Outside;
 use fetcher::{Fetched, Fetcher, KnownEnd};
@@ -55,7 +55,7 @@ pub struct Kafka {
 struct Settings {
     bootstrap: Vec<String>,
     security: Arc<Security>,
-    topics: Vec<String>,
+    topics: Topics,
     start: Start,
     end: End,
     is_committed_only: bool,
@@ -99,7 +99,7 @@ impl Kafka {
         let settings = Settings {
             bootstrap: servers(options)?,
             security: Arc::new(Security::new(options)?),
-            topics: topics(options)?,
+            topics: Topics::new(options)?,
             start: Start::new(options)?,
             end: End::new(options)?,
             is_committed_only: match options.optional("properties.isolation.level").as_deref() {
@@ -120,6 +120,11 @@ impl Kafka {
         };
         let format = RecordFormat::with_key(plan, options, outside.clock)?;
         Ok(Kafka { settings, format, outside: outside.clone(), fetcher: Mutex::new(None) })
+    }
+
+    async fn topics(&self, client: &mut Client) -> Result<Vec<String>, SourceError> {
+        let names = self.settings.topics.names(client).await;
+        names.map_err(|error| failed(error, &self.settings.topics.to_string()))
     }
 }
 
@@ -149,7 +154,7 @@ impl SourceConnector for Kafka {
         let mut client = self.settings.client(&self.outside);
         let Settings { start, end, is_committed_only, .. } = &self.settings;
         let mut splits = Vec::new();
-        for topic in &self.settings.topics {
+        for topic in &self.topics(&mut client).await? {
             let positions = offsets::positions(&mut client, topic, start, end, *is_committed_only).await;
             let positions = positions.map_err(|error| failed(error, topic))?;
             splits.extend(positions.into_iter().map(split));
@@ -165,7 +170,7 @@ impl SourceConnector for Kafka {
     async fn discover(&self, known: &BTreeSet<String>) -> Result<Vec<Split>, SourceError> {
         let mut client = self.settings.client(&self.outside);
         let mut splits = Vec::new();
-        for topic in &self.settings.topics {
+        for topic in &self.topics(&mut client).await? {
             let partitions = client.partitions(topic).await.map_err(|error| failed(error, topic))?;
             if partitions.iter().all(|partition| known.contains(&split_id(topic, partition.index))) {
                 continue;
@@ -198,8 +203,10 @@ impl SourceConnector for Kafka {
         let mut position = Position::decode(split.position.as_slice()).map_err(|_| SourceError::Data {
             message: format!("the position of split '{}' is malformed", split.id),
         })?;
-        if position.topic.is_empty() {
-            position.topic = self.settings.topics.first().cloned().unwrap_or_default();
+        if let Topics::Named(names) = &self.settings.topics
+            && position.topic.is_empty()
+        {
+            position.topic = names.first().cloned().unwrap_or_default();
         }
         let topic: Arc<str> = position.topic.as_str().into();
         let decoder = self.format.decoder()?;

@@ -37,6 +37,8 @@ pub enum ValueKind {
     UpTo(u64),
     /// Such as `10 s`.
     Duration,
+    /// Such as `128 MB`.
+    Size,
     OneOf(&'static [&'static str]),
     /// One ASCII character, or `\t`; with an example.
     Character(&'static str),
@@ -54,6 +56,7 @@ impl ValueKind {
             Number(least) => vec![least.max(1).to_string()],
             UpTo(_) => vec!["1".to_owned()],
             Duration => vec!["10 s".to_owned()],
+            Size => vec!["128 MB".to_owned()],
             Offsets => vec![OFFSETS_EXAMPLE.to_owned()],
             OneOf(choices) => choices.iter().map(|choice| (*choice).to_owned()).collect(),
         }
@@ -69,7 +72,7 @@ pub struct Mistake {
     pub hint: Option<String>,
 }
 
-use ValueKind::{Any, Character, Duration, Number, Offsets, OneOf, Text, UpTo};
+use ValueKind::{Any, Character, Duration, Number, Offsets, OneOf, Size, Text, UpTo};
 
 const OFFSETS_EXAMPLE: &str = "partition:0,offset:42;partition:1,offset:7";
 
@@ -133,7 +136,13 @@ const SOURCE: &[Setting] =
 const FILES_SOURCE: &[Setting] =
     &[required("path", Text("folder")), FORMAT, meaning("source.monitor-interval", Duration)];
 
-const FILES_SINK: &[Setting] = &[required("path", Text("s3://bucket/folder")), FORMAT];
+const FILES_SINK: &[Setting] = &[
+    required("path", Text("s3://bucket/folder")),
+    FORMAT,
+    connection("sink.rolling-policy.file-size", Size),
+    connection("sink.rolling-policy.rollover-interval", Duration),
+    meaning("partition.default-name", Text("__DEFAULT_PARTITION__")),
+];
 
 const NEXMARK: &[Setting] = &[
     meaning("events", Number(0)),
@@ -395,6 +404,10 @@ fn check_value(key: &str, value: &str, kind: ValueKind) -> Option<Mistake> {
             Some(_) => None,
             None => wrong("is not a duration".to_owned(), "write one such as '10 s' or '500 ms'".to_owned()),
         },
+        Size => match parse_size(value) {
+            Some(size) if size > 0 => None,
+            _ => wrong("is not a size".to_owned(), "write one such as '128 MB' or '512 kb'".to_owned()),
+        },
         OneOf(choices) if choices.contains(&value) => None,
         Offsets => match parse_offsets(value) {
             Some(_) => None,
@@ -457,9 +470,59 @@ pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
     number.checked_mul(millis).map(std::time::Duration::from_millis)
 }
 
+/// Bytes as Flink writes them: `128 MB`, `512kb`, `1024`. Units are powers of 1024.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let power = match text[digits..].trim() {
+        "" | "b" | "bytes" => 0,
+        "k" | "kb" | "kibibytes" => 1,
+        "m" | "mb" | "mebibytes" => 2,
+        "g" | "gb" | "gibibytes" => 3,
+        "t" | "tb" | "tebibytes" => 4,
+        _ => return None,
+    };
+    number.checked_mul(1024_u64.pow(power))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        for (text, bytes) in
+            [("1024", 1024), ("128 MB", 128 << 20), ("512kb", 512 << 10), ("1 g", 1 << 30), ("7 bytes", 7)]
+        {
+            assert_eq!(parse_size(text), Some(bytes), "{text}");
+        }
+        for text in ["", "MB", "1.5 MB", "-1", "1 fortnight"] {
+            assert_eq!(parse_size(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_option_is_in_the_reference() {
+        let reference = include_str!("../../../docs/connectors.md");
+        let mut known = 0;
+        for role in [Role::Source, Role::Sink] {
+            for connector in names(Some(role)) {
+                for setting in settings(&connector, role).unwrap() {
+                    let is_there = [format!("`{}`", setting.key), format!("`{}` =", setting.key)]
+                        .iter()
+                        .any(|written| reference.contains(written));
+                    assert!(
+                        is_there,
+                        "docs/connectors.md does not say what '{}' of '{connector}' is",
+                        setting.key
+                    );
+                    known += 1;
+                }
+            }
+        }
+        assert!(known > 50, "{known}");
+    }
 
     #[test]
     fn every_mistake_is_named_with_its_cure() {

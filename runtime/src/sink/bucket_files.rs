@@ -1,10 +1,10 @@
 //! Files of JSON lines in a bucket: uploaded in parts before the barrier is answered, made visible by the completion of the
 //! upload when the checkpoint that covers them is complete.
 //!
-//! One file a subtask and checkpoint, none without rows. A visible file never changes or disappears.
+//! A file a subtask and checkpoint, or several if they grow large or old, and none without rows. A visible file never changes or disappears.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,9 +22,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::{
-    Committable, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter, Trouble, file_prefix,
-};
+use super::partitions::Place;
+use super::rolling::Rolling;
+use super::{Committable, SinkCommitter, SinkError, SinkIdentity, SinkWriter, Trouble, file_prefix};
 use crate::checkpoint::BucketSettings;
 use crate::checkpoint::bucket::{explain, is_outage, open_bucket};
 use crate::clock::Clock;
@@ -44,7 +44,10 @@ pub struct BucketFiles {
     folder: Path,
     store: Arc<AmazonS3>,
     format: OutputFormat,
+    rolling: Rolling,
     identity: SinkIdentity,
+    /// Of all writers.
+    patience: Patience,
 }
 
 /// An upload that is complete except for its completion.
@@ -71,6 +74,7 @@ impl BucketFiles {
         bucket: &str,
         folder: &str,
         format: OutputFormat,
+        rolling: Rolling,
         identity: SinkIdentity,
     ) -> Result<Self, SinkError> {
         let store = open_bucket(bucket, &identity.outside.buckets).map_err(|error| SinkError::Data {
@@ -81,32 +85,50 @@ impl BucketFiles {
             folder: Path::from(folder),
             store: Arc::new(store),
             format,
+            rolling,
+            patience: Patience::new(&identity.outside),
             identity,
         })
     }
 }
 
-impl SinkConnector for BucketFiles {
-    fn writer(&self, subtask: Subtask) -> Result<Box<dyn SinkWriter>, SinkError> {
-        Ok(Box::new(BucketWriter {
+impl Place for BucketFiles {
+    fn writer(
+        &self,
+        subtask: Subtask,
+        folder: &str,
+        begun: Arc<AtomicU64>,
+        epoch: Epoch,
+    ) -> Box<dyn SinkWriter> {
+        let file = format!("{}-{subtask}", file_prefix(&self.identity));
+        let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        Box::new(BucketWriter {
             bucket: self.bucket.clone(),
-            prefix: format!("{}/{}-{subtask}", self.folder, file_prefix(&self.identity)),
+            prefix: format!("{}/{folder}{file}", self.folder),
             store: Arc::clone(&self.store),
-            patience: Patience::new(&self.identity.outside),
+            patience: self.patience.clone(),
             runtime: Handle::current(),
-            epoch: self.identity.first_epoch,
-            files: 0,
+            epoch,
+            begun,
             encoder: None,
             format: self.format.clone(),
+            rolling: self.rolling,
             text: String::new(),
+            bytes: 0,
+            began: Duration::ZERO,
+            ended: Vec::new(),
             upload: None,
             shared: Arc::default(),
-        }))
+        })
     }
 
-    fn committer(&self) -> Option<Box<dyn SinkCommitter>> {
+    fn committer(&self, _levels: usize) -> Box<dyn SinkCommitter> {
         let patience = Patience::new(&self.identity.outside);
-        Some(Box::new(BucketCommitter { store: Arc::clone(&self.store), patience }))
+        Box::new(BucketCommitter { store: Arc::clone(&self.store), patience })
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        Some(self.patience.trouble.subscribe())
     }
 }
 
@@ -120,11 +142,17 @@ struct BucketWriter {
     runtime: Handle,
     /// The epoch that the rows at hand belong to.
     epoch: Epoch,
-    files: u64,
+    begun: Arc<AtomicU64>,
     encoder: Option<Encoder>,
     format: OutputFormat,
+    rolling: Rolling,
     /// Rows that are not uploaded yet.
     text: String,
+    /// Of the file at hand that are uploaded, and when it was begun.
+    bytes: u64,
+    began: Duration,
+    /// Files of this epoch that were large or old enough.
+    ended: Vec<Upload>,
     upload: Option<Upload>,
     shared: Arc<Shared>,
 }
@@ -193,16 +221,16 @@ impl BucketWriter {
     /// Sends the text at hand as a part of the open upload, which is begun if there is none.
     fn send(&mut self, is_last: bool) -> &mut Upload {
         let bytes = std::mem::take(&mut self.text).into_bytes();
+        self.bytes += bytes.len() as u64;
         self.shared.unsent.fetch_add(bytes.len(), Ordering::Relaxed);
         let part = if is_last { Part::Last(bytes) } else { Part::Middle(bytes) };
         let upload = self.upload.get_or_insert_with(|| {
             let (sender, parts) = mpsc::unbounded_channel();
             let staged = StagedUpload {
                 bucket: self.bucket.clone(),
-                key: format!("{}-{}-{}", self.prefix, self.epoch, self.files),
+                key: format!("{}-{}-{}", self.prefix, self.epoch, self.begun.fetch_add(1, Ordering::Relaxed)),
                 ..Default::default()
             };
-            self.files += 1;
             let (store, shared) = (Arc::clone(&self.store), Arc::clone(&self.shared));
             let work = upload(store, staged, parts, shared, self.patience.clone());
             Upload { parts: sender, done: self.runtime.spawn(work) }
@@ -222,11 +250,18 @@ impl SinkWriter for BucketWriter {
         if batch.rows() == 0 {
             return Ok(());
         }
+        if self.text.is_empty() && self.upload.is_none() {
+            (self.bytes, self.began) = (0, self.patience.clock.elapsed());
+        }
         let encoder = self.encoder.get_or_insert_with(|| self.format.encoder(&batch.records.schema()));
         encoder
             .encode(&batch.records, &mut self.text)
             .map_err(|error| SinkError::Data { message: error.to_string() })?;
-        if self.text.len() >= PART_BYTES {
+        let bytes = self.bytes + self.text.len() as u64;
+        if self.rolling.ends(bytes, self.began, self.patience.clock) {
+            self.send(true);
+            self.ended.extend(self.upload.take());
+        } else if self.text.len() >= PART_BYTES {
             self.send(false);
         }
         Ok(())
@@ -254,21 +289,26 @@ impl SinkWriter for BucketWriter {
     fn prepare(&mut self, epoch: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>> {
         // Barriers come in order, so that rows at hand belong to this epoch even if an earlier one was given up.
         self.epoch = epoch;
-        if self.text.is_empty() && self.upload.is_none() {
-            self.epoch = epoch.next();
-            return async { Ok(Vec::new()) }.boxed();
+        if !self.text.is_empty() || self.upload.is_some() {
+            self.send(true);
         }
-        self.send(true);
         self.epoch = epoch.next();
         let (action, settings) = (self.action(), self.patience.settings.clone());
-        let Some(upload) = self.upload.take() else { return async { Ok(Vec::new()) }.boxed() };
+        let uploads: Vec<Upload> = self.ended.drain(..).chain(self.upload.take()).collect();
         async move {
-            let staged = match upload.done.await {
-                Ok(Ok(staged)) => staged,
-                Ok(Err(error)) => return Err(SinkError::Io { action, source: explained(&error, &settings) }),
-                Err(panic) => return Err(SinkError::Io { action, source: std::io::Error::other(panic) }),
-            };
-            Ok(vec![staged.encode_to_vec()])
+            let mut committables = Vec::new();
+            for upload in uploads {
+                let source = match upload.done.await {
+                    Ok(Ok(staged)) => {
+                        committables.push(staged.encode_to_vec());
+                        continue;
+                    }
+                    Ok(Err(error)) => explained(&error, &settings),
+                    Err(panic) => std::io::Error::other(panic),
+                };
+                return Err(SinkError::Io { action, source });
+            }
+            Ok(committables)
         }
         .boxed()
     }
@@ -286,7 +326,7 @@ async fn upload(
     shared: Arc<Shared>,
     patience: Patience,
 ) -> Result<StagedUpload, Error> {
-    let key = Path::from(staged.key.as_str());
+    let key = path_of(&staged.key);
     staged.upload = patience.until_done(|| store.create_multipart(&key)).await?;
     let uploaded = async {
         while let Some(part) = parts.recv().await {
@@ -349,7 +389,7 @@ impl SinkCommitter for BucketCommitter {
 impl BucketCommitter {
     /// Makes an upload visible; one that is visible already is done.
     async fn complete(&self, staged: &StagedUpload) -> Result<(), SinkError> {
-        let key = Path::from(staged.key.as_str());
+        let key = path_of(&staged.key);
         let parts: Vec<PartId> =
             staged.parts.iter().map(|part| PartId { content_id: part.clone() }).collect();
         let request = || self.store.complete_multipart(&key, &staged.upload, parts.clone());
@@ -393,6 +433,11 @@ impl BucketCommitter {
             Err(error) => Err(self.failed(staged, &error)),
         }
     }
+}
+
+/// A key as it is: names of partitions may be escaped already.
+fn path_of(key: &str) -> Path {
+    Path::parse(key).unwrap_or_else(|_| Path::from(key))
 }
 
 fn explained(error: &Error, settings: &BucketSettings) -> std::io::Error {

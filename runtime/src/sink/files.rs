@@ -1,10 +1,14 @@
 //! Files of lines in a folder: hidden until the checkpoint that covers them is complete, then renamed.
 //!
-//! One file a subtask and checkpoint, none without rows. A visible file never changes or disappears.
+//! A file a subtask and checkpoint, or several if they grow large or old, and none without rows. A visible file never changes or
+//! disappears.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -13,14 +17,18 @@ use prost::Message;
 use snafu::{ResultExt, ensure};
 
 use super::bucket_files::BucketFiles;
+use super::partitions::{Partitions, Place, PlacedFiles};
+use super::rolling::Rolling;
 use super::{
     Committable, IoSnafu, LostSnafu, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter,
     file_prefix,
 };
+use crate::clock::Clock;
 use crate::folders::{local_path, sync_folder, with_cure};
 use crate::format::{Encoder, OutputFormat};
 use crate::model::{Batch, Epoch, Generation, Led, Subtask};
 use crate::options::TableOptions;
+use millrace_sql::plan::Table;
 
 /// Bytes collected before they are written to the file.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -29,6 +37,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 pub struct Files {
     folder: PathBuf,
     format: OutputFormat,
+    rolling: Rolling,
     identity: SinkIdentity,
 }
 
@@ -48,50 +57,73 @@ struct StagedFile {
 /// Opens the folder or bucket that the options 'path' and 'format' name.
 pub fn open(
     options: &mut TableOptions<'_>,
+    table: &Table,
     identity: SinkIdentity,
 ) -> Result<Box<dyn SinkConnector>, SinkError> {
     let path = options.required("path")?;
     let format = OutputFormat::new(options)?;
+    let (rolling, partitions) = (Rolling::new(options)?, Partitions::new(options, table));
+    let first_epoch = identity.first_epoch;
+    let placed =
+        |place| Ok(Box::new(PlacedFiles { place, partitions, first_epoch }) as Box<dyn SinkConnector>);
     if let Some(rest) = path.strip_prefix("s3://") {
         let (bucket, folder) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.is_empty() || folder.trim_matches('/').is_empty() {
             return Err(options.wrong("path", "needs a bucket and a folder, s3://bucket/folder").into());
         }
-        return Ok(Box::new(BucketFiles::new(bucket, folder.trim_matches('/'), format, identity)?));
+        let folder = folder.trim_matches('/');
+        return placed(Arc::new(BucketFiles::new(bucket, folder, format, rolling, identity)?));
     }
     match local_path(&path) {
-        Some(folder) => Ok(Box::new(Files { folder, format, identity })),
+        Some(folder) => placed(Arc::new(Files { folder, format, rolling, identity })),
         None => {
             Err(options.wrong("path", "is not supported; write to a folder or to s3://bucket/folder").into())
         }
     }
 }
 
-impl SinkConnector for Files {
-    fn writer(&self, subtask: Subtask) -> Result<Box<dyn SinkWriter>, SinkError> {
-        Ok(Box::new(FileWriter {
-            folder: self.folder.clone(),
+impl Place for Files {
+    fn writer(
+        &self,
+        subtask: Subtask,
+        folder: &str,
+        begun: Arc<AtomicU64>,
+        _epoch: Epoch,
+    ) -> Box<dyn SinkWriter> {
+        Box::new(FileWriter {
+            root: self.folder.clone(),
+            folder: if folder.is_empty() { self.folder.clone() } else { self.folder.join(folder) },
             prefix: format!("{}-{subtask}", file_prefix(&self.identity)),
             generation: self.identity.generation,
             format: self.format.clone(),
-            files: 0,
+            rolling: self.rolling,
+            clock: self.identity.outside.clock,
+            begun,
+            ended: Vec::new(),
             open: None,
             text: String::new(),
-        }))
+        })
     }
 
-    fn committer(&self) -> Option<Box<dyn SinkCommitter>> {
-        Some(Box::new(FileCommitter { folder: self.folder.clone(), prefix: file_prefix(&self.identity) }))
+    fn committer(&self, levels: usize) -> Box<dyn SinkCommitter> {
+        let prefix = file_prefix(&self.identity);
+        Box::new(FileCommitter { folder: self.folder.clone(), prefix, levels })
     }
 }
 
 struct FileWriter {
+    /// The table's folder, and that of this writer's files: the same, or one in it.
+    root: PathBuf,
     folder: PathBuf,
     prefix: String,
     generation: Generation,
     format: OutputFormat,
-    /// Files staged so far by this writer; keeps the hidden names of one generation apart.
-    files: u64,
+    rolling: Rolling,
+    clock: Clock,
+    /// Files staged so far; keeps the hidden names of one generation apart.
+    begun: Arc<AtomicU64>,
+    /// Files of this epoch that were large or old enough.
+    ended: Vec<OpenFile>,
     open: Option<OpenFile>,
     text: String,
 }
@@ -101,20 +133,23 @@ struct OpenFile {
     file: BufWriter<File>,
     encoder: Encoder,
     bytes: u64,
+    began: Duration,
 }
 
 impl FileWriter {
     fn open(&mut self, batch: &Batch) -> Result<&mut OpenFile, SinkError> {
         if self.open.is_none() {
-            fs::create_dir_all(&self.folder).map_err(with_cure).context(self.action("create the folder"))?;
-            let staged = format!(".{}-g{}-{}", self.prefix, self.generation, self.files);
-            self.files += 1;
+            make_folders(&self.root, &self.folder)
+                .map_err(with_cure)
+                .context(self.action("create the folder"))?;
+            let number = self.begun.fetch_add(1, Ordering::Relaxed);
+            let staged = format!(".{}-g{}-{number}", self.prefix, self.generation);
             let file = File::create(self.folder.join(&staged))
                 .map_err(with_cure)
                 .context(self.action("create a file in"))?;
             let file = BufWriter::with_capacity(BUFFER_BYTES, file);
             let encoder = self.format.encoder(&batch.records.schema());
-            self.open = Some(OpenFile { staged, file, encoder, bytes: 0 });
+            self.open = Some(OpenFile { staged, file, encoder, bytes: 0, began: self.clock.elapsed() });
         }
         self.open
             .as_mut()
@@ -141,35 +176,59 @@ impl SinkWriter for FileWriter {
         open.file.write_all(text.as_bytes()).map_err(with_cure).context(action)?;
         open.bytes += text.len() as u64;
         self.text = text;
+        if let Some(mut open) =
+            self.open.take_if(|open| self.rolling.ends(open.bytes, open.began, self.clock))
+        {
+            open.file.flush().map_err(with_cure).context(self.action("write a file in"))?;
+            self.ended.push(open);
+        }
         Ok(())
     }
 
     fn prepare(&mut self, epoch: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>> {
-        let Some(open) = self.open.take() else { return async { Ok(Vec::new()) }.boxed() };
-        let staged = StagedFile {
+        let files: Vec<OpenFile> = self.ended.drain(..).chain(self.open.take()).collect();
+        if files.is_empty() {
+            return async { Ok(Vec::new()) }.boxed();
+        }
+        let staged = files.iter().enumerate().map(|(number, open)| StagedFile {
             folder: self.folder.display().to_string(),
-            staged: open.staged,
-            name: format!("{}-{epoch}-0", self.prefix),
+            staged: open.staged.clone(),
+            name: format!("{}-{epoch}-{number}", self.prefix),
             bytes: open.bytes,
-        };
+        });
+        let staged: Vec<Committable> = staged.map(|staged| staged.encode_to_vec()).collect();
         let (action, folder) = (self.action("sync a file in"), self.folder.clone());
         let sync = move || -> std::io::Result<()> {
-            let file = open.file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-            file.sync_all()?;
-            // A checkpoint may name the file as soon as it is complete: its name must be there, too.
+            for open in files {
+                let file = open.file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+                file.sync_all()?;
+            }
+            // A checkpoint may name the files as soon as it is complete: their names must be there, too.
             sync_folder(&folder)
         };
         async move {
             blocking(sync).await.map_err(with_cure).context(action)?;
-            Ok(vec![staged.encode_to_vec()])
+            Ok(staged)
         }
         .boxed()
     }
 }
 
+/// Makes a folder and all above it, as far as the table's, whose names survive a crash of the machine.
+fn make_folders(root: &Path, folder: &Path) -> std::io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder)?;
+    let made = folder.ancestors().skip(1).take_while(|above| above.starts_with(root));
+    made.into_iter().try_for_each(sync_folder)
+}
+
 struct FileCommitter {
     folder: PathBuf,
     prefix: String,
+    /// How many levels of folders are below it.
+    levels: usize,
 }
 
 #[async_trait]
@@ -195,27 +254,41 @@ impl SinkCommitter for FileCommitter {
         named: &[Committable],
     ) -> Result<(), SinkError> {
         let named = decode(named)?;
-        let (folder, prefix) = (self.folder.clone(), format!(".{}-", self.prefix));
-        blocking_result(move || {
-            let action = || IoSnafu { action: format!("clean up the folder '{}'", folder.display()) };
-            let entries = match fs::read_dir(&folder) {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-                entries => entries.context(action())?,
-            };
-            for entry in entries {
-                let entry = entry.context(action())?;
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let is_left = generation_of(&name, &prefix).is_some_and(|left| left < generation);
-                if is_left && !named.iter().any(|file| file.staged == name) {
-                    match fs::remove_file(entry.path()) {
-                        Err(error) if error.kind() == ErrorKind::NotFound => {}
-                        removed => removed.context(action())?,
-                    }
+        let (folder, levels) = (self.folder.clone(), self.levels);
+        let left = Left { prefix: format!(".{}-", self.prefix), generation, named };
+        blocking_result(move || left.remove(&folder, levels)).await
+    }
+}
+
+/// What earlier generations have left.
+struct Left {
+    prefix: String,
+    generation: Generation,
+    named: Vec<StagedFile>,
+}
+
+impl Left {
+    fn remove(&self, folder: &Path, levels: usize) -> Result<(), SinkError> {
+        let action = || IoSnafu { action: format!("clean up the folder '{}'", folder.display()) };
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries.context(action())?,
+        };
+        for entry in entries {
+            let entry = entry.context(action())?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_left = generation_of(&name, &self.prefix).is_some_and(|left| left < self.generation);
+            if is_left && !self.named.iter().any(|file| file.staged == name) {
+                match fs::remove_file(entry.path()) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    removed => removed.context(action())?,
                 }
             }
-            Ok(())
-        })
-        .await
+            if levels > 0 && entry.file_type().context(action())?.is_dir() {
+                self.remove(&entry.path(), levels - 1)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -300,6 +373,7 @@ mod tests {
         Files {
             folder: folder.to_owned(),
             format: OutputFormat::Json(crate::format::json::JsonStyle::default()),
+            rolling: Rolling::of_bytes(20),
             identity,
         }
     }
@@ -321,12 +395,12 @@ mod tests {
     async fn a_file_is_visible_after_commit_and_commit_can_be_repeated() {
         let folder = tempfile::tempdir().unwrap();
         let sink = files(folder.path(), 1);
-        let mut writer = sink.writer(Subtask(3)).unwrap();
+        let mut writer = sink.writer(Subtask(3), "", Arc::default(), Epoch(1));
         writer.write(&rows(1)).unwrap();
         let prepared = writer.prepare(Epoch(7)).await.unwrap();
         assert_eq!(visible(folder.path()), [""; 0]);
 
-        let committer = files(folder.path(), 2).committer().unwrap();
+        let committer = files(folder.path(), 2).committer(0);
         for _ in 0..2 {
             committer.commit(&prepared).await.unwrap();
         }
@@ -337,15 +411,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_that_is_large_enough_is_ended_and_all_are_shown_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = files(folder.path(), 1);
+        let mut writer = sink.writer(Subtask(0), "day=1", Arc::default(), Epoch(1));
+        // Two rows of eight bytes fit, and the third ends the file.
+        (0..7).for_each(|n| writer.write(&rows(n)).unwrap());
+        let prepared = writer.prepare(Epoch(1)).await.unwrap();
+        assert_eq!(prepared.len(), 3);
+        assert_eq!(visible(&folder.path().join("day=1")), [""; 0]);
+
+        sink.committer(1).commit(&prepared).await.unwrap();
+
+        let shown = visible(&folder.path().join("day=1"));
+        assert_eq!(shown, [0, 1, 2].map(|number| format!("part-4f2c9a1e-out-0-1-{number}")));
+        // What a later generation finds of an earlier one below the folder goes away.
+        writer.write(&rows(8)).unwrap();
+        let hidden = || fs::read_dir(folder.path().join("day=1")).unwrap().count() - shown.len();
+        assert_eq!(hidden(), 1);
+        files(folder.path(), 2).committer(1).clean_up(Generation(2), &[], &[]).await.unwrap();
+        assert_eq!(hidden(), 0);
+    }
+
+    #[tokio::test]
     async fn leftovers_are_removed_and_named_files_kept() {
         let folder = tempfile::tempdir().unwrap();
         let sink = files(folder.path(), 1);
-        let mut writer = sink.writer(Subtask(0)).unwrap();
+        let mut writer = sink.writer(Subtask(0), "", Arc::default(), Epoch(1));
         writer.write(&rows(1)).unwrap();
         let named = writer.prepare(Epoch(1)).await.unwrap();
         writer.write(&rows(2)).unwrap();
         let left = writer.prepare(Epoch(2)).await.unwrap();
-        let committer = files(folder.path(), 2).committer().unwrap();
+        let committer = files(folder.path(), 2).committer(0);
 
         committer.clean_up(Generation(2), &[], &named).await.unwrap();
 

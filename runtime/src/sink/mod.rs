@@ -9,7 +9,9 @@ pub mod bucket_files;
 pub mod checksum;
 pub mod files;
 pub mod kafka;
-pub mod print;
+pub mod partitions;
+mod print;
+mod rolling;
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -200,7 +202,7 @@ pub fn connector(plan: &SinkPlan, identity: SinkIdentity) -> Result<Box<dyn Sink
     let mut options = options.map_err(|source| SinkError::Secret { table: table.name.clone(), source })?;
     let kind = options.required("connector")?;
     let connector: Box<dyn SinkConnector> = match kind.as_str() {
-        "filesystem" => files::open(&mut options, identity)?,
+        "filesystem" => files::open(&mut options, &table, identity)?,
         "kafka" => Box::new(kafka::Kafka::new(&mut options, &table, identity)?),
         "upsert-kafka" => Box::new(kafka::Kafka::by_key(&mut options, &table, identity)?),
         "print" => Box::new(print::Print::new(&mut options, &table)),

@@ -206,6 +206,60 @@ fn a_second_signal_ends_a_run_at_once_and_loses_nothing_and_meanwhile_it_tells_h
     assert_eq!((place.rows("picked"), place.rows("totals")), straight());
 }
 
+/// Files are in folders by the values of columns, several in one folder and checkpoint, and hold every row once through kills.
+#[test]
+fn files_of_partitions_hold_every_row_once_through_kills() {
+    const SQL: &str = "
+CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, price BIGINT, `dateTime` TIMESTAMP(3)>)
+  WITH ('connector' = 'nexmark', 'events' = '300000', 'splits' = '4', 'rows-per-second' = '50000');
+CREATE TABLE bids (day_of DATE, auction BIGINT, kind STRING, price BIGINT) PARTITIONED BY (kind, day_of)
+  WITH ('connector' = 'filesystem', 'path' = 'bids', 'format' = 'json', 'sink.rolling-policy.file-size' = '16 kb');
+INSERT INTO bids SELECT CAST(bid.`dateTime` AS DATE), bid.auction,
+  CASE MOD(bid.auction, 4) WHEN 0 THEN 'a/b' WHEN 1 THEN 'c' WHEN 2 THEN '' END, bid.price
+  FROM events WHERE event_type = 2;";
+    let place = Place::new(2, SQL);
+    let mut job = place.start(&["--workers", "2"]);
+    place.wait_until("two checkpoints are complete", || checkpoints(&place.log()) >= 2);
+    kill_9(&workers(&place.log())[0]);
+    place.wait_until("it goes on", || restored_epochs(&place.log()).iter().any(|epoch| *epoch > 0));
+    place.wait_until("some checkpoints are complete", || checkpoints(&place.log()) >= 5);
+    job.kill().unwrap();
+    job.wait().unwrap();
+    let output = place.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+
+    let in_one = SQL
+        .replace(", 'rows-per-second' = '50000'", "")
+        .replace("PARTITIONED BY (kind, day_of)", "")
+        .replace("16 kb", "1 GB");
+    let straight = Place::new(1, &in_one);
+    assert!(straight.run(&[]).status.success());
+    let mut expected: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in straight.rows("bids") {
+        let row: serde_json::Value = serde_json::from_str(&row).unwrap();
+        let kind = match row["kind"].as_str() {
+            None | Some("") => "__DEFAULT_PARTITION__",
+            Some("a/b") => "a%2Fb",
+            Some(kind) => kind,
+        };
+        let folder = format!("bids/kind={kind}/day_of={}", row["day_of"].as_str().unwrap());
+        let rest = format!("{{\"auction\":{},\"price\":{}}}", row["auction"], row["price"]);
+        expected.entry(folder).or_default().push(rest);
+    }
+    assert!(expected.len() >= 3, "{:?}", expected.keys());
+    let entries = |path: &str| -> usize { fs::read_dir(place.path().join(path)).unwrap().count() };
+    assert_eq!(entries("bids"), 3);
+    for (folder, mut rows) in expected {
+        rows.sort();
+        assert!(place.rows(&folder) == rows, "{folder}");
+        // What was not committed is gone, and a checkpoint has ended several files of two writers.
+        let files = place.files(&folder);
+        assert_eq!(files.len(), entries(&folder), "{folder}");
+        assert!(files.iter().any(|file| file.to_string_lossy().ends_with("-1")), "{files:?}");
+        assert!(files.iter().all(|file| fs::metadata(file).unwrap().len() < 512 << 10));
+    }
+}
+
 /// Two pods of one attempt, as while a node is cut off: the one that has lost the job stays, and keeps quiet.
 #[test]
 fn a_coordinator_that_was_fenced_stays_and_answers_nothing_but_that_it_lives() {

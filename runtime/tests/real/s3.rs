@@ -179,6 +179,47 @@ fn objects(folder: &Path) -> BTreeMap<PathBuf, String> {
 }
 
 #[test]
+fn files_of_partitions_in_a_bucket_hold_every_row_once() {
+    let data = tempfile::tempdir().unwrap();
+    fs::create_dir(data.path().join("state")).unwrap();
+    fs::create_dir(data.path().join("results")).unwrap();
+    let server = Server::start(data.path());
+    let sql = "
+CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, price BIGINT>)
+  WITH ('connector' = 'nexmark', 'events' = '200000', 'splits' = '4', 'rows-per-second' = '50000');
+CREATE TABLE bids (auction BIGINT, price BIGINT, kind STRING) PARTITIONED BY (kind)
+  WITH ('connector' = 'filesystem', 'path' = 's3://results/bids', 'format' = 'json', 'sink.rolling-policy.file-size' = '64 kb');
+INSERT INTO bids SELECT bid.auction, bid.price, CASE MOD(bid.auction, 2) WHEN 0 THEN 'a/b' ELSE 'c' END FROM events WHERE event_type = 2;";
+    let place = place_of(&server, "millrace-secret", sql);
+    let mut job = place.start(&[]);
+    place.wait_until("two checkpoints are complete", || checkpoints(&place.log()) >= 2);
+    job.kill().unwrap();
+    job.wait().unwrap();
+    let output = place.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+
+    let straight = Place::new(
+        1,
+        &sql.replace("s3://results/bids", "bids")
+            .replace("PARTITIONED BY (kind)", "")
+            .replace(", 'rows-per-second' = '50000'", ""),
+    );
+    assert!(straight.run(&[]).status.success());
+    for (kind, folder) in [("a/b", "kind=a%2Fb"), ("c", "kind=c")] {
+        let files = objects(&data.path().join("results/bids").join(folder));
+        let mut rows: Vec<String> = files.values().flat_map(|file| file.lines().map(str::to_owned)).collect();
+        rows.sort();
+        let of_kind = format!(",\"kind\":\"{kind}\"}}");
+        let expected = straight.rows("bids").into_iter();
+        let mut expected: Vec<String> =
+            expected.filter_map(|row| Some(format!("{}}}", row.strip_suffix(&of_kind)?))).collect();
+        expected.sort();
+        assert!(!rows.is_empty() && rows == expected, "{kind}: {} and {}", rows.len(), expected.len());
+        assert!(files.len() > checkpoints(&text(&output)) * 2, "{} files", files.len());
+    }
+}
+
+#[test]
 fn files_in_a_bucket_hold_every_row_once_and_never_change() {
     let data = tempfile::tempdir().unwrap();
     fs::create_dir(data.path().join("state")).unwrap();

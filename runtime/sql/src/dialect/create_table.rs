@@ -19,6 +19,8 @@ pub struct CreateTable {
     pub watermark: Option<WatermarkDeclaration>,
     /// Columns of PRIMARY KEY; without one, none.
     pub primary_key: Vec<Name>,
+    /// Columns of PARTITIONED BY; without one, none.
+    pub partitioned_by: Vec<Name>,
     pub options: BTreeMap<String, String>,
     /// Where each option's key stands.
     pub option_spans: BTreeMap<String, Span>,
@@ -59,6 +61,7 @@ pub fn create_table(cursor: &mut Cursor<'_>) -> Parsed<CreateTable> {
         columns: Vec::new(),
         watermark: None,
         primary_key: Vec::new(),
+        partitioned_by: Vec::new(),
         options: BTreeMap::new(),
         option_spans: BTreeMap::new(),
     };
@@ -75,9 +78,8 @@ pub fn create_table(cursor: &mut Cursor<'_>) -> Parsed<CreateTable> {
     if cursor.take_word("COMMENT") {
         cursor.string("a comment in quotes")?;
     }
-    if cursor.at_word("PARTITIONED") {
-        return Err(mistake(&cursor.peek(), "PARTITIONED BY is not supported yet")
-            .hint("remove it: files of all partitions are written into one folder"));
+    if cursor.take_word("PARTITIONED") {
+        partitioned_by(cursor, &mut table)?;
     }
     refuse_clauses(cursor, &[("DISTRIBUTED", "remove it"), ("LIKE", LIKE_HINT), ("AS", AS_HINT)])?;
     cursor.expect_word("WITH")?;
@@ -97,6 +99,61 @@ fn refuse_clauses(cursor: &Cursor<'_>, clauses: &[(&str, &str)]) -> Parsed<()> {
         }
         None => Ok(()),
     }
+}
+
+/// `BY (a, b)`: columns of the table, not all of them.
+fn partitioned_by(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Parsed<()> {
+    cursor.expect_word("BY")?;
+    cursor.expect(&Token::LParen)?;
+    loop {
+        let name = Name::parse(cursor, "a column's name")?;
+        let column = table.columns.iter().find(|column| column.name.text == name.text);
+        let is_simple = |data_type: &DataType| data_type.fields.is_empty();
+        match column.map(|column| &column.kind) {
+            Some(ColumnKind::Physical { data_type, .. }) if is_simple(data_type) => {}
+            Some(ColumnKind::Physical { data_type, .. }) => {
+                let message =
+                    format!("the column '{}' is {data_type}, by which nothing can be partitioned", name.text);
+                return Err(at_span(name.span, message).hint("partition by a column of a simple type"));
+            }
+            Some(_) => {
+                let message = format!(
+                    "the column '{}' is not written, and nothing can be partitioned by it",
+                    name.text
+                );
+                return Err(
+                    at_span(name.span, message).hint("partition by a column that has a type of its own")
+                );
+            }
+            None => {
+                let names: Vec<&str> = table.columns.iter().map(|column| column.name.text.as_str()).collect();
+                return Err(at_span(
+                    name.span,
+                    format!("there is no column '{}' to partition by", name.text),
+                )
+                .hint(format!("its columns are: {}", names.join(", "))));
+            }
+        }
+        if table.partitioned_by.iter().any(|before| before.text == name.text) {
+            return Err(at_span(name.span, format!("'{}' is in PARTITIONED BY twice", name.text))
+                .hint("name it once"));
+        }
+        table.partitioned_by.push(name);
+        if !cursor.take(&Token::Comma) {
+            break;
+        }
+    }
+    let physical = table.columns.iter().filter(|column| matches!(column.kind, ColumnKind::Physical { .. }));
+    if physical.count() == table.partitioned_by.len()
+        && let Some(first) = table.partitioned_by.first()
+    {
+        return Err(at_span(
+            first.span,
+            "all columns are in PARTITIONED BY, and nothing is left for the files",
+        )
+        .hint("leave one out, or add a column"));
+    }
+    cursor.expect(&Token::RParen)
 }
 
 fn item(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Parsed<()> {

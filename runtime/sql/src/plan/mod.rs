@@ -101,6 +101,9 @@ pub struct Table {
     /// Columns that a source fills with what it knows of each record.
     #[prost(message, repeated, tag = "5")]
     pub metadata: Vec<MetadataColumn>,
+    /// Columns by whose values files are put into folders.
+    #[prost(string, repeated, tag = "6")]
+    pub partitioned_by: Vec<String>,
 }
 
 /// A METADATA column, in the type that the connector gives it.

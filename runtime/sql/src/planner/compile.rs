@@ -320,6 +320,7 @@ impl Compiler {
             options: declaration.options.clone(),
             primary_key: declaration.primary_key.iter().map(|name| name.text.clone()).collect(),
             metadata: metadata.collect(),
+            partitioned_by: declaration.partitioned_by.iter().map(|name| name.text.clone()).collect(),
         };
         let plan = self.table_plan(declaration, &table)?;
         let event_time = self.event_time(declaration, &table, &plan)?;

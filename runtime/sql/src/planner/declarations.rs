@@ -31,10 +31,28 @@ pub fn check(statements: &[Statement]) -> Vec<Diagnostic> {
                 mistakes.push(diagnostic);
             }
         }
+        mistakes.extend(wrong_partitions(declaration, statements));
         mistakes.extend(wrong_columns(declaration));
         mistakes.extend(wrong_fields(declaration));
     }
     mistakes
+}
+
+/// Partitions are folders, which only files have; they are written and not read yet.
+fn wrong_partitions(declaration: &CreateTable, statements: &[Statement]) -> Option<Diagnostic> {
+    let first = declaration.partitioned_by.first()?;
+    let connector = declaration.options.get("connector").map_or("", String::as_str);
+    let name = &declaration.name.text;
+    if connector != "filesystem" {
+        let message =
+            format!("table '{name}': '{connector}' has no partitions that PARTITIONED BY could make");
+        return Some(at(first.span, message).hint("remove PARTITIONED BY"));
+    }
+    let is_read = roles_of(name, statements).contains(&Some(Role::Source));
+    is_read.then(|| {
+        at(first.span, format!("table '{name}': reading a table with PARTITIONED BY is not supported yet"))
+            .hint("declare a table without PARTITIONED BY over one of its folders, and read that")
+    })
 }
 
 /// A mistake in a table that was found when its connector was opened: at the option, or at the table's name.

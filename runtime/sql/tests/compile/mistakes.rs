@@ -403,13 +403,43 @@ fn mistakes_are_shown_where_they_are() {
 }
 
 #[test]
-fn what_a_table_cannot_say_yet_is_refused_by_name() {
-    let sql = "CREATE TABLE a (x BIGINT) PARTITIONED BY (x) WITH ('connector' = 'print');";
-
-    let mistakes = compile(sql).unwrap_err();
-
-    assert_eq!(mistakes[0].to_string(), "line 1, column 27: PARTITIONED BY is not supported yet");
-    assert!(mistakes[0].hint.is_some());
+fn partitions_that_a_table_cannot_have_are_named() {
+    let files = "'connector' = 'filesystem', 'path' = 'a', 'format' = 'json'";
+    let table = |by: &str, options: &str| {
+        format!(
+            "CREATE TABLE a (x BIGINT, r ROW<n INT>, c AS x + 1, d STRING) PARTITIONED BY ({by}) WITH ({options});
+INSERT INTO a SELECT 1, ROW(1), 'd';"
+        )
+    };
+    let cases = [
+        (
+            table("d", "'connector' = 'print'"),
+            "1:79+1 table 'a': 'print' has no partitions that PARTITIONED BY could make",
+        ),
+        (table("r", files), "1:79+1 the column 'r' is ROW<n INT>, by which nothing can be partitioned"),
+        (table("c", files), "1:79+1 the column 'c' is not written, and nothing can be partitioned by it"),
+        (table("day", files), "1:79+3 there is no column 'day' to partition by"),
+        (table("d, d", files), "1:82+1 'd' is in PARTITIONED BY twice"),
+        (
+            format!("CREATE TABLE a (x INT) PARTITIONED BY (x) WITH ({files});\nINSERT INTO a SELECT 1;"),
+            "1:40+1 all columns are in PARTITIONED BY, and nothing is left for the files",
+        ),
+        (
+            format!(
+                "CREATE TABLE a (x INT, d INT) PARTITIONED BY (d) WITH ({files});\nCREATE TABLE b (x INT) WITH \
+                 ('connector' = 'print');\nINSERT INTO b SELECT x FROM a;"
+            ),
+            "1:47+1 table 'a': reading a table with PARTITIONED BY is not supported yet",
+        ),
+    ];
+    for (sql, expected) in cases {
+        let mistakes = compile(&sql).unwrap_err();
+        let found = &mistakes[0];
+        let place = format!("{}:{}+{} {}", found.line, found.column, found.length, found.message);
+        assert_eq!(place, expected, "{sql}");
+        assert!(found.hint.is_some(), "{sql}");
+    }
+    plan(&table("d", files));
 }
 
 #[test]

@@ -1,0 +1,216 @@
+//! Files in folders by the values of columns: `day=2024-02-29/channel=web/part-…`, as Hive and Flink lay them out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::task::{Context, Poll};
+
+use arrow::array::{Array, StringArray, UInt32Array};
+use arrow::compute::take_record_batch;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use millrace_sql::functions::texts;
+use millrace_sql::plan::Table;
+
+use super::{Committable, SinkCommitter, SinkConnector, SinkError, SinkWriter, Trouble};
+use crate::model::{Batch, Epoch, Subtask};
+use crate::options::TableOptions;
+
+/// Where files are, and who writes them.
+pub trait Place: Send + Sync {
+    /// A writer into a folder below this place; with "" into the place itself. `begun` counts the files of all writers of a subtask
+    /// in all folders, and `epoch` is the one that the first rows belong to.
+    fn writer(
+        &self,
+        subtask: Subtask,
+        folder: &str,
+        begun: Arc<AtomicU64>,
+        epoch: Epoch,
+    ) -> Box<dyn SinkWriter>;
+
+    /// The committer of all folders, which are so many levels below the place.
+    fn committer(&self, levels: usize) -> Box<dyn SinkCommitter>;
+
+    /// As of [`SinkWriter::trouble`], for all writers.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
+}
+
+/// The columns that name folders.
+#[derive(Debug, Clone, Default)]
+pub struct Partitions {
+    columns: Vec<(usize, String)>,
+    /// The columns of the files.
+    rest: Vec<usize>,
+    /// What NULL and empty texts are called.
+    default_name: String,
+}
+
+impl Partitions {
+    /// Reads what the table says of them.
+    pub fn new(options: &mut TableOptions<'_>, table: &Table) -> Self {
+        let default_name = options.optional("partition.default-name");
+        let names = table.schema.iter().flat_map(|schema| &schema.fields).map(|field| field.name.as_str());
+        let names: Vec<&str> = names.collect();
+        let position = |name: &String| names.iter().position(|known| known == name);
+        let columns: Vec<(usize, String)> =
+            table.partitioned_by.iter().filter_map(|name| Some((position(name)?, name.clone()))).collect();
+        let is_rest = |column: &usize| columns.iter().all(|(partition, _)| partition != column);
+        Partitions {
+            rest: (0..names.len()).filter(is_rest).collect(),
+            columns,
+            default_name: default_name.unwrap_or_else(|| "__DEFAULT_PARTITION__".to_owned()),
+        }
+    }
+
+    /// Rows by the folders that they belong to, without the columns that say so.
+    fn divide(&self, batch: &Batch) -> Result<BTreeMap<String, Batch>, SinkError> {
+        let data = |error: &dyn std::fmt::Display| SinkError::Data { message: error.to_string() };
+        let values = self.columns.iter().map(|(column, _)| texts(batch.records.column(*column)));
+        let values: Vec<StringArray> = values.collect::<Result<_, _>>().map_err(|error| data(&error))?;
+        let mut by_folder: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+        for row in 0..batch.rows() {
+            let parts = self.columns.iter().zip(&values).map(|((_, name), values)| {
+                let value = values.is_valid(row).then(|| values.value(row)).filter(|value| !value.is_empty());
+                format!("{}={}", escaped(name), escaped(value.unwrap_or(&self.default_name)))
+            });
+            by_folder.entry(parts.collect::<Vec<_>>().join("/")).or_default().push(row as u32);
+        }
+        let rest = batch.records.project(&self.rest).map_err(|error| data(&error))?;
+        let of_folder = |(folder, rows): (String, Vec<u32>)| {
+            let rows = match rows.len() == rest.num_rows() {
+                true => rest.clone(),
+                false => take_record_batch(&rest, &UInt32Array::from(rows)).map_err(|error| data(&error))?,
+            };
+            Ok((folder, Batch::inserts(rows)))
+        };
+        by_folder.into_iter().map(of_folder).collect()
+    }
+}
+
+/// A part of a path with what has a meaning in paths as `%XX`, as in Hive.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\0'..='\u{1f}'
+            | '\u{7f}'
+            | '"'
+            | '#'
+            | '%'
+            | '\''
+            | '*'
+            | '/'
+            | ':'
+            | '='
+            | '?'
+            | '\\'
+            | '{'
+            | '['
+            | ']'
+            | '^' => out.push_str(&format!("%{:02X}", character as u32)),
+            character => out.push(character),
+        }
+    }
+    // Neither of these is a folder.
+    match out.as_str() {
+        "." => "%2E".to_owned(),
+        ".." => "%2E%2E".to_owned(),
+        _ => out,
+    }
+}
+
+/// Writes all rows into one folder, or each into that of its partition.
+pub struct PlacedFiles {
+    pub place: Arc<dyn Place>,
+    pub partitions: Partitions,
+    pub first_epoch: Epoch,
+}
+
+impl SinkConnector for PlacedFiles {
+    fn writer(&self, subtask: Subtask) -> Result<Box<dyn SinkWriter>, SinkError> {
+        if self.partitions.columns.is_empty() {
+            return Ok(self.place.writer(subtask, "", Arc::default(), self.first_epoch));
+        }
+        Ok(Box::new(PartitionedWriter {
+            place: Arc::clone(&self.place),
+            partitions: self.partitions.clone(),
+            subtask,
+            begun: Arc::default(),
+            epoch: self.first_epoch,
+            open: BTreeMap::new(),
+        }))
+    }
+
+    fn committer(&self) -> Option<Box<dyn SinkCommitter>> {
+        Some(self.place.committer(self.partitions.columns.len()))
+    }
+}
+
+struct PartitionedWriter {
+    place: Arc<dyn Place>,
+    partitions: Partitions,
+    subtask: Subtask,
+    begun: Arc<AtomicU64>,
+    /// The epoch that the rows at hand belong to.
+    epoch: Epoch,
+    /// Writers of the folders that have rows in this epoch.
+    open: BTreeMap<String, Box<dyn SinkWriter>>,
+}
+
+impl SinkWriter for PartitionedWriter {
+    fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        for (folder, rows) in self.partitions.divide(batch)? {
+            let writer = match self.open.get_mut(&folder) {
+                Some(writer) => writer,
+                None => {
+                    let made = self.place.writer(self.subtask, &folder, Arc::clone(&self.begun), self.epoch);
+                    self.open.entry(folder).or_insert(made)
+                }
+            };
+            writer.write(&rows)?;
+        }
+        Ok(())
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
+        for writer in self.open.values_mut() {
+            if let Poll::Ready(Ok(())) = writer.poll_ready(cx) {
+                continue;
+            }
+            return writer.poll_ready(cx);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn prepare(&mut self, epoch: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>> {
+        self.epoch = epoch.next();
+        let writers = std::mem::take(&mut self.open).into_values();
+        let prepared: Vec<_> = writers.map(|mut writer| writer.prepare(epoch)).collect();
+        async move { Ok(futures::future::try_join_all(prepared).await?.concat()) }.boxed()
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.place.trouble()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_a_meaning_in_paths_is_escaped() {
+        for (text, expected) in [
+            ("2024-02-29", "2024-02-29"),
+            ("a/b=c", "a%2Fb%3Dc"),
+            ("10:30", "10%3A30"),
+            ("..", "%2E%2E"),
+            ("ünï code", "ünï code"),
+            ("50%\n", "50%25%0A"),
+        ] {
+            assert_eq!(escaped(text), expected);
+        }
+    }
+}

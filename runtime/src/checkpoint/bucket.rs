@@ -51,14 +51,27 @@ impl MountedCredentials {
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
+    /// What the Secret has, whatever it is good for.
+    fn keys(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+        names.sort_unstable();
+        names
+    }
+
     fn required(&self, key: &str) -> object_store::Result<String> {
-        self.value(key).ok_or_else(|| Error::Generic {
-            store: "S3",
-            source: format!(
-                "spec.storage.credentials: the Secret '{}' does not exist or has no key {key}; add it, and the job goes on",
+        self.value(key).ok_or_else(|| {
+            let keys = self.keys();
+            let what = match keys.is_empty() {
+                true => format!("does not exist or has no key {key}"),
+                false => format!("has no key {key}, but {}", keys.join(", ")),
+            };
+            let text = format!(
+                "spec.storage.credentials: the Secret '{}' {what}; add it, and the job goes on",
                 self.secret
-            )
-            .into(),
+            );
+            Error::Generic { store: "S3", source: text.into() }
         })
     }
 }

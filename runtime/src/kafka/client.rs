@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::{FindCoordinatorRequest, MetadataRequest, MetadataResponse, TopicName};
+use kafka_protocol::messages::{
+    DescribeConfigsRequest, FindCoordinatorRequest, MetadataRequest, MetadataResponse, TopicName,
+};
 use kafka_protocol::protocol::{Request, StrBytes};
 
 use super::{Connection, KafkaError, NoTopicSnafu, Security, UNKNOWN_TOPIC_OR_PARTITION, checked};
@@ -17,6 +20,10 @@ const METADATA_VERSION: i16 = 9;
 const FIND_COORDINATOR_VERSION: i16 = 4;
 /// What a coordinator is looked for: a transactional id.
 const TRANSACTION: i8 = 1;
+
+const DESCRIBE_CONFIGS_VERSION: i16 = 4;
+/// What settings are asked of.
+const BROKER: i8 = 4;
 
 /// A partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +128,21 @@ impl Client {
     pub async fn brokers(&mut self) -> Result<Vec<String>, KafkaError> {
         self.metadata(None).await?;
         Ok(self.brokers.values().cloned().collect())
+    }
+
+    /// What a broker's setting says; `None` if it does not tell.
+    pub async fn broker_setting(&mut self, address: &str, key: &str) -> Result<Option<String>, KafkaError> {
+        self.metadata(None).await?;
+        let Some((id, _)) = self.brokers.iter().find(|(_, known)| *known == address) else { return Ok(None) };
+        let resource = DescribeConfigsResource::default()
+            .with_resource_type(BROKER)
+            .with_resource_name(StrBytes::from_string(id.to_string()))
+            .with_configuration_keys(Some(vec![StrBytes::from_string(key.to_owned())]));
+        let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
+        let answer = self.call(address, &request, DESCRIBE_CONFIGS_VERSION).await?;
+        let mut configs = answer.results.into_iter().flat_map(|result| result.configs);
+        let found = configs.find(|config| config.name.as_str() == key);
+        Ok(found.and_then(|config| Some(config.value?.to_string())))
     }
 
     /// Names of all topics but those of the brokers' own.

@@ -1,6 +1,7 @@
 //! The local half of a windowed aggregate: rows become partial states per slice and key before the exchange.
 //!
-//! It holds nothing across a barrier: everything is emitted before it, so there is no state to restore.
+//! It holds nothing across a barrier: everything is emitted before it, so there is no state to restore. Where keys hardly recur,
+//! looking each of them up costs more than it saves: then rows pass one by one for a while, as partial states of one row.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +21,35 @@ use crate::state::{StateTable, StateType};
 /// Keys held over all slices before they are emitted: bounds memory, and keeps the tables in the cache.
 const KEYS_MAX: usize = 64 * 1024;
 
+/// Rows that pass one by one before it is tried again whether keys recur.
+const PASSED_ROWS: usize = 32 * KEYS_MAX;
+
+/// Whether keys recur often enough to be looked up. Pure.
+#[derive(Debug, Default)]
+struct Recurrence {
+    /// Rows since the tables were empty.
+    rows: usize,
+    /// Rows that are still to pass one by one.
+    passing: usize,
+}
+
+impl Recurrence {
+    /// True if the keys of the next rows are to be looked up.
+    fn is_looked_up(&mut self, rows: usize) -> bool {
+        let is_looked_up = self.passing == 0;
+        self.passing = self.passing.saturating_sub(rows);
+        self.rows += rows;
+        is_looked_up
+    }
+
+    /// Judges by what has filled the tables: more than four keys in five rows are too many.
+    fn filled(&mut self, keys: usize) {
+        if keys * 5 > self.rows * 4 {
+            self.passing = PASSED_ROWS;
+        }
+    }
+}
+
 /// Pre-aggregates.
 pub struct LocalAggregate {
     plan: WindowAggregate,
@@ -28,6 +58,7 @@ pub struct LocalAggregate {
     accumulators: Vec<Accumulator>,
     layout: Arc<[StateType]>,
     slices: BTreeMap<i64, StateTable>,
+    recurrence: Recurrence,
     output: SchemaRef,
 }
 
@@ -43,12 +74,14 @@ impl LocalAggregate {
             accumulators,
             layout,
             slices: BTreeMap::new(),
+            recurrence: Recurrence::default(),
             output: plan.partial_schema().to_arrow(),
             plan: plan.clone(),
         })
     }
 
     fn emit(&mut self, out: &mut dyn Collector) -> Result<(), OperatorError> {
+        self.recurrence.rows = 0;
         for (slice_end, table) in std::mem::take(&mut self.slices) {
             for part in table.parts() {
                 let chunk = part.load()?;
@@ -98,6 +131,7 @@ impl Operator for LocalAggregate {
         let slices = rows_by_slice(&columns[self.plan.time as usize], &self.window)?;
         let key_columns: Vec<ArrayRef> = self.keys.iter().map(|key| Arc::clone(&columns[*key])).collect();
         let keys = encode(&key_columns, batch.rows())?;
+        let is_looked_up = self.recurrence.is_looked_up(batch.rows());
         let mut slots = Vec::new();
         for (slice_end, rows) in slices {
             let table =
@@ -105,14 +139,20 @@ impl Operator for LocalAggregate {
             slots.clear();
             for row in &rows {
                 let key = keys.key(*row as usize);
-                slots.push(table.slot(hash_of(key), key)?);
+                let hash = hash_of(key);
+                slots.push(if is_looked_up { table.slot(hash, key)? } else { table.push(hash, key) });
             }
             let mut chunks = table.write(&slots);
             for accumulator in &self.accumulators {
                 accumulator.add(columns, Rows { rows: &rows, slots: &slots, signs: None }, &mut chunks)?;
             }
         }
-        if self.slices.values().map(StateTable::len).sum::<usize>() >= KEYS_MAX {
+        if !is_looked_up {
+            return self.emit(out);
+        }
+        let keys = self.slices.values().map(StateTable::len).sum::<usize>();
+        if keys >= KEYS_MAX {
+            self.recurrence.filled(keys);
             self.emit(out)?;
         }
         Ok(())
@@ -129,5 +169,88 @@ impl Operator for LocalAggregate {
 
     fn flush(&mut self, out: &mut dyn Collector) -> Result<(), OperatorError> {
         self.emit(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::TimestampMillisecondArray;
+    use arrow::datatypes::Int64Type;
+    use millrace_sql::plan::{AggregateFunction, DataType, Field, TypeKind};
+
+    use super::*;
+
+    /// Partial rows, and what the sums in them add up to.
+    #[derive(Default)]
+    struct Given {
+        rows: usize,
+        sum: i64,
+    }
+
+    impl Collector for Given {
+        fn batch(&mut self, batch: Batch) -> Result<(), OperatorError> {
+            self.rows += batch.rows();
+            self.sum += batch.records.column(2).as_primitive::<Int64Type>().values().iter().sum::<i64>();
+            Ok(())
+        }
+    }
+
+    fn operator() -> LocalAggregate {
+        let bigint = || DataType::simple(TypeKind::BigInt);
+        let sum = Aggregate {
+            function: AggregateFunction::Sum.into(),
+            argument: Some(2),
+            argument_type: Some(bigint()),
+            result_type: Some(bigint()),
+            ..Default::default()
+        };
+        let window = Window { size_ms: 1_000, slide_ms: 1_000, offset_ms: 0, is_cumulating: false };
+        let plan = WindowAggregate {
+            time: 0,
+            keys: vec![1],
+            window: Some(window),
+            aggregates: vec![sum],
+            key_fields: vec![Field::new("k", bigint())],
+            ..Default::default()
+        };
+        LocalAggregate::new(&plan).unwrap()
+    }
+
+    fn rows(keys: impl Iterator<Item = i64>) -> Batch {
+        let keys: Vec<i64> = keys.collect();
+        let times = TimestampMillisecondArray::from(vec![5; keys.len()]);
+        let ones = Int64Array::from(vec![1; keys.len()]);
+        let columns: [(&str, ArrayRef); 3] =
+            [("t", Arc::new(times)), ("k", Arc::new(Int64Array::from(keys))), ("v", Arc::new(ones))];
+        Batch::inserts(RecordBatch::try_from_iter(columns).unwrap())
+    }
+
+    #[test]
+    fn rows_pass_one_by_one_while_keys_do_not_recur_and_are_added_up_again_when_they_do() {
+        let mut operator = operator();
+        let mut given = Given::default();
+        let batch = 8 * 1024;
+        let mut sent = 0;
+        let mut send = |operator: &mut LocalAggregate, given: &mut Given, batches: usize, keys: i64| {
+            for _ in 0..batches {
+                operator.process(rows((0..batch).map(|row| (sent + row) % keys)), given).unwrap();
+                sent += batch;
+            }
+            sent
+        };
+        send(&mut operator, &mut given, KEYS_MAX / batch as usize, i64::MAX);
+        assert_eq!(given.rows, KEYS_MAX, "the tables are full, of keys that do not recur");
+
+        // Each batch passes at once, though its keys recur.
+        let sent_by_then = send(&mut operator, &mut given, 1, 7);
+        assert_eq!(given.rows as i64, sent_by_then);
+        send(&mut operator, &mut given, PASSED_ROWS / batch as usize, i64::MAX);
+        operator.flush(&mut given).unwrap();
+        let before = given.rows;
+
+        let all = send(&mut operator, &mut given, 20, 7);
+        operator.flush(&mut given).unwrap();
+        assert_eq!(given.rows - before, 7);
+        assert_eq!(given.sum, all, "each row counts once");
     }
 }

@@ -356,6 +356,11 @@ impl StateTable {
         }
     }
 
+    /// A slot for a row of its own, whatever its key: it is among the [`Self::parts`], and no key finds it.
+    pub fn push(&mut self, hash: u64, key: &[u8]) -> u32 {
+        self.append(|chunk| chunk.push(hash, key))
+    }
+
     /// A slot's key in memory: the slot itself, or a new one.
     pub fn warm(&mut self, slot: u32) -> Result<u32, StateError> {
         let (chunk, offset) = place(slot);

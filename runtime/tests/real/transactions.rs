@@ -19,6 +19,26 @@ fn a_broker_without_the_second_generation_of_transactions_is_refused() {
     assert!(text.contains("transaction.version at 2, and it is at 1"), "{text}");
 }
 
+#[test]
+fn a_time_out_that_the_broker_does_not_allow_is_named_with_the_longest_one() {
+    let broker = Broker::start(2);
+    for topic in ["events", "picked", "totals"] {
+        broker.create_topic(topic, 1);
+    }
+    broker.append("events", 0, &[row(3)]);
+    let timeout = "'topic' = 'picked', 'properties.transaction.timeout.ms' = '3600000'";
+    let place = Place::new(1, &sql(broker.address()).replace("'topic' = 'picked'", timeout));
+
+    let output = place.run(&[]);
+
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(
+        text.contains("= 3600000 is above the brokers' transaction.max.timeout.ms = 900000; lower the one"),
+        "{text}"
+    );
+}
+
 /// A job with a checkpoint whose results are prepared and not committed, and a short time-out.
 fn cut_off_before_commit(broker: &Broker, timeout_ms: u64) -> Place {
     broker.create_topic("picked", 1);
@@ -45,6 +65,11 @@ fn a_commit_that_was_cut_off_is_made_by_the_next_start() {
 
     let mut job = place.start(&[]);
     place.wait_until("the job runs on", || place.log().contains("checkpoint complete"));
+    let log = place.log();
+    let left = log.split("committing what a checkpoint has prepared").nth(1).unwrap();
+    let left: u64 =
+        left.split("left_ms=").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+    assert!((1..60_000).contains(&left), "{log}");
     stop(&place, &mut job);
 
     assert_eq!(broker.committed("picked", 2), ["{\"id\":10,\"k\":3}", "{\"id\":3,\"k\":3}"]);

@@ -48,6 +48,8 @@ struct State {
     client: Client,
     generation: Generation,
     next_sweep: Duration,
+    /// Something was committed by this value already.
+    has_committed: bool,
 }
 
 impl Committer {
@@ -58,6 +60,7 @@ impl Committer {
             client,
             generation: Generation(0),
             next_sweep: clock.elapsed() + SWEEP_OFTEN,
+            has_committed: false,
         });
         Committer { settings, clock, state, made: clock.elapsed() }
     }
@@ -151,9 +154,15 @@ impl Committer {
 impl SinkCommitter for Committer {
     async fn commit(&self, committables: &[Committable]) -> Result<(), SinkError> {
         let transactions = decode(committables)?;
+        let mut state = self.state.lock().await;
+        // The first ones may be of the generation before, which did not come to commit them.
+        let is_first = !std::mem::replace(&mut state.has_committed, true);
         for transaction in &transactions {
             let timeout = u64::from(transaction.timeout_ms);
             let left_ms = (transaction.first_write_ms + timeout).saturating_sub(self.clock.now_ms());
+            if is_first {
+                info!(id = transaction.id, left_ms, "committing what a checkpoint has prepared");
+            }
             if left_ms < timeout / 2 {
                 warn!(
                     id = transaction.id,
@@ -161,7 +170,6 @@ impl SinkCommitter for Committer {
                 );
             }
         }
-        let mut state = self.state.lock().await;
         self.commit_all(&mut state.client, transactions).await?;
         let now = self.clock.elapsed();
         if state.generation > Generation(0) && now >= state.next_sweep {

@@ -356,6 +356,15 @@ impl Producer {
         }
     }
 
+    /// What the broker of an id says of the longest time-out, as part of a message.
+    async fn longest_transaction(&mut self, id: &str) -> String {
+        let setting = async {
+            let broker = self.client.coordinator(id).await?;
+            self.client.broker_setting(&broker, "transaction.max.timeout.ms").await
+        };
+        setting.await.ok().flatten().map(|most| format!(" = {most}")).unwrap_or_default()
+    }
+
     async fn initialise(&mut self, id: &str) -> Result<Identity, SinkError> {
         let mut retry = Retry::new(self.clock);
         loop {
@@ -370,9 +379,10 @@ impl Producer {
                     return Ok(identity);
                 }
                 Err(error) if error.code() == Some(INVALID_TRANSACTION_TIMEOUT) => {
+                    let most = self.longest_transaction(id).await;
                     let message = format!(
-                        "'properties.transaction.timeout.ms' = {} is above the brokers' transaction.max.timeout.ms; lower the \
-                         one or raise the other",
+                        "'properties.transaction.timeout.ms' = {} is above the brokers' transaction.max.timeout.ms{most}; lower \
+                         the one or raise the other",
                         self.settings.transaction_timeout_ms
                     );
                     return Err(SinkError::Data { message });

@@ -317,6 +317,28 @@ fn as_of(tokens: &[TokenWithSpan]) -> Option<&TokenWithSpan> {
     })
 }
 
+/// What the grammar below does not know, or takes for something else, by its name.
+fn unknown_to_the_grammar(tokens: &[TokenWithSpan]) -> Option<Diagnostic> {
+    let is =
+        |token: &TokenWithSpan, text: &str| matches!(&token.token, Token::Word(word) if is_word(word, text));
+    let words: Vec<&TokenWithSpan> =
+        tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
+    words.windows(3).find_map(|three| {
+        let [first, second, third] = three else { return None };
+        let begins_type = matches!(third.token, Token::Lt | Token::LParen);
+        let to_nested = ["MAP", "ROW", "MULTISET"].iter().find(|name| is(second, name) && begins_type);
+        let to = to_nested.or(["INTERVAL"].iter().find(|name| is(second, name)));
+        if let Some(name) = to.filter(|_| is(first, "AS")) {
+            let hint =
+                "declare the column in this type, or put the value together with ROW(…), ARRAY[…] or MAP[…]";
+            return Some(mistake(second, format!("CAST to {name} is not supported yet")).hint(hint));
+        }
+        let case = ["EMPTY", "ERROR"].iter().find(|case| is(third, case));
+        let case = case.filter(|_| is(second, "ON") && !is(first, "JOIN"))?;
+        Some(mistake(second, format!("ON {case} is not supported yet")).hint("use COALESCE(…, value)"))
+    })
+}
+
 fn query(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<Query> {
     let begins = ["SELECT", "WITH", "VALUES"].iter().any(|word| cursor.at_word(word));
     if !begins && cursor.peek().token != Token::LParen {
@@ -326,6 +348,9 @@ fn query(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<Query> {
     if let Some(token) = rest.iter().find(|token| is_hint(token)) {
         return Err(mistake(token, "a hint is not supported yet")
             .hint("remove it; options belong to CREATE TABLE … WITH"));
+    }
+    if let Some(mistake) = unknown_to_the_grammar(rest) {
+        return Err(mistake);
     }
     if let Some(token) = as_of(rest) {
         return Err(

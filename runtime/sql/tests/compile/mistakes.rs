@@ -72,6 +72,14 @@ fn mistakes_are_shown_where_they_are() {
             "1:21+7 LATERAL is not supported yet",
             Some("read from one table or view"),
         ),
+        ("SELECT CAST(url AS MAP<STRING, INT>) FROM bid", "1:20+3 CAST to MAP is not supported yet", None),
+        ("SELECT CAST(bid AS ROW<a INT>) FROM bid", "1:20+3 CAST to ROW is not supported yet", None),
+        ("SELECT CAST(url AS INTERVAL DAY) FROM bid", "1:20+8 CAST to INTERVAL is not supported yet", None),
+        (
+            "SELECT JSON_VALUE(url, '$.a' DEFAULT 'x' ON EMPTY) FROM bid",
+            "1:42+2 ON EMPTY is not supported yet",
+            Some("use COALESCE(…, value)"),
+        ),
         ("SELECT auction FROM UNNEST(ARRAY[1])", "1:21+6 UNNEST is not supported yet", None),
         ("SELECT auction FROM bid ORDER BY price", "1:25+5 ORDER BY is not supported yet", None),
         (

@@ -136,6 +136,9 @@ const NAME_CHARS_MAX: usize = 253;
 /// Longest name of a place of state.
 const PLACE_CHARS_MAX: usize = 1024;
 
+/// Longest name of an image.
+const IMAGE_CHARS_MAX: usize = 500;
+
 /// Longest name that SQL has for a secret, and most of them.
 const SECRET_CHARS_MAX: usize = 63;
 const SECRETS_MAX: usize = 64;
@@ -179,6 +182,10 @@ fn ranges(job: &StreamJob) -> Vec<String> {
         mistakes.push(format!("spec.startFrom: has not 1 to {PLACE_CHARS_MAX} characters"));
     }
     mistakes.extend(spec.resource_mistakes());
+    mistakes.extend(spec.template_mistakes());
+    if spec.image.as_ref().is_some_and(|image| !(1..=IMAGE_CHARS_MAX).contains(&image.chars().count())) {
+        mistakes.push(format!("spec.image: has not 1 to {IMAGE_CHARS_MAX} characters"));
+    }
     if spec.pipeline.secrets.len() > SECRETS_MAX {
         mistakes.push(format!("spec.pipeline.secrets: more than {SECRETS_MAX} of them"));
     }

@@ -127,6 +127,9 @@ fn mistakes_name_the_field_and_the_cure() {
             "spec:\n  restart: {maxDelay: 1000000000ms}",
             &["spec.restart.maxDelay", "'1000000000ms' is not a duration"],
         ),
+        ("spec:", "spec:\n  image: ''", &["spec.image: has not 1 to 500 characters"]),
+        ("spec:", "spec:\n  restartNonce: now", &["spec.restartNonce: ", "now"]),
+        ("spec:", "spec:\n  workers: {podTemplate: none}", &["spec.workers.podTemplate: is no object"]),
         ("sql: INSERT INTO a SELECT 1", "file: a.sql", &["spec.pipeline.file: ", "sql"]),
     ];
     for (from, to, expected) in cases {

@@ -16,16 +16,17 @@ const CRATES: &[(&str, Rows)] = &[
         &[
             &["reconcile"],
             &["apply", "observe", "status"],
+            &["refusal"],
             &["context", "desired"],
             &["decide"],
-            &["labels", "metrics", "refusal", "reports"],
+            &["labels", "metrics", "reports"],
             &["model", "names"],
         ],
     ),
     (
         "runtime",
         &[
-            &["cli"],
+            &["cli", "properties"],
             &["http"],
             &["explain", "metrics"],
             &["coordinator", "worker"],

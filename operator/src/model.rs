@@ -8,7 +8,7 @@ use millrace_crds::contract::Report;
 use millrace_crds::v1alpha1::StreamJobSpec;
 
 /// What the controller is configured with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Image of coordinators and workers.
     pub image: String,

@@ -5,6 +5,7 @@ use millrace_crds::StreamJob;
 use millrace_crds::v1alpha1::PipelineSpec;
 use millrace_sql::plan::{Plan, succeed};
 
+use crate::desired;
 use crate::model::Refusal;
 
 /// What the job's state was made by.
@@ -18,6 +19,7 @@ pub struct Running<'a> {
 pub fn refusal(job: &StreamJob, running: Option<Running<'_>>) -> Option<Refusal> {
     location(job)
         .or_else(|| resources(job))
+        .or_else(|| templates(job))
         .or_else(|| moved(job, running?))
         .or_else(|| sql(&job.spec.pipeline, running.map(|running| running.sql)))
 }
@@ -67,6 +69,10 @@ fn location(job: &StreamJob) -> Option<Refusal> {
 fn resources(job: &StreamJob) -> Option<Refusal> {
     let mistakes = job.spec.resource_mistakes();
     (!mistakes.is_empty()).then(|| Refusal { reason: "InvalidResources", message: mistakes.join("; ") })
+}
+
+fn templates(job: &StreamJob) -> Option<Refusal> {
+    desired::template_mistake(job).map(|message| Refusal { reason: "InvalidPodTemplate", message })
 }
 
 fn sql(pipeline: &PipelineSpec, running: Option<&str>) -> Option<Refusal> {
@@ -120,6 +126,13 @@ mod tests {
         job
     }
 
+    fn with_template(template: serde_json::Value) -> StreamJob {
+        let mut job = job("s3://a/b", SQL);
+        job.metadata.uid = Some("u-1".to_owned());
+        job.spec.workers.pod_template = Some(template);
+        job
+    }
+
     fn job(location: &str, sql: &str) -> StreamJob {
         let spec = serde_json::json!({"pipeline": {"sql": sql}, "checkpoint": {"location": location}});
         let manifest = serde_json::json!({"apiVersion": "millrace.dev/v1alpha1", "kind": "StreamJob", "metadata": {"name": "a"}, "spec": spec});
@@ -162,6 +175,21 @@ mod tests {
                 with_resources(),
                 None,
                 Some(("InvalidResources", "spec.workers.resources.requests.memory: 2Gi")),
+            ),
+            (
+                "a template with a field that pods do not have",
+                with_template(serde_json::json!({"spec": {"nodeSelektor": {"disk": "ssd"}}})),
+                None,
+                Some((
+                    "InvalidPodTemplate",
+                    "spec.workers.podTemplate.spec.nodeSelektor: a pod has no such field",
+                )),
+            ),
+            (
+                "a template",
+                with_template(serde_json::json!({"spec": {"nodeSelector": {"disk": "ssd"}}})),
+                None,
+                None,
             ),
             ("a folder", job("file:///state", SQL), None, Some(("LocationNotShared", "file:///state"))),
             (

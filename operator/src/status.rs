@@ -34,7 +34,7 @@ pub fn compute(
         status.attempt = *attempt;
         status.spec_hash = spec_hash.clone();
         // Another release of the controller restarts nothing: its image is for the next attempt.
-        status.image = image.to_owned();
+        status.image = job.spec.image.clone().unwrap_or_else(|| image.to_owned());
         status.checkpoint_location = job.spec.checkpoint.location.clone().unwrap_or_default();
         status.rendering = desired::RENDERING;
     }

@@ -92,6 +92,17 @@ pub struct StreamJobSpec {
     /// The process that leads them.
     #[serde(default, skip_serializing_if = "is_default")]
     pub coordinator: CoordinatorSpec,
+
+    /// The image of the job's pods. Default: the one that the controller has been given, when the job was started or changed last.
+    /// Only on a cluster. May be changed: the job goes on from its last checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 500))]
+    pub image: Option<String>,
+
+    /// Another number than before starts the job's pods anew, from a last checkpoint, and with the controller's newest image unless
+    /// `image` is given. Only on a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_nonce: Option<i64>,
 }
 
 /// Without another place's state.
@@ -113,6 +124,18 @@ impl StreamJobSpec {
     /// The place whose checkpoint a job without one begins from, if there is such a place.
     pub fn start_place(&self) -> Option<&str> {
         Some(self.start_from.as_str()).filter(|place| ![LATEST, "None"].contains(place))
+    }
+
+    /// Templates of pods that are no objects.
+    pub fn template_mistakes(&self) -> Vec<String> {
+        let templates =
+            [("workers", &self.workers.pod_template), ("coordinator", &self.coordinator.pod_template)];
+        let wrong =
+            templates.into_iter().filter(|(_, template)| template.as_ref().is_some_and(|t| !t.is_object()));
+        let mistake = |(of, _)| {
+            format!("spec.{of}.podTemplate: is no object; write it as the template of a Deployment")
+        };
+        wrong.map(mistake).collect()
     }
 
     /// Requests of containers beyond their limits.

@@ -210,6 +210,10 @@ mod tests {
         assert_eq!(hash("{pipeline: {sql: x}}"), "bddf8fbb67ae5f66");
         let full = "{pipeline: {sql: x}, parallelism: 4, checkpoint: {location: 's3://a/b', interval: 1s}, workers: {slots: 3}}";
         assert_eq!(hash(full), "07a2b2bc598b3f22");
+        // And what restarts it is another.
+        for more in ["restartNonce: 1", "image: 'm:2'", "workers: {podTemplate: {spec: {}}}"] {
+            assert_ne!(hash(&format!("{{pipeline: {{sql: x}}, {more}}}")), "bddf8fbb67ae5f66", "{more}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Coordinator and workers are Deployments, so that they heal while the controller is away; their pods run in the restricted
 //! profile and have no rights and no token.
 
+mod overlay;
 mod pod;
 
 use std::collections::BTreeMap;
@@ -67,6 +68,28 @@ fn metadata(job: &StreamJob, name: String, component: Component, attempt: u64) -
     }
 }
 
+/// What is wrong with the templates that a spec lays over those of its pods.
+pub fn template_mistake(job: &StreamJob) -> Option<String> {
+    let wrong = job.spec.template_mistakes();
+    if !wrong.is_empty() {
+        return Some(wrong.join("; "));
+    }
+    [(Component::Coordinator, "coordinator"), (Component::Worker, "workers")].into_iter().find_map(
+        |(component, of)| {
+            let overlay = template_of(job, component)?;
+            let own = pod::template(job, component, 1, "", Vec::new(), &[], &Settings::default());
+            overlay::laid_over(&own, overlay).err().map(|mistake| format!("spec.{of}.podTemplate.{mistake}"))
+        },
+    )
+}
+
+fn template_of(job: &StreamJob, component: Component) -> Option<&serde_json::Value> {
+    match component {
+        Component::Worker => job.spec.workers.pod_template.as_ref(),
+        Component::Coordinator | Component::Job => job.spec.coordinator.pod_template.as_ref(),
+    }
+}
+
 /// SQL and settings as a manifest that the runtime reads; named by its content, and never a plan. It is made before an attempt is
 /// recorded, so that the spec of every attempt can be found as long as the attempt lasts.
 pub fn config(job: &StreamJob) -> ConfigMap {
@@ -126,6 +149,13 @@ fn deployment(
     template: k8s_openapi::api::core::v1::PodTemplateSpec,
 ) -> Deployment {
     let selector = labels::selector(names::job(job), component, attempt);
+    // What cannot be laid over it was refused before the attempt was recorded.
+    let overlay = template_of(job, component);
+    let laid_over = overlay.and_then(|overlay| overlay::laid_over(&template, overlay).ok());
+    let mut template = laid_over.unwrap_or(template);
+    // They are how the pods are found.
+    let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
+    labels.extend(labels::all(names::job(job), component, attempt));
     // No surge: two coordinators would only fence each other. Not Recreate, which waits for the pods of a dead node.
     let rolling = RollingUpdateDeployment {
         max_surge: Some(IntOrString::Int(0)),
@@ -238,6 +268,25 @@ mod tests {
                 (texts(&["cpu 2"]), texts(&["ephemeral-storage 5Gi", "memory 1Gi"])),
             ]
         );
+    }
+
+    #[test]
+    fn a_users_template_is_laid_over_the_pods_and_its_image_is_for_the_next_attempt() {
+        let mut job = manifest::read(
+            "{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {name: totals}, spec: {pipeline: {sql: x}, workers: \
+             {podTemplate: {metadata: {labels: {team: streams, millrace.dev/attempt: '9'}}, spec: {nodeSelector: {disk: ssd}}}}}}",
+        )
+        .unwrap();
+        job.metadata.uid = Some("u-1".to_owned());
+        let desired = running(&job, 3, &settings("millrace:dev"));
+        let [coordinator, workers] = desired.deployments.as_slice() else { panic!("two deployments") };
+        let template = &workers.spec.as_ref().unwrap().template;
+        let labels = template.metadata.as_ref().unwrap().labels.as_ref().unwrap();
+        assert_eq!(labels["team"], "streams");
+        assert_eq!(labels["millrace.dev/attempt"], "3", "what finds the pods stays");
+        assert_eq!(template.spec.as_ref().unwrap().node_selector.as_ref().unwrap()["disk"], "ssd");
+        assert!(coordinator.spec.as_ref().unwrap().template.spec.as_ref().unwrap().node_selector.is_none());
+        assert_eq!(template_mistake(&job), None);
     }
 
     #[test]

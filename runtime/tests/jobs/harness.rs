@@ -71,6 +71,13 @@ impl Place {
         self.spawn(command)
     }
 
+    /// Starts a job whose standard output is for [`Job::stdout`], and waits there until it is taken.
+    #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
+    pub fn start_printing(&self, arguments: &[&str]) -> Job {
+        let log = fs::File::create(self.path().join("log")).unwrap();
+        Job(self.command(arguments).stdout(Stdio::piped()).stderr(log).spawn().unwrap())
+    }
+
     /// Starts the job by way of another program, whose first arguments these are.
     #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
     pub fn start_through(&self, program: &[&str]) -> Job {
@@ -155,6 +162,12 @@ impl Job {
     #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
     pub fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    /// What a job that was started for it prints.
+    #[allow(dead_code, reason = "used by one of the two test programs that share this file")]
+    pub fn stdout(&mut self) -> Option<std::process::ChildStdout> {
+        self.0.stdout.take()
     }
 
     pub fn wait(&mut self) -> std::io::Result<ExitStatus> {

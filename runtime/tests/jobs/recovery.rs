@@ -486,6 +486,50 @@ fn a_coordinator_that_was_paused_while_another_took_over_writes_nothing_any_more
     assert_eq!((place.rows("picked"), place.rows("totals")), straight());
 }
 
+/// A figure of a process' memory, in KiB.
+fn memory_kib(process: u32, figure: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(figure)).unwrap();
+    line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse().unwrap()
+}
+
+/// Nobody takes what a sink prints: its source stands still and memory does not grow, while another pipeline of the job goes on.
+#[test]
+fn a_slow_sink_slows_its_source_and_nothing_else() {
+    let sql = "
+CREATE TABLE events (bid ROW<auction BIGINT, url STRING, extra STRING>, event_type INT)
+  WITH ('connector' = 'nexmark', 'events' = '1000000');
+CREATE TABLE printed (auction BIGINT, url STRING, extra STRING) WITH ('connector' = 'print');
+CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'fields.n.kind' = 'sequence', 'fields.n.start' = '1',
+  'fields.n.end' = '3000000', 'rows-per-second' = '1000000');
+CREATE TABLE nothing (n BIGINT) WITH ('connector' = 'blackhole');
+INSERT INTO printed SELECT bid.auction, bid.url, bid.extra FROM events WHERE event_type = 2;
+INSERT INTO nothing SELECT n FROM numbers;";
+    let place = Place::new(1, sql);
+    let mut job = place.start_printing(&["--http", "127.0.0.1:0"]);
+    place.wait_until("it serves", || place.log().contains("serving HTTP address="));
+    let http = place.log().split("serving HTTP address=").nth(1).unwrap().lines().next().unwrap().to_owned();
+    let rows_in = || -> BTreeMap<u64, u64> {
+        let told = self::job(&http);
+        let tasks = told["tasks"].as_array().unwrap().iter();
+        tasks.map(|task| (task["chain"].as_u64().unwrap(), task["rowsIn"].as_u64().unwrap())).collect()
+    };
+    place.wait_until("the other pipeline is through", || rows_in().values().any(|rows| *rows == 3_000_000));
+    let of_printed = || *rows_in().values().min().unwrap();
+    let (rows, memory) = (of_printed(), memory_kib(job.id(), "VmRSS"));
+    assert!(rows < 800_000, "the printed rows wait for a reader: {rows}");
+    // Hundreds of megabytes of rows wait, and not in memory.
+    assert!(memory < 300 << 10, "{memory} KiB");
+
+    let mut printed = 0;
+    let reader = std::io::BufReader::new(job.stdout().unwrap());
+    for line in std::io::BufRead::lines(reader) {
+        printed += usize::from(line.unwrap().starts_with("printed:1> +I["));
+    }
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    assert_eq!(printed, 1_000_000 / 50 * 46);
+}
+
 /// Every file that would be opened is refused for a while: by the limit of the process.
 #[test]
 fn too_many_open_files_are_named_with_their_cure_and_nothing_is_lost() {

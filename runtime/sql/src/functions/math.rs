@@ -74,6 +74,7 @@ pub const FUNCTIONS: &[Scalar] = &[
     of_double!("sin", "SIN(number)", f64::sin),
     of_double!("cos", "COS(number)", f64::cos),
     of_double!("tan", "TAN(number)", f64::tan),
+    of_double!("cot", "COT(number)", |value: f64| 1.0 / value.tan()),
     of_double!("asin", "ASIN(number)", f64::asin),
     of_double!("acos", "ACOS(number)", f64::acos),
     of_double!("atan", "ATAN(number)", f64::atan),
@@ -84,7 +85,26 @@ pub const FUNCTIONS: &[Scalar] = &[
     of_double!("radians", "RADIANS(number)", f64::to_radians),
     of_doubles!(&["power"], "POWER(base, exponent)", f64::powf),
     of_doubles!(&["atan2"], "ATAN2(y, x)", f64::atan2),
-    of_doubles!(&["log"], "LOG(base, number)", |base: f64, value: f64| value.ln() / base.ln()),
+    Scalar {
+        names: &["log"],
+        usage: "LOG(number), LOG(base, number)",
+        accepts: |given| {
+            let are_numbers = given.iter().all(DataType::is_numeric);
+            (are_numbers && (1..=2).contains(&given.len())).then(|| vec![DataType::Float64; given.len()])
+        },
+        returns: |_| DataType::Float64,
+        call: |arguments, rows| match arguments.len() {
+            1 => of_one(arguments, rows, f64::ln),
+            _ => of_two(arguments, rows, |base: f64, value: f64| value.ln() / base.ln()),
+        },
+    },
+    Scalar {
+        names: &["e"],
+        usage: "E()",
+        accepts: |given| given.is_empty().then(Vec::new),
+        returns: |_| DataType::Float64,
+        call: |_, rows| Ok(Arc::new(Float64Array::from(vec![std::f64::consts::E; rows]))),
+    },
     Scalar {
         names: &["pi"],
         usage: "PI()",

@@ -11,6 +11,7 @@ mod json;
 mod math;
 pub mod nested;
 mod numbers;
+mod pieces;
 mod regex_cache;
 mod rounding;
 mod scalar;
@@ -124,7 +125,7 @@ fn special() -> [(&'static str, &'static str); 6] {
     ]
 }
 
-fn tables() -> [&'static [Scalar]; 11] {
+fn tables() -> [&'static [Scalar]; 12] {
     [
         numbers::FUNCTIONS,
         math::FUNCTIONS,
@@ -134,6 +135,7 @@ fn tables() -> [&'static [Scalar]; 11] {
         search::FUNCTIONS,
         times::FUNCTIONS,
         nested::FUNCTIONS,
+        pieces::FUNCTIONS,
         time_texts::FUNCTIONS,
         encodings::FUNCTIONS,
         json::FUNCTIONS,

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int32Array, StringBuilder};
+use arrow::array::{ArrayRef, BooleanArray, Int32Array, StringArray, StringBuilder};
 use arrow::datatypes::DataType;
 use datafusion_common::Result;
+use regex::Regex;
 
 use super::regex_cache::RegexCache;
 use super::scalar::{Argument, Scalar};
@@ -76,6 +77,69 @@ pub const FUNCTIONS: &[Scalar] = &[
         call: regexp,
     },
     Scalar {
+        names: &["regexp_count"],
+        usage: "REGEXP_COUNT(string, pattern)",
+        accepts: |given| strings(given, 2, 2),
+        returns: |_| DataType::Int32,
+        call: |arguments, rows| {
+            let mut cache = RegexCache::default();
+            positions(rows, |row| {
+                Some(matcher(&mut cache, arguments, row)?.find_iter(text(arguments, 0, row)?).count() as i32)
+            })
+        },
+    },
+    Scalar {
+        names: &["regexp_instr"],
+        usage: "REGEXP_INSTR(string, pattern)",
+        accepts: |given| strings(given, 2, 2),
+        returns: |_| DataType::Int32,
+        call: |arguments, rows| {
+            let mut cache = RegexCache::default();
+            positions(rows, |row| {
+                let text = text(arguments, 0, row)?;
+                let found = matcher(&mut cache, arguments, row)?.find(text);
+                Some(found.map_or(0, |found| text[..found.start()].chars().count() as i32 + 1))
+            })
+        },
+    },
+    Scalar {
+        names: &["regexp_substr"],
+        usage: "REGEXP_SUBSTR(string, pattern)",
+        accepts: |given| strings(given, 2, 2),
+        returns: |_| DataType::Utf8,
+        call: |arguments, rows| {
+            let mut cache = RegexCache::default();
+            let found = (0..rows).map(|row| {
+                let text = text(arguments, 0, row)?;
+                Some(matcher(&mut cache, arguments, row)?.find(text)?.as_str().to_owned())
+            });
+            Ok(Arc::new(found.collect::<StringArray>()))
+        },
+    },
+    Scalar {
+        names: &["is_alpha"],
+        usage: "IS_ALPHA(string)",
+        accepts: |given| strings(given, 1, 1),
+        returns: |_| DataType::Boolean,
+        call: |arguments, rows| consists_of(arguments, rows, char::is_alphabetic),
+    },
+    Scalar {
+        names: &["is_digit"],
+        usage: "IS_DIGIT(string)",
+        accepts: |given| strings(given, 1, 1),
+        returns: |_| DataType::Boolean,
+        call: |arguments, rows| consists_of(arguments, rows, char::is_numeric),
+    },
+    Scalar {
+        names: &["is_decimal"],
+        usage: "IS_DECIMAL(string)",
+        accepts: |given| strings(given, 1, 1),
+        returns: |_| DataType::Boolean,
+        call: |arguments, rows| {
+            answers(rows, |row| Some(text(arguments, 0, row).is_some_and(|text| is_decimal(text))))
+        },
+    },
+    Scalar {
         names: &["regexp_replace"],
         usage: "REGEXP_REPLACE(string, pattern, replacement)",
         accepts: |given| strings(given, 3, 3),
@@ -84,7 +148,27 @@ pub const FUNCTIONS: &[Scalar] = &[
     },
 ];
 
-fn positions(rows: usize, value: impl Fn(usize) -> Option<i32>) -> Result<ArrayRef> {
+/// The pattern of a row, which is the second argument. NULL and what is no pattern match nothing and give NULL, as in Flink.
+fn matcher<'c>(cache: &'c mut RegexCache, arguments: &[Argument], row: usize) -> Option<&'c Regex> {
+    cache.get(text(arguments, 1, row)?).ok()
+}
+
+/// True for a string that is not empty and has only such letters; NULL has none.
+fn consists_of(arguments: &[Argument], rows: usize, is: fn(char) -> bool) -> Result<ArrayRef> {
+    answers(rows, |row| {
+        Some(text(arguments, 0, row).is_some_and(|text| !text.is_empty() && text.chars().all(is)))
+    })
+}
+
+/// Digits with at most one point among them, and a sign or none before them.
+fn is_decimal(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let are_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    !(whole.is_empty() && fraction.is_empty()) && are_digits(whole) && are_digits(fraction)
+}
+
+fn positions(rows: usize, value: impl FnMut(usize) -> Option<i32>) -> Result<ArrayRef> {
     Ok(Arc::new((0..rows).map(value).collect::<Int32Array>()))
 }
 

@@ -102,6 +102,8 @@ impl Jobs<'_> {
         self.restored("life", before)?;
         (self.say)("life: an edit that its state fits goes on from it");
 
+        self.templates("life")?;
+
         // And how the outside is reached: the rest of the input comes at full speed.
         job.sql = edited(self.sql("life", FAST));
         self.apply(&job)?;
@@ -118,6 +120,44 @@ impl Jobs<'_> {
             Ok(left.trim().is_empty().then_some(()))
         })?;
         (self.say)("life: finished, and deleted with all that belonged to it");
+        Ok(())
+    }
+
+    /// A template for the workers' pods is refused if pods have no such field, and laid over theirs if they have, with a restart.
+    fn templates(&self, job: &str) -> Outcome<()> {
+        let patch = |spec: &Value| {
+            let patch = serde_json::json!({ "spec": spec }).to_string();
+            kubectl(&["patch", "streamjob", job, "-n", self.namespace, "--type=merge", "-p", &patch])
+        };
+        patch(&serde_json::json!({"workers": {"podTemplate": {"spec": {"nodeSelektor": {"disk": "ssd"}}}}}))?;
+        let named = ["spec.workers.podTemplate.spec.nodeSelektor: a pod has no such field"];
+        self.condition(job, "Stalled", "True", "InvalidPodTemplate", &named)?;
+        self.phase(job, "Running")?;
+        let before = self.number(job, "/status/lastCheckpoint/epoch")?;
+        let attempt = self.number(job, "/status/attempt")?;
+        let container = serde_json::json!({"name": "worker", "env": [{"name": "TEAM", "value": "streams"}]});
+        let template = serde_json::json!({
+            "metadata": {"labels": {"team": "streams"}},
+            "spec": {"nodeSelektor": null, "terminationGracePeriodSeconds": 7, "containers": [container]}
+        });
+        patch(&serde_json::json!({"restartNonce": 1, "workers": {"podTemplate": template}}))?;
+        self.wait_for(job, "another attempt has the template", |status| {
+            status["attempt"] == attempt + 1 && status["phase"] == "Running"
+        })?;
+        self.restored(job, before)?;
+        let selected = [
+            "-l",
+            "team=streams",
+            "-o",
+            "jsonpath={.items[*].spec.containers[*].env[?(@.name=='TEAM')].value}",
+        ];
+        let found = kubectl(&[&["get", "pods", "-n", self.namespace][..], &selected].concat())?;
+        if !found.contains("streams") {
+            whatever!("the workers do not have the template: {found}");
+        }
+        (self.say)(
+            "life: a wrong template is refused; a right one is laid over the workers' pods, and the job goes on",
+        );
         Ok(())
     }
 

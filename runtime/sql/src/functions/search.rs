@@ -136,7 +136,7 @@ pub const FUNCTIONS: &[Scalar] = &[
         accepts: |given| strings(given, 1, 1),
         returns: |_| DataType::Boolean,
         call: |arguments, rows| {
-            answers(rows, |row| Some(text(arguments, 0, row).is_some_and(|text| is_decimal(text))))
+            answers(rows, |row| Some(text(arguments, 0, row).is_some_and(is_decimal)))
         },
     },
     Scalar {

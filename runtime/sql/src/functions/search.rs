@@ -135,9 +135,7 @@ pub const FUNCTIONS: &[Scalar] = &[
         usage: "IS_DECIMAL(string)",
         accepts: |given| strings(given, 1, 1),
         returns: |_| DataType::Boolean,
-        call: |arguments, rows| {
-            answers(rows, |row| Some(text(arguments, 0, row).is_some_and(is_decimal)))
-        },
+        call: |arguments, rows| answers(rows, |row| Some(text(arguments, 0, row).is_some_and(is_decimal))),
     },
     Scalar {
         names: &["regexp_replace"],

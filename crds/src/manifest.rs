@@ -59,6 +59,11 @@ fn typed(yaml: &str, value: &Value) -> Result<StreamJob, Vec<String>> {
     let mut mistakes: Vec<String> = Vec::new();
     // The reader of YAML knows line and column, and this one knows the field.
     let mut in_text = serde_saphyr::from_str::<StreamJob>(yaml).err().map(|error| error.to_string());
+    if in_text.is_none()
+        && let Ok(job) = serde_saphyr::from_str::<StreamJob>(yaml)
+    {
+        return Ok(job);
+    }
     loop {
         let error = match serde_path_to_error::deserialize::<_, StreamJob>(&rest) {
             Ok(job) if mistakes.is_empty() && in_text.is_none() => return Ok(job),

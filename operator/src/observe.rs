@@ -5,16 +5,16 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::{Api, ListParams};
+use kube::api::{Api, ListParams, PostParams};
 use millrace_crds::StreamJob;
 use millrace_crds::contract::Report;
 use millrace_crds::v1alpha1::{Phase, StreamJobSpec};
 
 use crate::context::Context;
 use crate::decide::{self, is_changed};
-use crate::model::{Observed, Obstacle};
+use crate::model::{Observed, Obstacle, Refusal};
 use crate::refusal::Running;
-use crate::{names, refusal};
+use crate::{desired, names, refusal};
 
 /// Gathers what is known about a job.
 ///
@@ -61,7 +61,11 @@ pub async fn observe(job: &StreamJob, context: &Context, now: Timestamp) -> Resu
             let running = running.as_ref().map(|(sql, location)| Running { sql, location });
             let last_good = decide::last_good(job, configs.items.iter().filter_map(spec_of));
             let placed = decide::placed(job, context.settings.checkpoint_location.as_deref());
-            (refusal::refusal(&placed, running), last_good)
+            let refusal = match refusal::refusal(&placed, running) {
+                None => refused_template(&placed, context).await?,
+                refusal => refusal,
+            };
+            (refusal, last_good)
         }
         false => (None, None),
     };
@@ -77,6 +81,33 @@ pub async fn observe(job: &StreamJob, context: &Context, now: Timestamp) -> Resu
         refusal,
         last_good,
     })
+}
+
+/// What the API server says of pods that a user's templates are laid over: asked without making them.
+async fn refused_template(job: &StreamJob, context: &Context) -> Result<Option<Refusal>, kube::Error> {
+    let spec = &job.spec;
+    if spec.workers.pod_template.is_none() && spec.coordinator.pod_template.is_none() {
+        return Ok(None);
+    }
+    let attempt = job.status.as_ref().map_or(0, |status| status.attempt) + 1;
+    let deployments = Api::<Deployment>::namespaced(context.client.clone(), names::namespace(job));
+    let only_asked = PostParams { dry_run: true, ..PostParams::default() };
+    for mut deployment in desired::running(job, attempt, &context.settings).deployments {
+        // The names of those that run are taken.
+        let name = deployment.metadata.name.take().unwrap_or_default();
+        deployment.metadata.name = Some(format!("{name}-asked"));
+        match deployments.create(&only_asked, &deployment).await {
+            Err(kube::Error::Api(status)) if [400, 422].contains(&status.code) => {
+                let message =
+                    format!("spec.*.podTemplate: the pods of '{name}' are refused: {}", status.message);
+                return Ok(Some(Refusal { reason: "InvalidPodTemplate", message }));
+            }
+            // Whatever else is wrong is told when they are made.
+            Err(kube::Error::Api(_)) | Ok(_) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// True once a job has been finished for so long.

@@ -132,13 +132,17 @@ impl Jobs<'_> {
         patch(&serde_json::json!({"workers": {"podTemplate": {"spec": {"nodeSelektor": {"disk": "ssd"}}}}}))?;
         let named = ["spec.workers.podTemplate.spec.nodeSelektor: a pod has no such field"];
         self.condition(job, "Stalled", "True", "InvalidPodTemplate", &named)?;
+        let label = serde_json::json!({"metadata": {"labels": {"team": "no label!"}}, "spec": null});
+        patch(&serde_json::json!({"workers": {"podTemplate": label}}))?;
+        let named = ["podTemplate: the pods of", "no label!"];
+        self.condition(job, "Stalled", "True", "InvalidPodTemplate", &named)?;
         self.phase(job, "Running")?;
         let before = self.number(job, "/status/lastCheckpoint/epoch")?;
         let attempt = self.number(job, "/status/attempt")?;
         let container = serde_json::json!({"name": "worker", "env": [{"name": "TEAM", "value": "streams"}]});
         let template = serde_json::json!({
             "metadata": {"labels": {"team": "streams"}},
-            "spec": {"nodeSelektor": null, "terminationGracePeriodSeconds": 7, "containers": [container]}
+            "spec": {"terminationGracePeriodSeconds": 7, "containers": [container]}
         });
         patch(&serde_json::json!({"restartNonce": 1, "workers": {"podTemplate": template}}))?;
         self.wait_for(job, "another attempt has the template", |status| {

@@ -140,20 +140,6 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     let (wish_sender, wish) = watch::channel(Wish::Run);
     let (report_sender, report) = watch::channel(JobReport::new(job.name(), &uid.0, Attempt(1)));
 
-    let slots = job.manifest.spec.parallelism;
-    let helpers = match arguments.workers {
-        None => {
-            let sinks = Arc::new(StandardSinks);
-            let (memory, lazy_from) = (arguments.state.memory(1), arguments.state.state_lazy_from);
-            Inside { address, store, outside, sinks, clock, memory, lazy_from }
-                .start(&settings, slots)
-                .await?
-        }
-        Some(count) => {
-            let silent = workers.silent();
-            Helpers::processes(&arguments, logging, &address, &settings, clock, (count, silent))?
-        }
-    };
     let wish_sender = Arc::new(wish_sender);
     if let Some(address) = arguments.http {
         let listener = http::listen(address).await;
@@ -169,6 +155,20 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
         };
         tokio::spawn(http::serve_coordinator(listener, state));
     }
+    let slots = job.manifest.spec.parallelism;
+    let helpers = match arguments.workers {
+        None => {
+            let sinks = Arc::new(StandardSinks);
+            let (memory, lazy_from) = (arguments.state.memory(1), arguments.state.state_lazy_from);
+            Inside { address, store, outside, sinks, clock, memory, lazy_from }
+                .start(&settings, slots)
+                .await?
+        }
+        Some(count) => {
+            let silent = workers.silent();
+            Helpers::processes(&arguments, logging, &address, &settings, clock, (count, silent))?
+        }
+    };
     tokio::spawn(listen_for_stop(wish_sender));
     let form = progress::Shown::fitting(logging.is_json());
     let shown =

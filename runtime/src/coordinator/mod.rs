@@ -144,6 +144,8 @@ pub async fn run(
     let nonce = rand::Rng::random(&mut *context.random.lock());
     let mut claimant = Claimant::new(nonce, settings.parallelism);
     let mut looks_before = false;
+    // Failures since the job was asked to stop.
+    let mut failed_stopping = 0;
     loop {
         let ended = async {
             if looks_before {
@@ -181,7 +183,10 @@ pub async fn run(
             Err(Stop::Failure(failure)) => failure,
         };
         let has_run = report.borrow().public.phase == Phase::Running;
-        let is_stopping = *wish.borrow() == Wish::Stop && !has_run;
+        let is_stop_wished = *wish.borrow() == Wish::Stop;
+        failed_stopping = if is_stop_wished { failed_stopping + 1 } else { 0 };
+        // One that has run is tried once more, for its last checkpoint.
+        let is_stopping = is_stop_wished && (!has_run || failed_stopping > 1);
         if is_stopping && may_stop(&settings, &context, &claimant).await {
             // There is nothing that a last checkpoint could hold.
             info!(error = %failure.message, "stopped while recovering");
@@ -215,7 +220,7 @@ pub async fn run(
                 warn!(error = %failure.message, delay_ms = delay.as_millis() as u64, "recovering");
                 tokio::select! {
                     () = workers.watch_for(delay) => {}
-                    () = stop_wished(wish.clone()), if !is_stopping => {}
+                    () = stop_wished(wish.clone()), if !is_stopping && failed_stopping <= 1 => {}
                 }
             }
             None => {

@@ -22,6 +22,9 @@ const MESSAGES_QUEUED_MAX: usize = 64;
 /// Events queued for the coordinator.
 const EVENTS_QUEUED_MAX: usize = 1024;
 
+/// How long a worker that has been silent is listened to once more.
+const SECOND_LOOK: Duration = Duration::from_millis(500);
+
 /// What happens to workers.
 #[derive(Debug)]
 pub enum WorkerEvent {
@@ -260,7 +263,13 @@ impl Door {
 
     async fn receive_all(&self, receiver: &mut MessageReceiver, id: WorkerId, process: u32) -> String {
         loop {
-            match within(self.clock, SILENCE_MAX, receiver.receive::<FromWorker>()).await {
+            let mut received = Box::pin(receiver.receive::<FromWorker>());
+            let in_time = match within(self.clock, SILENCE_MAX, received.as_mut()).await {
+                // If this process stood still itself, what has been said is there, and was not looked at yet.
+                None => within(self.clock, SECOND_LOOK, received.as_mut()).await,
+                in_time => in_time,
+            };
+            match in_time {
                 None => {
                     // On a cluster nobody listens: there the kubelet ends what does not answer.
                     let _ = self.silent.send(process);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::error::ArrowError;
 use snafu::{ResultExt, Snafu};
@@ -44,6 +44,15 @@ struct Target {
     kinds: Vec<RowKind>,
     bytes: usize,
     watermark: Option<EventTime>,
+}
+
+/// Some of the rows; of rows without columns only their number is left.
+fn taken_rows(records: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch, ArrowError> {
+    if records.num_columns() == 0 {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        return RecordBatch::try_new_with_options(records.schema(), Vec::new(), &options);
+    }
+    take_record_batch(records, &UInt32Array::from(rows))
 }
 
 impl Output {
@@ -87,8 +96,7 @@ impl Output {
             let taken: Vec<u64> = rows.iter().map(|row| hashes[*row as usize]).collect();
             let of_rows = |kinds: &Arc<[RowKind]>| rows.iter().map(|row| kinds[*row as usize]).collect();
             let kinds: Option<Vec<RowKind>> = batch.kinds.as_ref().map(of_rows);
-            let records =
-                take_record_batch(&batch.records, &UInt32Array::from(rows)).context(ScatterSnafu)?;
+            let records = taken_rows(&batch.records, rows).context(ScatterSnafu)?;
             target.append(records, taken.into_iter(), kinds.as_deref());
         }
         Ok(())

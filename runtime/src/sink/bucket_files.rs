@@ -152,7 +152,7 @@ struct BucketWriter {
     bytes: u64,
     began: Duration,
     /// Files of this epoch that were large or old enough.
-    ended: Vec<Upload>,
+    ended: Vec<Ended>,
     upload: Option<Upload>,
     shared: Arc<Shared>,
 }
@@ -212,6 +212,12 @@ struct Upload {
     done: JoinHandle<Result<StagedUpload, Error>>,
 }
 
+/// A file that takes no more rows.
+enum Ended {
+    UnderWay(Upload),
+    Staged(StagedUpload),
+}
+
 enum Part {
     Middle(Vec<u8>),
     Last(Vec<u8>),
@@ -260,7 +266,7 @@ impl SinkWriter for BucketWriter {
         let bytes = self.bytes + self.text.len() as u64;
         if self.rolling.ends(bytes, self.began, self.patience.clock) {
             self.send(true);
-            self.ended.extend(self.upload.take());
+            self.ended.extend(self.upload.take().map(Ended::UnderWay));
         } else if self.text.len() >= PART_BYTES {
             self.send(false);
         }
@@ -269,16 +275,32 @@ impl SinkWriter for BucketWriter {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
         self.shared.waker.register(cx.waker());
+        let mut failure = None;
         if let Some(upload) = &mut self.upload
             && let Poll::Ready(ended) = upload.done.poll_unpin(cx)
         {
             self.upload = None;
-            let error = match ended {
+            failure = Some(match ended {
                 Ok(Err(error)) => explained(&error, &self.patience.settings),
                 Ok(Ok(_)) => std::io::Error::other("the upload has ended before its last part"),
                 Err(panic) => std::io::Error::other(panic),
-            };
-            return Poll::Ready(Err(SinkError::Io { action: self.action(), source: error }));
+            });
+        }
+        for ended in &mut self.ended {
+            if let Ended::UnderWay(upload) = ended
+                && let Poll::Ready(done) = upload.done.poll_unpin(cx)
+            {
+                match done {
+                    Ok(Ok(staged)) => *ended = Ended::Staged(staged),
+                    Ok(Err(error)) => failure = Some(explained(&error, &self.patience.settings)),
+                    Err(panic) => failure = Some(std::io::Error::other(panic)),
+                }
+            }
+        }
+        if let Some(source) = failure {
+            // What has failed is not waited for again: the generation ends.
+            self.ended.clear();
+            return Poll::Ready(Err(SinkError::Io { action: self.action(), source }));
         }
         match self.shared.unsent.load(Ordering::Relaxed) < UNSENT_BYTES_MAX {
             true => Poll::Ready(Ok(())),
@@ -294,10 +316,18 @@ impl SinkWriter for BucketWriter {
         }
         self.epoch = epoch.next();
         let (action, settings) = (self.action(), self.patience.settings.clone());
-        let uploads: Vec<Upload> = self.ended.drain(..).chain(self.upload.take()).collect();
+        let uploads: Vec<Ended> =
+            self.ended.drain(..).chain(self.upload.take().map(Ended::UnderWay)).collect();
         async move {
             let mut committables = Vec::new();
             for upload in uploads {
+                let upload = match upload {
+                    Ended::UnderWay(upload) => upload,
+                    Ended::Staged(staged) => {
+                        committables.push(staged.encode_to_vec());
+                        continue;
+                    }
+                };
                 let source = match upload.done.await {
                     Ok(Ok(staged)) => {
                         committables.push(staged.encode_to_vec());
@@ -327,7 +357,13 @@ async fn upload(
     patience: Patience,
 ) -> Result<StagedUpload, Error> {
     let key = path_of(&staged.key);
-    staged.upload = patience.until_done(|| store.create_multipart(&key)).await?;
+    staged.upload = match patience.until_done(|| store.create_multipart(&key)).await {
+        Ok(upload) => upload,
+        Err(error) => {
+            shared.waker.wake();
+            return Err(error);
+        }
+    };
     let uploaded = async {
         while let Some(part) = parts.recv().await {
             let (bytes, is_last) = match part {
@@ -390,12 +426,23 @@ impl BucketCommitter {
     /// Makes an upload visible; one that is visible already is done.
     async fn complete(&self, staged: &StagedUpload) -> Result<(), SinkError> {
         let key = path_of(&staged.key);
+        let former = Path::from(staged.key.as_str());
+        match self.complete_at(staged, &key).await {
+            // Of earlier releases, whose keys were escaped once more.
+            Err(lost @ SinkError::Lost { .. }) if former != key => {
+                self.complete_at(staged, &former).await.map_err(|_| lost)
+            }
+            ended => ended,
+        }
+    }
+
+    async fn complete_at(&self, staged: &StagedUpload, key: &Path) -> Result<(), SinkError> {
         let parts: Vec<PartId> =
             staged.parts.iter().map(|part| PartId { content_id: part.clone() }).collect();
-        let request = || self.store.complete_multipart(&key, &staged.upload, parts.clone());
+        let request = || self.store.complete_multipart(key, &staged.upload, parts.clone());
         match self.patience.until_done(request).await {
             Ok(_) => Ok(()),
-            Err(error @ Error::NotFound { .. }) => self.check(staged, &key, &error).await,
+            Err(error @ Error::NotFound { .. }) => self.check(staged, key, &error).await,
             Err(error) => Err(self.failed(staged, &error)),
         }
     }

@@ -123,9 +123,15 @@ struct FileWriter {
     /// Files staged so far; keeps the hidden names of one generation apart.
     begun: Arc<AtomicU64>,
     /// Files of this epoch that were large or old enough.
-    ended: Vec<OpenFile>,
+    ended: Vec<EndedFile>,
     open: Option<OpenFile>,
     text: String,
+}
+
+/// A file that takes no more rows, and is written.
+struct EndedFile {
+    staged: String,
+    bytes: u64,
 }
 
 struct OpenFile {
@@ -180,13 +186,16 @@ impl SinkWriter for FileWriter {
             self.open.take_if(|open| self.rolling.ends(open.bytes, open.began, self.clock))
         {
             open.file.flush().map_err(with_cure).context(self.action("write a file in"))?;
-            self.ended.push(open);
+            // Its descriptor and buffer are given back; it is made durable with the checkpoint.
+            self.ended.push(EndedFile { staged: open.staged, bytes: open.bytes });
         }
         Ok(())
     }
 
     fn prepare(&mut self, epoch: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>> {
-        let files: Vec<OpenFile> = self.ended.drain(..).chain(self.open.take()).collect();
+        let open = self.open.take();
+        let last = open.as_ref().map(|open| EndedFile { staged: open.staged.clone(), bytes: open.bytes });
+        let files: Vec<EndedFile> = self.ended.drain(..).chain(last).collect();
         if files.is_empty() {
             return async { Ok(Vec::new()) }.boxed();
         }
@@ -199,9 +208,11 @@ impl SinkWriter for FileWriter {
         let staged: Vec<Committable> = staged.map(|staged| staged.encode_to_vec()).collect();
         let (action, folder) = (self.action("sync a file in"), self.folder.clone());
         let sync = move || -> std::io::Result<()> {
-            for open in files {
-                let file = open.file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-                file.sync_all()?;
+            if let Some(open) = open {
+                open.file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+            }
+            for file in files {
+                File::open(folder.join(file.staged))?.sync_all()?;
             }
             // A checkpoint may name the files as soon as it is complete: their names must be there, too.
             sync_folder(&folder)
@@ -284,7 +295,8 @@ impl Left {
                     removed => removed.context(action())?,
                 }
             }
-            if levels > 0 && entry.file_type().context(action())?.is_dir() {
+            // Other folders are nobody's of ours, and may not let us in.
+            if levels > 0 && !name.starts_with('.') && name.contains('=') && entry.path().is_dir() {
                 self.remove(&entry.path(), levels - 1)?;
             }
         }

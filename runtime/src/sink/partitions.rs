@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use arrow::array::{Array, StringArray, UInt32Array};
 use arrow::compute::take_record_batch;
+use arrow::datatypes::DataType;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use millrace_sql::functions::texts;
@@ -69,12 +70,23 @@ impl Partitions {
         let data = |error: &dyn std::fmt::Display| SinkError::Data { message: error.to_string() };
         let values = self.columns.iter().map(|(column, _)| texts(batch.records.column(*column)));
         let values: Vec<StringArray> = values.collect::<Result<_, _>>().map_err(|error| data(&error))?;
+        let is_boolean: Vec<bool> = self
+            .columns
+            .iter()
+            .map(|(column, _)| *batch.records.column(*column).data_type() == DataType::Boolean)
+            .collect();
         let mut by_folder: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         for row in 0..batch.rows() {
-            let parts = self.columns.iter().zip(&values).map(|((_, name), values)| {
-                let value = values.is_valid(row).then(|| values.value(row)).filter(|value| !value.is_empty());
-                format!("{}={}", escaped(name), escaped(value.unwrap_or(&self.default_name)))
-            });
+            let parts =
+                self.columns.iter().zip(&values).zip(&is_boolean).map(|(((_, name), values), small)| {
+                    let value =
+                        values.is_valid(row).then(|| values.value(row)).filter(|value| !value.is_empty());
+                    let value = escaped(value.unwrap_or(&self.default_name));
+                    // CAST writes TRUE, and paths have true.
+                    let value =
+                        if *small && values.is_valid(row) { value.to_ascii_lowercase() } else { value };
+                    format!("{}={value}", escaped(name))
+                });
             by_folder.entry(parts.collect::<Vec<_>>().join("/")).or_default().push(row as u32);
         }
         let rest = batch.records.project(&self.rest).map_err(|error| data(&error))?;
@@ -176,10 +188,11 @@ impl SinkWriter for PartitionedWriter {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
         for writer in self.open.values_mut() {
-            if let Poll::Ready(Ok(())) = writer.poll_ready(cx) {
-                continue;
+            // A failure is told once.
+            match writer.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                other => return other,
             }
-            return writer.poll_ready(cx);
         }
         Poll::Ready(Ok(()))
     }

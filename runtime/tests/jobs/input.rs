@@ -91,6 +91,20 @@ fn what_is_wrong_in_other_fields_and_in_the_sql_is_told_at_once() {
 }
 
 #[test]
+fn an_address_that_cannot_be_served_at_is_named() {
+    let place = Place::new(1, SQL);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+
+    let output = place.run(&["--http", &address]);
+
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    for part in ["--http: failed to serve HTTP at ", address.as_str()] {
+        assert!(text(&output).contains(part), "'{part}' is not in: {}", text(&output));
+    }
+}
+
+#[test]
 fn options_that_only_the_connector_understands_are_told_where_they_are() {
     let sql = "CREATE TABLE a (x INT) WITH ('connector' = 'datagen', 'fields.x.min' = 'few');
 CREATE TABLE b (x INT) WITH ('connector' = 'filesystem', 'path' = 'b', 'format' = 'json', 'source.monitor-interval' = '0 s');

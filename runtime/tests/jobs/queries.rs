@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-use super::harness::{text, wait_until};
+use super::harness::{Place, text, wait_until};
 
 const TABLE: &str = "CREATE TABLE s (k STRING, v INT, t TIMESTAMP(3))
 WITH ('connector' = 'filesystem', 'path' = 's', 'format' = 'json')";
@@ -99,6 +99,27 @@ fn statements_come_from_standard_input_and_no_rows_are_said_to_be_none() {
 
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(text(&output), "no rows\n");
+}
+
+/// Rows without columns are spread over the subtasks, and counted by one of them.
+#[test]
+fn rows_of_which_only_the_number_matters_are_counted_in_parallel() {
+    let sql = "
+CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'fields.n.kind' = 'sequence', 'fields.n.start' = '1',
+  'fields.n.end' = '5000');
+CREATE TABLE counted (n BIGINT) WITH ('connector' = 'blackhole');
+CREATE TABLE one (n BIGINT) WITH ('connector' = 'blackhole');
+INSERT INTO counted SELECT COUNT(*) FROM numbers;
+INSERT INTO one SELECT CAST(5000 AS BIGINT);";
+    for arguments in [&[][..], &["--workers", "2"]] {
+        let place = Place::new(2, sql);
+        let output = place.run(arguments);
+        assert!(output.status.success(), "{}", text(&output));
+        let text = text(&output);
+        let sum =
+            |table: &str| text.split(&format!("checksum of {table}.n: ")).nth(1).unwrap()[..16].to_owned();
+        assert_eq!(sum("counted"), sum("one"), "{text}");
+    }
 }
 
 #[test]

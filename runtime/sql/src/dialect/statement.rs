@@ -76,9 +76,7 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, Vec<Diagnostic>> {
     let mut windows = 0;
     let mut set = StatementSet::default();
     for part in tokens.split(|token| token.token == Token::SemiColon) {
-        let whole = |rest| comma_before_nothing(rest).map_or(Ok(rest), Err);
-        let rest = set.part(part).and_then(|rest| rest.map(whole).transpose());
-        match rest.and_then(|rest| rest.map(|rest| statement(rest, &mut windows)).transpose()) {
+        match set.part(part).and_then(|rest| rest.map(|rest| statement(rest, &mut windows)).transpose()) {
             Ok(statement) => statements.extend(statement),
             Err(mistake) => mistakes.push(mistake),
         }
@@ -349,7 +347,7 @@ fn query(cursor: &mut Cursor<'_>, windows: &mut usize) -> Parsed<Query> {
         return Err(mistake(token, "a hint is not supported yet")
             .hint("remove it; options belong to CREATE TABLE … WITH"));
     }
-    if let Some(mistake) = unknown_to_the_grammar(rest) {
+    if let Some(mistake) = comma_before_nothing(rest).or_else(|| unknown_to_the_grammar(rest)) {
         return Err(mistake);
     }
     if let Some(token) = as_of(rest) {

@@ -103,7 +103,11 @@ fn str_to_map(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
             lengths.push(0);
             continue;
         };
-        let pairs: Vec<String> = cache.get(pairs)?.split(text).map(str::to_owned).collect();
+        let mut pairs: Vec<String> = cache.get(pairs)?.split(text).map(str::to_owned).collect();
+        // As Java splits: what is empty at the end is nothing.
+        while pairs.last().is_some_and(String::is_empty) {
+            pairs.pop();
+        }
         let within = cache.get(within)?;
         let mut entries: Vec<(String, Option<String>)> = Vec::new();
         for pair in pairs {

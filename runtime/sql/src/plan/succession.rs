@@ -115,6 +115,13 @@ fn misfits(old_plan: &Plan, old: usize, new_plan: &Plan, new: usize) -> Vec<Stri
             if old_key != new_key {
                 found.push(format!("'{id}': PRIMARY KEY ({old_key}) is ({new_key}) now"));
             }
+            let folders = |table: &Option<Table>| {
+                table.as_ref().map_or_else(String::new, |table| table.partitioned_by.join(", "))
+            };
+            let (old_folders, new_folders) = (folders(&before.table), folders(&after.table));
+            if old_folders != new_folders {
+                found.push(format!("'{id}': PARTITIONED BY ({old_folders}) is ({new_folders}) now"));
+            }
             found
         }
         (Some(OperatorKind::Calc(_)), Some(OperatorKind::Calc(_))) => {

@@ -91,6 +91,12 @@ fn sink_columns<'a>(
             }
         })
     };
+    for (index, name) in names.iter().enumerate() {
+        if names[..index].iter().any(|before| before.text == name.text) {
+            let message = format!("the column '{}' of '{}' is written twice", name.text, sink.table.name);
+            return Err(vec![at(name.span, message).hint("name each column once")]);
+        }
+    }
     names.iter().map(|name| find(name).map_err(|mistake| vec![mistake])).collect()
 }
 

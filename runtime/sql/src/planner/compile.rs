@@ -394,6 +394,13 @@ impl Compiler {
             .and_then(LogicalPlanBuilder::build)
             .and_then(analyse)
             .map_err(|error| vec![from_planner(&error, &watermark.expression)])?;
+        let of_watermark = expressions::data_type(both.schema().field(1).data_type())
+            .map_err(|error| vec![from_planner(&error, &watermark.expression)])?;
+        if !matches!(of_watermark.kind(), TypeKind::Timestamp | TypeKind::TimestampLtz) {
+            let span = watermark.expression.first().map_or(watermark.column.span, |token| token.span);
+            let message = format!("the watermark of '{name}' is {of_watermark}, not a timestamp");
+            return Err(vec![at(span, message).hint(format!("write such as {name} - INTERVAL '5' SECOND"))]);
+        }
         let columns = super::streams::over_physical_columns(&both, table)
             .map_err(|error| vec![from_planner(&error, &watermark.expression)])?;
         let [column, watermark] = columns.as_slice() else { return Ok(None) };

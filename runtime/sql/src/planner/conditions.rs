@@ -29,6 +29,12 @@ impl AnalyzerRule for Conditions {
 }
 
 fn check(expression: &Expr, schema: &DFSchema) -> Result<TreeNodeRecursion> {
+    if let Expr::AggregateFunction(call) = expression
+        && let Some(filter) = &call.params.filter
+        && !filter.get_type(schema).map_or(true, |of| matches!(of, DataType::Boolean | DataType::Null))
+    {
+        return Err(refused(filter));
+    }
     let Expr::Case(case) = expression else { return Ok(TreeNodeRecursion::Continue) };
     // With an operand, what stands there are values that it is compared with.
     if case.expr.is_none() {

@@ -22,6 +22,9 @@ impl FunctionRewrite for DecimalArithmetic {
     }
 
     fn rewrite(&self, expr: Expr, schema: &DFSchema, _: &ConfigOptions) -> Result<Transformed<Expr>> {
+        if let Some(doubles) = as_doubles(&expr, schema)? {
+            return Ok(Transformed::yes(doubles));
+        }
         let rewritten = match &expr {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) => operation(left, *op, right, schema)?,
             Expr::Between(Between { expr, negated, low, high }) => {
@@ -44,6 +47,72 @@ impl FunctionRewrite for DecimalArithmetic {
         };
         Ok(rewritten.map_or_else(|| Transformed::no(expr), Transformed::yes))
     }
+}
+
+/// Values that are compared, or of which one is taken: where one of them is a fraction in binary (FLOAT, DOUBLE), the decimals among
+/// them become such, as in Flink. The planner would make decimals of all, which have neither their range nor their digits.
+fn as_doubles(expr: &Expr, schema: &DFSchema) -> Result<Option<Expr>> {
+    let mut expr = expr.clone();
+    let is_changed = match &mut expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(*op) => {
+            doubles([left.as_mut(), right.as_mut()], schema)?
+        }
+        Expr::Between(Between { expr, low, high, .. }) => {
+            doubles([expr.as_mut(), low.as_mut(), high.as_mut()], schema)?
+        }
+        Expr::InList(list) => doubles(std::iter::once(list.expr.as_mut()).chain(&mut list.list), schema)?,
+        Expr::Case(case) => {
+            let (mut compared, mut given) = (Vec::new(), Vec::new());
+            compared.extend(case.expr.as_deref_mut());
+            let has_base = !compared.is_empty();
+            for (when, then) in &mut case.when_then_expr {
+                if has_base {
+                    compared.push(when.as_mut());
+                }
+                given.push(then.as_mut());
+            }
+            given.extend(case.else_expr.as_deref_mut());
+            doubles(compared, schema)? | doubles(given, schema)?
+        }
+        Expr::ScalarFunction(call) => match call.func.name() {
+            "coalesce" | "nvl" | "ifnull" | "nullif" | "greatest" | "least" | function::ARRAY => {
+                doubles(&mut call.args, schema)?
+            }
+            function::MAP => {
+                let (mut keys, mut values) = (Vec::new(), Vec::new());
+                for (index, arg) in call.args.iter_mut().enumerate() {
+                    if index % 2 == 0 { keys.push(arg) } else { values.push(arg) }
+                }
+                doubles(keys, schema)? | doubles(values, schema)?
+            }
+            _ => false,
+        },
+        _ => false,
+    };
+    Ok(is_changed.then_some(expr))
+}
+
+fn is_comparison(op: Operator) -> bool {
+    use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
+    matches!(op, Eq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom | Lt | LtEq | NotEq)
+}
+
+/// Makes the decimals among expressions doubles if there is a binary fraction among them; true if there was something to make.
+fn doubles<'a>(exprs: impl IntoIterator<Item = &'a mut Expr>, schema: &DFSchema) -> Result<bool> {
+    let mut exprs: Vec<&mut Expr> = exprs.into_iter().collect();
+    let types = exprs.iter().map(|expr| expr.get_type(schema)).collect::<Result<Vec<_>>>()?;
+    if !types.iter().any(DataType::is_floating) {
+        return Ok(false);
+    }
+    let mut is_changed = false;
+    for (expr, data_type) in exprs.iter_mut().zip(types) {
+        if matches!(data_type, DataType::Decimal128(..)) {
+            let decimal = std::mem::take(*expr);
+            **expr = cast(decimal, DataType::Float64);
+            is_changed = true;
+        }
+    }
+    Ok(is_changed)
 }
 
 /// An operation as a call of ours; `None`: the planner's own is right.

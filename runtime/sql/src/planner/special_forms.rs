@@ -122,6 +122,14 @@ fn rewritten(expression: &Expr) -> Option<Expr> {
             array: false,
             format: None,
         }),
+        // Without digits it has six, as in Flink.
+        Expr::Cast { kind, expr, data_type: ast::DataType::Timestamp(None, zone), .. } => Some(Expr::Cast {
+            kind: kind.clone(),
+            expr: expr.clone(),
+            data_type: ast::DataType::Timestamp(Some(6), *zone),
+            array: false,
+            format: None,
+        }),
         Expr::Cast { kind, expr, data_type, .. } => {
             let (length, is_padded) = length(data_type)?;
             let text = Expr::Cast {

@@ -86,9 +86,9 @@ impl Found<'_> {
             SetExpr::Select(select) => self.select(select),
             SetExpr::Query(query) => self.query(query),
             SetExpr::Values(values) => {
-                if values.explicit_row || values.value_keyword {
+                if values.value_keyword {
                     let hint = "write VALUES (…), (…)";
-                    self.refuse("this form of VALUES", hint, body.span(), &["VALUE", "ROW"]);
+                    self.refuse("this form of VALUES", hint, body.span(), &["VALUE"]);
                 }
             }
             SetExpr::SetOperation {
@@ -228,6 +228,20 @@ impl Found<'_> {
             return;
         };
         let span = table.span();
+        let names: Vec<String> = match table {
+            TableFactor::Table { name, .. } => name.0.iter().map(ToString::to_string).collect(),
+            _ => Vec::new(),
+        };
+        let qualifiers = names.len().saturating_sub(1);
+        if !["default_catalog", "default_database"]
+            .ends_with(&names[..qualifiers].iter().map(|name| name.trim_matches('`')).collect::<Vec<_>>())
+        {
+            let message = format!(
+                "there is no table '{}': catalogs and databases are not supported yet",
+                names.join(".")
+            );
+            self.tell(message, "name the table alone", span, &[]);
+        }
         for (is_there, what, hint, keywords) in [
             (!with_hints.is_empty(), "a table hint", "remove it", &["WITH"][..]),
             (!index_hints.is_empty(), "an index hint", "remove it", &["USE", "FORCE", "IGNORE"]),
@@ -256,6 +270,42 @@ impl Found<'_> {
                 Expr::Interval(interval) if interval.leading_field.is_none() => {
                     without_unit.push(expression.span());
                 }
+                Expr::BinaryOp { op, .. } if !is_known(op) => refused.push((
+                    format!("the operator {op}"),
+                    "use operators and functions of Flink",
+                    expression.span(),
+                    &[],
+                )),
+                Expr::Cast { kind: ast::CastKind::DoubleColon | ast::CastKind::SafeCast, .. } => refused
+                    .push((
+                        "this form of a cast".to_owned(),
+                        "write CAST(value AS type), or TRY_CAST",
+                        expression.span(),
+                        &["SAFE_CAST"],
+                    )),
+                Expr::JsonAccess { .. }
+                | Expr::IsNormalized { .. }
+                | Expr::InUnnest { .. }
+                | Expr::AnyOp { .. }
+                | Expr::AllOp { .. }
+                | Expr::Convert { .. }
+                | Expr::Prefixed { .. }
+                | Expr::Struct { .. }
+                | Expr::Dictionary(_)
+                | Expr::MatchAgainst { .. }
+                | Expr::Lambda(_)
+                | Expr::MemberOf(_) => refused.push((
+                    format!("the expression {}", shortened(&expression.to_string())),
+                    "use operators and functions of Flink",
+                    expression.span(),
+                    &[],
+                )),
+                Expr::Value(value) if is_other_literal(&value.value) => refused.push((
+                    format!("the literal {}", shortened(&value.value.to_string())),
+                    "write a text in single quotes, a number, TRUE, FALSE or NULL",
+                    expression.span(),
+                    &[],
+                )),
                 Expr::Cast { format: Some(_), .. } => refused.push((
                     "CAST with a FORMAT".to_owned(),
                     "use DATE_FORMAT, TO_DATE or TO_TIMESTAMP",
@@ -345,6 +395,47 @@ impl Found<'_> {
         for (what, hint, span, keywords) in refused {
             self.refuse(&what, hint, span, keywords);
         }
+    }
+}
+
+/// Operators of Flink's.
+fn is_known(op: &ast::BinaryOperator) -> bool {
+    use ast::BinaryOperator::{
+        And, Divide, Eq, Gt, GtEq, Lt, LtEq, Minus, Modulo, Multiply, NotEq, Or, Plus, StringConcat,
+    };
+    matches!(
+        op,
+        And | Divide
+            | Eq
+            | Gt
+            | GtEq
+            | Lt
+            | LtEq
+            | Minus
+            | Modulo
+            | Multiply
+            | NotEq
+            | Or
+            | Plus
+            | StringConcat
+    )
+}
+
+/// Literals of other systems.
+fn is_other_literal(value: &ast::Value) -> bool {
+    use ast::Value::{Boolean, HexStringLiteral, Null, Number, Placeholder, SingleQuotedString};
+    !matches!(
+        value,
+        Boolean(_) | HexStringLiteral(_) | Null | Number(..) | Placeholder(_) | SingleQuotedString(_)
+    )
+}
+
+/// As much of a text as a message needs.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 40;
+    match text.chars().count() > MOST {
+        true => text.chars().take(MOST).chain(['…']).collect(),
+        false => text.to_owned(),
     }
 }
 

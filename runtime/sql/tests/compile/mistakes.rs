@@ -80,6 +80,19 @@ fn mistakes_are_shown_where_they_are() {
             "1:42+2 ON EMPTY is not supported yet",
             Some("use COALESCE(…, value)"),
         ),
+        (
+            "SELECT auction FROM nosuch.bid",
+            "1:21+1 there is no table 'nosuch.bid': catalogs and databases are not supported yet",
+            Some("name the table alone"),
+        ),
+        ("SELECT auction & 1 FROM bid", "1:8+1 the operator & is not supported yet", None),
+        ("SELECT auction::BIGINT FROM bid", "1:8+1 this form of a cast is not supported yet", None),
+        ("SELECT auction FROM bid WHERE url = E'a'", "1:37+1 the literal E'a' is not supported yet", None),
+        (
+            "SELECT COUNT(*) FILTER (WHERE auction) FROM bid",
+            "1:31+7 a condition is BOOLEAN, and this is not",
+            None,
+        ),
         ("SELECT auction FROM UNNEST(ARRAY[1])", "1:21+6 UNNEST is not supported yet", None),
         ("SELECT auction FROM bid ORDER BY price", "1:25+5 ORDER BY is not supported yet", None),
         (

@@ -362,18 +362,25 @@ impl Writer {
 
     fn records(&mut self, batch: &Batch) -> Result<Vec<Record>, SinkError> {
         let mut records = self.of_columns(batch)?;
-        for (column, said) in &self.settings.metadata {
+        for (column, said) in self.metadata(batch) {
             metadata::say(*said, batch.records.column(*column), &mut records)?;
         }
         Ok(records)
+    }
+
+    /// Columns that say something of records. A plan of an earlier release names some that are only read, and gives no columns for
+    /// them.
+    fn metadata(&self, batch: &Batch) -> &[(usize, Said)] {
+        let metadata = self.settings.metadata.as_slice();
+        let is_there = metadata.last().is_none_or(|(column, _)| *column < batch.records.num_columns());
+        if is_there { metadata } else { &[] }
     }
 
     /// A record for each row; of those of a key, one for each that is not replaced at once.
     fn of_columns(&mut self, batch: &Batch) -> Result<Vec<Record>, SinkError> {
         let Some(key) = &self.settings.key else {
             let format = &self.settings.format;
-            let columns: Vec<usize> =
-                (0..batch.records.num_columns() - self.settings.metadata.len()).collect();
+            let columns: Vec<usize> = (0..batch.records.num_columns() - self.metadata(batch).len()).collect();
             let rows = batch.records.project(&columns).map_err(not_writable)?;
             let encoders = self
                 .encoders

@@ -243,7 +243,8 @@ impl Producer {
                 open.first_write_ms = now;
             }
             if self.produce(&open.id, partition, records, batch.len()).await? {
-                *sequence += batch.len() as i32;
+                // As brokers count: after the largest number comes 0.
+                *sequence = sequence.wrapping_add(batch.len() as i32) & i32::MAX;
                 open.rows += batch.len() as u64;
             } else {
                 let (first, second) = batch.split_at(batch.len() / 2);

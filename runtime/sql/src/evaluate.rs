@@ -110,14 +110,23 @@ fn lower_cast(cast: &plan::Cast, input: &SchemaRef) -> Result<Arc<dyn PhysicalEx
 fn lower_case(case: &plan::Case, input: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
     let operand = case.operand.as_deref().map(|operand| lower(operand, input)).transpose()?;
     let otherwise = case.otherwise.as_deref().map(|otherwise| lower(otherwise, input)).transpose()?;
-    let branches = case
+    let mut branches = case
         .branches
         .iter()
         .map(|branch| {
             Ok((lower_boxed(branch.when.as_ref(), input)?, lower_boxed(branch.then.as_ref(), input)?))
         })
-        .collect::<Result<_>>()?;
-    expressions::case(operand, branches, otherwise)
+        .collect::<Result<Vec<_>>>()?;
+    match operand {
+        // The kernel would compare the bits of fractions.
+        Some(operand) if operand.data_type(input)?.is_floating() => {
+            for (when, _) in &mut branches {
+                *when = binary(Arc::clone(&operand), Operator::Eq, Arc::clone(when), input)?;
+            }
+            expressions::case(None, branches, otherwise)
+        }
+        operand => expressions::case(operand, branches, otherwise),
+    }
 }
 
 fn lower_call(call: &plan::Call, input: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
@@ -130,6 +139,9 @@ fn lower_call(call: &plan::Call, input: &SchemaRef) -> Result<Arc<dyn PhysicalEx
         (function::IS_NOT_NULL, 1) => expressions::is_not_null(arguments.remove(0)),
         (name @ (function::IN | function::NOT_IN), 2..) => {
             let value = arguments.remove(0);
+            if value.data_type(input)?.is_floating() {
+                return in_fractions(&value, arguments, name == function::NOT_IN, input);
+            }
             expressions::in_list(value, arguments, &(name == function::NOT_IN), input)
         }
         (name @ (function::LIKE | function::NOT_LIKE), 2) => {
@@ -144,10 +156,42 @@ fn lower_call(call: &plan::Call, input: &SchemaRef) -> Result<Arc<dyn PhysicalEx
             }
             let right = arguments.remove(1);
             let operator = operator(name).unwrap_or(Operator::Eq);
-            expressions::binary(arguments.remove(0), operator, right, input)
+            binary(arguments.remove(0), operator, right, input)
         }
         (name, _) => scalar_function(name, arguments, input),
     }
+}
+
+fn binary(
+    left: Arc<dyn PhysicalExpr>,
+    operator: Operator,
+    right: Arc<dyn PhysicalExpr>,
+    input: &SchemaRef,
+) -> Result<Arc<dyn PhysicalExpr>> {
+    match functions::CompareFractions::of(operator, &left.data_type(input)?, &right.data_type(input)?) {
+        Some(compare) => call_of(Arc::new(ScalarUDF::from(compare)), vec![left, right], input),
+        None => expressions::binary(left, operator, right, input),
+    }
+}
+
+/// A fraction is in a list if it equals one of it; the kernel would look for its bits.
+fn in_fractions(
+    value: &Arc<dyn PhysicalExpr>,
+    list: Vec<Arc<dyn PhysicalExpr>>,
+    is_negated: bool,
+    input: &SchemaRef,
+) -> Result<Arc<dyn PhysicalExpr>> {
+    let mut found: Option<Arc<dyn PhysicalExpr>> = None;
+    for item in list {
+        let equal = binary(Arc::clone(value), Operator::Eq, item, input)?;
+        found = Some(match found {
+            Some(found) => binary(found, Operator::Or, equal, input)?,
+            None => equal,
+        });
+    }
+    let found =
+        found.unwrap_or_else(|| Arc::new(expressions::Literal::new(ScalarValue::Boolean(Some(false)))));
+    if is_negated { expressions::not(found) } else { Ok(found) }
 }
 
 fn scalar_function(
@@ -514,6 +558,9 @@ mod tests {
             ("CAST(d AS BOOLEAN)", "BOOLEAN", "true"),
             ("CAST(CAST(s AS BYTES) AS STRING)", "STRING", "Hello World"),
             ("CAST(CAST(e AS VARBINARY(9)) AS STRING)", "STRING", "a-b_c"),
+            ("CAST(CAST(e AS VARBINARY(2)) AS STRING)", "STRING", "a-"),
+            ("CAST(CAST(e AS BINARY(3)) AS STRING)", "STRING", "a-b"),
+            ("CAST(X'41' AS BINARY(3)) = X'410000'", "BOOLEAN", "true"),
             ("TRY_CAST(s AS INT)", "INT", "NULL"),
             (
                 "CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0)) + n",

@@ -89,6 +89,20 @@ fn rows_can_stand_in_the_text_itself() {
         ["a,4", "b,2"]
     );
     assert_eq!(shown("SELECT 1 UNION ALL SELECT 2 UNION ALL VALUES (3)"), ["1", "2", "3"]);
+    // Where one row has a binary fraction, decimals become such, and keep what they are.
+    assert_eq!(shown("VALUES (1e300), (0.25), (7)"), ["0.25", "1.0E300", "7.0"]);
+    assert_eq!(
+        shown("SELECT 1e300 AS x UNION ALL SELECT 0.25 UNION ALL SELECT 7"),
+        ["0.25", "1.0E300", "7.0"]
+    );
+    let sums = "SELECT x * 2 FROM (SELECT x FROM (VALUES (0.5), (1e300)) AS t(x) UNION ALL SELECT 2.25) AS u";
+    assert_eq!(shown(sums), ["1.0", "2.0E300", "4.5"]);
+    let nan = "SELECT x = y, x <> y, x > 1, x < 1, x IN (y), CASE x WHEN y THEN 1 ELSE 0 END
+               FROM (VALUES (CAST('NaN' AS DOUBLE), CAST('NaN' AS DOUBLE))) AS t(x, y)";
+    assert_eq!(shown(nan), ["FALSE,TRUE,FALSE,FALSE,FALSE,0"]);
+    let zeros = "SELECT x = 0, x < 0, x IN (5, 0), CASE x WHEN 0e0 THEN 'zero' END, x NOT IN (0, NULL)
+                 FROM (VALUES (-0e0), (0e0), (CAST(NULL AS DOUBLE))) AS t(x)";
+    assert_eq!(shown(zeros), [",,,,", "TRUE,FALSE,TRUE,zero,FALSE", "TRUE,FALSE,TRUE,zero,FALSE"]);
     let output = sql(&["-e", "VALUES (1, 2), (3)"], "");
     assert!(!output.status.success() && text(&output).contains("VALUES"), "{}", text(&output));
 }

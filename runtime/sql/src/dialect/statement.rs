@@ -321,6 +321,16 @@ fn unknown_to_the_grammar(tokens: &[TokenWithSpan]) -> Option<Diagnostic> {
         |token: &TokenWithSpan, text: &str| matches!(&token.token, Token::Word(word) if is_word(word, text));
     let words: Vec<&TokenWithSpan> =
         tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
+    // X'10' has an X and two quotes around its digits, and 0x10 two letters before them.
+    let number = words.iter().find(|token| {
+        let Token::HexStringLiteral(digits) = &token.token else { return false };
+        let width = token.span.end.column.saturating_sub(token.span.start.column);
+        width == digits.chars().count() as u64 + 2
+    });
+    if let Some(token) = number {
+        let hint = "write the number in decimal digits, or the bytes as X'10'";
+        return Some(mistake(token, "numbers in hexadecimal digits are not supported").hint(hint));
+    }
     words.windows(3).find_map(|three| {
         let [first, second, third] = three else { return None };
         let begins_type = matches!(third.token, Token::Lt | Token::LParen);

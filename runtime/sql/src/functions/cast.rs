@@ -43,7 +43,7 @@ impl CastTo {
 
     /// What to write instead of a conversion that there is none of; `None` if there is one.
     pub fn cure(from: &DataType, to: &DataType) -> Option<&'static str> {
-        use DataType::{Boolean, Date32, List, Map, Null, Struct, Time32, Time64, Timestamp, Utf8};
+        use DataType::{Binary, Boolean, Date32, List, Map, Null, Struct, Time32, Time64, Timestamp, Utf8};
         let is_number = |kind: &DataType| kind.is_numeric() || *kind == Boolean;
         let is_time = |kind: &DataType| matches!(kind, Timestamp(..) | Date32 | Time32(_) | Time64(_));
         match (from, to) {
@@ -57,6 +57,9 @@ impl CastTo {
             (from, to) if is_time(from) && is_number(to) => Some("EXTRACT(DAY FROM …) gives a part of it"),
             (Date32, Time32(_) | Time64(_)) | (Time32(_) | Time64(_), Date32) => {
                 Some("a TIMESTAMP has both a date and a time of day")
+            }
+            (from, Binary) if is_number(from) || is_time(from) => {
+                Some("the bytes of its text are CAST(CAST(… AS STRING) AS BYTES)")
             }
             (Null, _) | (_, Null) | (List(_), List(_)) | (Map(..), Map(..)) | (Struct(_), Struct(_)) => None,
             (List(_), to) if *to != Utf8 => Some("take an element of it: …[1]"),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{ArrayRef, BinaryBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder};
 use arrow::datatypes::DataType;
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
@@ -11,7 +11,7 @@ use md5::Digest as _;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use regex::Regex;
 
-use super::scalar::Scalar;
+use super::scalar::{Argument, Scalar};
 use super::shape::{text, text_and_number, texts};
 use super::strings::{is_text, number, strings};
 
@@ -34,6 +34,20 @@ macro_rules! of_text {
 }
 
 pub const FUNCTIONS: &[Scalar] = &[
+    Scalar {
+        names: &["bytes_cut"],
+        usage: "CAST(bytes AS VARBINARY(length))",
+        accepts: bytes_and_length,
+        returns: |_| DataType::Binary,
+        call: |arguments, rows| Ok(of_length(arguments, rows, false)),
+    },
+    Scalar {
+        names: &["bytes_padded"],
+        usage: "CAST(bytes AS BINARY(length))",
+        accepts: bytes_and_length,
+        returns: |_| DataType::Binary,
+        call: |arguments, rows| Ok(of_length(arguments, rows, true)),
+    },
     of_text!("md5", "MD5(string)", |text| Some(digits(&md5::Md5::digest(text)))),
     of_text!("sha1", "SHA1(string)", |text| Some(digits(&sha1::Sha1::digest(text)))),
     of_text!("sha224", "SHA224(string)", |text| sha2(text, 224)),
@@ -186,6 +200,40 @@ fn sha2(text: &str, bits: i64) -> Option<String> {
         512 => digits(&sha2::Sha512::digest(text)),
         _ => return None,
     })
+}
+
+fn bytes_and_length(given: &[DataType]) -> Option<Vec<DataType>> {
+    match given {
+        [DataType::Binary | DataType::Null, length] if length.is_integer() => {
+            Some(vec![DataType::Binary, DataType::Int64])
+        }
+        _ => None,
+    }
+}
+
+/// The first bytes of values, and zeros behind those that have fewer.
+fn of_length(arguments: &[Argument], rows: usize, is_padded: bool) -> ArrayRef {
+    let values: &BinaryArray = arguments[0].values.as_binary();
+    let mut out = BinaryBuilder::new();
+    for row in 0..rows {
+        let index = arguments[0].index(row);
+        let (true, Some(length)) = (values.is_valid(index), number(&arguments[1], row)) else {
+            out.append_null();
+            continue;
+        };
+        let length = usize::try_from(length).unwrap_or(0);
+        let bytes = values.value(index);
+        match bytes.get(..length) {
+            Some(cut) => out.append_value(cut),
+            None if is_padded => {
+                let mut padded = bytes.to_vec();
+                padded.resize(length, 0);
+                out.append_value(padded);
+            }
+            None => out.append_value(bytes),
+        }
+    }
+    Arc::new(out.finish())
 }
 
 /// Hexadecimal digits as bytes; an odd first one gives a byte of zero, as in Flink. `None` if there are other letters.

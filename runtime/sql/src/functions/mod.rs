@@ -7,6 +7,7 @@ mod cast;
 pub mod decimals;
 mod encodings;
 mod field;
+mod fractions;
 mod json;
 mod math;
 pub mod nested;
@@ -29,6 +30,7 @@ use datafusion_expr::ScalarUDF;
 
 pub use cast::{CastTo, NotANumber, TextError, decimal, of_texts};
 pub use field::FIELD;
+pub use fractions::CompareFractions;
 use scalar::Scalar;
 pub use text::of_column as texts;
 
@@ -76,7 +78,8 @@ pub fn reference() -> String {
     // These do other functions' work, and are not called by name.
     let is_inner = |function: &&Scalar| {
         function.names[0].starts_with("decimal")
-            || ["floor_to", "ceil_to", crate::plan::function::ELEMENT].contains(&function.names[0])
+            || ["floor_to", "ceil_to", "bytes_cut", "bytes_padded", crate::plan::function::ELEMENT]
+                .contains(&function.names[0])
     };
     let functions = tables().into_iter().flatten().filter(|function| !is_inner(function));
     let mut lines: Vec<String> = functions.map(listed).collect();

@@ -5,16 +5,20 @@ use std::sync::Arc;
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DFSchema, DataFusionError};
 use datafusion_expr::{Expr, LogicalPlan};
+use datafusion_optimizer::AnalyzerRule;
 use datafusion_optimizer::analyzer::Analyzer;
 use datafusion_optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion_optimizer::{Optimizer, OptimizerContext};
 
 use super::casts::FlinkCasts;
+use super::common_types::CommonTypes;
 use super::conditions::Conditions;
 use super::decimal_arithmetic::DecimalArithmetic;
 
 /// Resolves types, inserts casts, folds constants.
 pub fn analyse(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
+    // Before anything asks for types.
+    let plan = CommonTypes.analyze(plan, &ConfigOptions::default())?;
     let mut analyzer = Analyzer::new();
     analyzer.add_function_rewrite(Arc::new(DecimalArithmetic));
     analyzer.rules.insert(0, Arc::new(Conditions));

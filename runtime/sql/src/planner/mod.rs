@@ -9,6 +9,7 @@ mod alignment;
 mod analysis;
 mod casts;
 mod catalog;
+mod common_types;
 mod compile;
 mod conditions;
 mod decimal_arithmetic;

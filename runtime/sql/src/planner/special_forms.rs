@@ -115,13 +115,20 @@ fn rewritten(expression: &Expr) -> Option<Expr> {
             }),
             _ => None,
         },
-        Expr::Cast { kind, expr, data_type, .. } if is_bytes(data_type) => Some(Expr::Cast {
-            kind: kind.clone(),
-            expr: expr.clone(),
-            data_type: ast::DataType::Bytea,
-            array: false,
-            format: None,
-        }),
+        Expr::Cast { kind, expr, data_type, .. } if is_bytes(data_type) => {
+            let bytes = Expr::Cast {
+                kind: kind.clone(),
+                expr: expr.clone(),
+                data_type: ast::DataType::Bytea,
+                array: false,
+                format: None,
+            };
+            Some(match length_of_bytes(data_type) {
+                Some((length, true)) => call("bytes_padded", vec![bytes, Expr::value(number(length))]),
+                Some((length, false)) => call("bytes_cut", vec![bytes, Expr::value(number(length))]),
+                None => bytes,
+            })
+        }
         // Without digits it has six, as in Flink.
         Expr::Cast { kind, expr, data_type: ast::DataType::Timestamp(None, zone), .. } => Some(Expr::Cast {
             kind: kind.clone(),
@@ -231,6 +238,20 @@ fn is_bytes(data_type: &ast::DataType) -> bool {
         Binary(_) | Varbinary(_) => true,
         Custom(name, _) => name.to_string().eq_ignore_ascii_case("BYTES"),
         other => other.to_string().eq_ignore_ascii_case("BYTES"),
+    }
+}
+
+/// The length of a type of bytes that has one, and whether shorter ones are filled up.
+fn length_of_bytes(data_type: &ast::DataType) -> Option<(i64, bool)> {
+    match data_type {
+        // BINARY is BINARY(1), and VARBINARY one that is as long as it likes.
+        ast::DataType::Binary(length) => {
+            Some((length.map_or(1, |length| i64::try_from(length).unwrap_or(i64::MAX)), true))
+        }
+        ast::DataType::Varbinary(Some(ast::BinaryLength::IntegerLength { length })) => {
+            Some((i64::try_from(*length).unwrap_or(i64::MAX), false))
+        }
+        _ => None,
     }
 }
 

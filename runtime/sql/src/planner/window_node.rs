@@ -40,14 +40,19 @@ impl WindowNode {
         time: usize,
         partition: Vec<usize>,
     ) -> Result<LogicalPlan> {
-        let millis = DataType::Timestamp(TimeUnit::Millisecond, None);
-        let mut fields: Vec<_> = input.schema().iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
-        fields.extend(WINDOW_COLUMNS.map(|name| (None, Arc::new(Field::new(name, millis.clone(), false)))));
-        let schema = Arc::new(DFSchema::new_with_metadata(fields, Default::default())?);
+        let schema = schema_over(&input)?;
         let (kind, table, cut) = (call.kind, call.table.text.clone(), call.cut);
         let node = WindowNode { input, schema, kind, table, time, cut, partition };
         Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
     }
+}
+
+/// The columns of a table, and those of the window.
+fn schema_over(input: &LogicalPlan) -> Result<DFSchemaRef> {
+    let millis = DataType::Timestamp(TimeUnit::Millisecond, None);
+    let mut fields: Vec<_> = input.schema().iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
+    fields.extend(WINDOW_COLUMNS.map(|name| (None, Arc::new(Field::new(name, millis.clone(), false)))));
+    Ok(Arc::new(DFSchema::new_with_metadata(fields, Default::default())?))
 }
 
 impl UserDefinedLogicalNodeCore for WindowNode {
@@ -74,6 +79,7 @@ impl UserDefinedLogicalNodeCore for WindowNode {
     fn with_exprs_and_inputs(&self, _: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
         let mut node = self.clone();
         if let Some(input) = inputs.pop() {
+            node.schema = schema_over(&input)?;
             node.input = input;
         }
         Ok(node)

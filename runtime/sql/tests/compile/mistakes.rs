@@ -63,6 +63,16 @@ fn mistakes_are_shown_where_they_are() {
             None,
         ),
         (
+            "SELECT auction FROM bid WHERE price = 0x10",
+            "1:39+4 numbers in hexadecimal digits are not supported",
+            Some("write the number in decimal digits, or the bytes as X'10'"),
+        ),
+        (
+            "SELECT auction FROM bid WHERE CAST(price AS BYTES) = X'00'",
+            "1:36+5 a value of the type BIGINT cannot be CAST to BYTES",
+            Some("the bytes of its text are CAST(CAST(… AS STRING) AS BYTES)"),
+        ),
+        (
             "SELECT auction FROM bid WHERE `dateTime` AT TIME ZONE 'Europe/Paris' > TIMESTAMP '2020-01-01 00:00:00'",
             "1:42+2 AT TIME ZONE is not supported yet",
             None,

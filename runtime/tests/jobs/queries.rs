@@ -97,6 +97,11 @@ fn rows_can_stand_in_the_text_itself() {
     );
     let sums = "SELECT x * 2 FROM (SELECT x FROM (VALUES (0.5), (1e300)) AS t(x) UNION ALL SELECT 2.25) AS u";
     assert_eq!(shown(sums), ["1.0", "2.0E300", "4.5"]);
+    let nested = "SELECT x FROM (SELECT x FROM (VALUES (0.5), (1e300)) AS t(x) UNION ALL SELECT 2e0) AS u";
+    assert_eq!(shown(nested), ["0.5", "1.0E300", "2.0"]);
+    // What is cast to a decimal stays one.
+    assert_eq!(shown("VALUES (CAST(1.239e0 AS DECIMAL(10, 2)))"), ["1.24"]);
+    assert_eq!(shown("VALUES (CAST(1.239e0 AS DECIMAL(10, 2))), (2.5)"), ["1.24", "2.50"]);
     let nan = "SELECT x = y, x <> y, x > 1, x < 1, x IN (y), CASE x WHEN y THEN 1 ELSE 0 END
                FROM (VALUES (CAST('NaN' AS DOUBLE), CAST('NaN' AS DOUBLE))) AS t(x, y)";
     assert_eq!(shown(nan), ["FALSE,TRUE,FALSE,FALSE,FALSE,0"]);

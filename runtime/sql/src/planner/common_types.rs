@@ -8,6 +8,7 @@ use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{DFSchema, Result};
 use datafusion_expr::expr::Cast;
+use datafusion_expr::type_coercion::binary::type_union_resolution;
 use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, Projection, Union, Values, cast};
 use datafusion_optimizer::AnalyzerRule;
 
@@ -27,7 +28,7 @@ impl AnalyzerRule for CommonTypes {
         let plan = plan.transform_up_with_subqueries(|node| {
             let changed = match node {
                 LogicalPlan::Values(values) => of_values(values)?,
-                LogicalPlan::Union(union) => of_inputs(union)?,
+                LogicalPlan::Union(union) => of_inputs(union, is_changed)?,
                 node => Transformed::no(node),
             };
             is_changed |= changed.transformed;
@@ -59,7 +60,11 @@ fn of_values(values: Values) -> Result<Transformed<LogicalPlan>> {
             _ => None,
         };
         let of_column = || rows.iter().filter_map(|row| row.get(index));
-        if !is_decimal(&common) || !of_column().any(|value| added(value).is_some_and(|of| of.is_floating())) {
+        let given: Vec<DataType> = of_column().filter_map(added).filter(|of| !of.is_null()).collect();
+        // What the user has cast comes to another type than all that stands below the casts.
+        let is_added = given.iter().any(DataType::is_floating)
+            && type_union_resolution(&given).is_some_and(|resolved| resolved == common);
+        if !is_decimal(&common) || !is_added {
             continue;
         }
         for value in rows.iter_mut().filter_map(|row| row.get_mut(index)) {
@@ -80,7 +85,7 @@ fn of_values(values: Values) -> Result<Transformed<LogicalPlan>> {
 }
 
 /// Puts a projection over those inputs whose decimals meet a binary fraction.
-fn of_inputs(union: Union) -> Result<Transformed<LogicalPlan>> {
+fn of_inputs(union: Union, is_changed_below: bool) -> Result<Transformed<LogicalPlan>> {
     let type_of = |input: &LogicalPlan, index: usize| {
         input.schema().fields().get(index).map(|field| field.data_type().clone())
     };
@@ -89,7 +94,7 @@ fn of_inputs(union: Union) -> Result<Transformed<LogicalPlan>> {
         types().any(|of| of.is_floating()) && types().any(|of| is_decimal(&of))
     };
     let doubles: Vec<usize> = (0..union.schema.fields().len()).filter(is_double).collect();
-    if doubles.is_empty() {
+    if doubles.is_empty() && !is_changed_below {
         return Ok(Transformed::no(LogicalPlan::Union(union)));
     }
     let mut inputs = Vec::with_capacity(union.inputs.len());

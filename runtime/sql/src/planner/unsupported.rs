@@ -312,6 +312,16 @@ impl Found<'_> {
                     expression.span(),
                     &["FORMAT"],
                 )),
+                Expr::Cast { data_type: ast::DataType::Binary(Some(length)), .. }
+                    if !(1..=BINARY_MAX).contains(length) =>
+                {
+                    refused.push((
+                        format!("CAST to BINARY({length})"),
+                        "give 1 to 65536 bytes, or use BYTES",
+                        expression.span(),
+                        &["BINARY"],
+                    ))
+                }
                 Expr::Cast { array: true, .. } => refused.push((
                     "CAST to an array of a key".to_owned(),
                     "write CAST(value AS type)",
@@ -420,6 +430,9 @@ fn is_known(op: &ast::BinaryOperator) -> bool {
             | StringConcat
     )
 }
+
+/// Bytes of a value that is filled up: a batch of them must fit into memory.
+const BINARY_MAX: u64 = 65536;
 
 /// Literals of other systems.
 fn is_other_literal(value: &ast::Value) -> bool {

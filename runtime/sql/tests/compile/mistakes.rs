@@ -63,6 +63,11 @@ fn mistakes_are_shown_where_they_are() {
             None,
         ),
         (
+            "SELECT auction FROM bid WHERE CAST(url AS BINARY(9223372036854775807)) = X'00'",
+            "1:43+6 CAST to BINARY(9223372036854775807) is not supported yet",
+            Some("give 1 to 65536 bytes, or use BYTES"),
+        ),
+        (
             "SELECT auction FROM bid WHERE price = 0x10",
             "1:39+4 numbers in hexadecimal digits are not supported",
             Some("write the number in decimal digits, or the bytes as X'10'"),

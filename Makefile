@@ -1,7 +1,7 @@
 # One target directory outside of the checkout serves every verb, so that a fresh clone builds from what is there.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millrace/target
 # Tests at a time: most of them wait for processes that they have started, and the processor has time for more than one a core.
-export RUST_TEST_THREADS ?= 4
+export RUST_TEST_THREADS ?= 6
 CARGO := cargo
 CLUSTER := e2e/cluster
 

@@ -110,23 +110,14 @@ fn lower_cast(cast: &plan::Cast, input: &SchemaRef) -> Result<Arc<dyn PhysicalEx
 fn lower_case(case: &plan::Case, input: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
     let operand = case.operand.as_deref().map(|operand| lower(operand, input)).transpose()?;
     let otherwise = case.otherwise.as_deref().map(|otherwise| lower(otherwise, input)).transpose()?;
-    let mut branches = case
+    let branches = case
         .branches
         .iter()
         .map(|branch| {
             Ok((lower_boxed(branch.when.as_ref(), input)?, lower_boxed(branch.then.as_ref(), input)?))
         })
         .collect::<Result<Vec<_>>>()?;
-    match operand {
-        // The kernel would compare the bits of fractions.
-        Some(operand) if operand.data_type(input)?.is_floating() => {
-            for (when, _) in &mut branches {
-                *when = binary(Arc::clone(&operand), Operator::Eq, Arc::clone(when), input)?;
-            }
-            expressions::case(None, branches, otherwise)
-        }
-        operand => expressions::case(operand, branches, otherwise),
-    }
+    expressions::case(operand, branches, otherwise)
 }
 
 fn lower_call(call: &plan::Call, input: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
@@ -138,12 +129,13 @@ fn lower_call(call: &plan::Call, input: &SchemaRef) -> Result<Arc<dyn PhysicalEx
         (function::IS_NULL, 1) => expressions::is_null(arguments.remove(0)),
         (function::IS_NOT_NULL, 1) => expressions::is_not_null(arguments.remove(0)),
         (name @ (function::IN | function::NOT_IN), 2..) => {
-            let value = arguments.remove(0);
-            // A long list would nest too deeply; the kernel looks for bits, which differ for NaN and -0.0 alone.
-            if value.data_type(input)?.is_floating() && arguments.len() <= 100 {
-                return in_fractions(&value, arguments, name == function::NOT_IN, input);
+            let is_negated = name == function::NOT_IN;
+            let types = arguments.iter().map(|value| value.data_type(input)).collect::<Result<Vec<_>>>()?;
+            if let Some(function) = functions::InFractions::of(is_negated, types.into_iter()) {
+                return call_of(Arc::new(ScalarUDF::from(function)), arguments, input);
             }
-            expressions::in_list(value, arguments, &(name == function::NOT_IN), input)
+            let value = arguments.remove(0);
+            expressions::in_list(value, arguments, &is_negated, input)
         }
         (name @ (function::LIKE | function::NOT_LIKE), 2) => {
             let pattern = arguments.remove(1);
@@ -173,26 +165,6 @@ fn binary(
         Some(compare) => call_of(Arc::new(ScalarUDF::from(compare)), vec![left, right], input),
         None => expressions::binary(left, operator, right, input),
     }
-}
-
-/// A fraction is in a list if it equals one of it; the kernel would look for its bits.
-fn in_fractions(
-    value: &Arc<dyn PhysicalExpr>,
-    list: Vec<Arc<dyn PhysicalExpr>>,
-    is_negated: bool,
-    input: &SchemaRef,
-) -> Result<Arc<dyn PhysicalExpr>> {
-    let mut found: Option<Arc<dyn PhysicalExpr>> = None;
-    for item in list {
-        let equal = binary(Arc::clone(value), Operator::Eq, item, input)?;
-        found = Some(match found {
-            Some(found) => binary(found, Operator::Or, equal, input)?,
-            None => equal,
-        });
-    }
-    let found =
-        found.unwrap_or_else(|| Arc::new(expressions::Literal::new(ScalarValue::Boolean(Some(false)))));
-    if is_negated { expressions::not(found) } else { Ok(found) }
 }
 
 fn scalar_function(
@@ -465,6 +437,18 @@ mod tests {
             ("REGEXP(s, 'W.r')", "BOOLEAN", "true"),
             ("STARTSWITH(s, 'He')", "BOOLEAN", "true"),
             ("3e15 > 1.5", "BOOLEAN", "true"),
+            ("CAST('NaN' AS DOUBLE) = CAST('NaN' AS DOUBLE)", "BOOLEAN", "false"),
+            ("NOT CAST('NaN' AS DOUBLE) < x", "BOOLEAN", "true"),
+            ("x NOT BETWEEN 0e0 AND CAST('NaN' AS DOUBLE)", "BOOLEAN", "true"),
+            ("CAST('NaN' AS DOUBLE) IN (CAST('NaN' AS DOUBLE), 1e0)", "BOOLEAN", "false"),
+            ("CAST('NaN' AS DOUBLE) IS DISTINCT FROM CAST('NaN' AS DOUBLE)", "BOOLEAN", "true"),
+            ("x IS NOT DISTINCT FROM CAST(NULL AS DOUBLE)", "BOOLEAN", "false"),
+            ("-0e0 IS NOT DISTINCT FROM 0e0", "BOOLEAN", "true"),
+            ("-0e0 = 0e0", "BOOLEAN", "true"),
+            ("CASE -0e0 WHEN 0e0 THEN 'zero' ELSE 'other' END", "STRING", "zero"),
+            ("x IN (2.5, CAST(NULL AS DOUBLE))", "BOOLEAN", "true"),
+            ("x NOT IN (1e0, CAST(NULL AS DOUBLE))", "BOOLEAN", "NULL"),
+            ("x IN (1e0, x)", "BOOLEAN", "true"),
             ("1e-20 > 0.0", "BOOLEAN", "true"),
             ("0.1e0 + 0.2e0 = 0.3", "BOOLEAN", "false"),
             ("x * 1e300 <> 1.5", "BOOLEAN", "true"),

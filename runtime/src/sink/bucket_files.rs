@@ -16,13 +16,14 @@ use object_store::aws::AmazonS3;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt, PutPayload};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::partitions::Place;
+use super::partitions::{FolderWriter, Folders, Place};
 use super::rolling::Rolling;
 use super::{Committable, SinkCommitter, SinkError, SinkIdentity, SinkWriter, Trouble, file_prefix};
 use crate::checkpoint::BucketSettings;
@@ -37,6 +38,18 @@ const PART_BYTES: usize = 8 << 20;
 
 /// A writer with this much that is not uploaded yet takes no more rows.
 const UNSENT_BYTES_MAX: usize = 3 * PART_BYTES;
+
+/// Rows of all folders that one subtask holds; those of the fullest are uploaded then.
+const HELD_BYTES_MAX: usize = 8 * PART_BYTES;
+
+/// Requests that all writers of a sink in one process have under way.
+const REQUESTS_MAX: usize = 32;
+
+/// Bytes of a key in S3.
+const KEY_MAX: usize = 1024;
+
+/// What stands behind the name of a file: its epoch and its number.
+const NUMBERS: usize = 2 * "-18446744073709551615".len();
 
 /// A folder in a bucket as a sink.
 pub struct BucketFiles {
@@ -93,31 +106,16 @@ impl BucketFiles {
 }
 
 impl Place for BucketFiles {
-    fn writer(
-        &self,
-        subtask: Subtask,
-        folder: &str,
-        begun: Arc<AtomicU64>,
-        epoch: Epoch,
-    ) -> Box<dyn SinkWriter> {
-        let file = format!("{}-{subtask}", file_prefix(&self.identity));
-        let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        Box::new(BucketWriter {
+    fn folders(&self, subtask: Subtask) -> Box<dyn Folders> {
+        Box::new(BucketFolders {
             bucket: self.bucket.clone(),
-            prefix: format!("{}/{folder}{file}", self.folder),
+            folder: self.folder.to_string(),
+            file: format!("{}-{subtask}", file_prefix(&self.identity)),
             store: Arc::clone(&self.store),
             patience: self.patience.clone(),
-            runtime: Handle::current(),
-            epoch,
-            begun,
-            encoder: None,
+            begun: Arc::default(),
             format: self.format.clone(),
             rolling: self.rolling,
-            text: String::new(),
-            bytes: 0,
-            began: Duration::ZERO,
-            ended: Vec::new(),
-            upload: None,
             shared: Arc::default(),
         })
     }
@@ -129,6 +127,61 @@ impl Place for BucketFiles {
 
     fn trouble(&self) -> Option<Trouble> {
         Some(self.patience.trouble.subscribe())
+    }
+}
+
+struct BucketFolders {
+    bucket: String,
+    folder: String,
+    file: String,
+    store: Arc<AmazonS3>,
+    patience: Patience,
+    begun: Arc<AtomicU64>,
+    format: OutputFormat,
+    rolling: Rolling,
+    shared: Arc<Shared>,
+}
+
+impl Folders for BucketFolders {
+    fn writer(&self, folder: &str, epoch: Epoch) -> Result<Box<dyn FolderWriter>, SinkError> {
+        let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        let prefix = format!("{}/{folder}{}", self.folder, self.file);
+        if prefix.len() + NUMBERS > KEY_MAX {
+            return Err(SinkError::Data {
+                message: format!(
+                    "the key of a file in the bucket, '{}…', would have {} bytes, and buckets take {KEY_MAX}; shorten the values \
+                     of the columns of PARTITIONED BY, or leave one out",
+                    prefix.chars().take(self.folder.chars().count() + 40).collect::<String>(),
+                    prefix.len() + NUMBERS
+                ),
+            });
+        }
+        Ok(Box::new(BucketWriter {
+            bucket: self.bucket.clone(),
+            prefix,
+            store: Arc::clone(&self.store),
+            patience: self.patience.clone(),
+            runtime: Handle::current(),
+            epoch,
+            begun: Arc::clone(&self.begun),
+            encoder: None,
+            format: self.format.clone(),
+            rolling: self.rolling,
+            text: String::new(),
+            bytes: 0,
+            began: Duration::ZERO,
+            ended: Vec::new(),
+            upload: None,
+            shared: Arc::clone(&self.shared),
+        }))
+    }
+
+    fn held_max(&self) -> usize {
+        HELD_BYTES_MAX
+    }
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
+        self.shared.poll_ready(cx)
     }
 }
 
@@ -152,16 +205,31 @@ struct BucketWriter {
     bytes: u64,
     began: Duration,
     /// Files of this epoch that were large or old enough.
-    ended: Vec<Ended>,
+    ended: Vec<Upload>,
     upload: Option<Upload>,
     shared: Arc<Shared>,
 }
 
-/// What a writer and its upload share.
+/// What the writers of a subtask and their uploads share.
 #[derive(Default)]
 struct Shared {
     unsent: AtomicUsize,
+    /// Why an upload has ended, until it is told.
+    failure: Mutex<Option<SinkError>>,
     waker: AtomicWaker,
+}
+
+impl Shared {
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
+        self.waker.register(cx.waker());
+        if let Some(failure) = self.failure.lock().take() {
+            return Poll::Ready(Err(failure));
+        }
+        match self.unsent.load(Ordering::Relaxed) < UNSENT_BYTES_MAX {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        }
+    }
 }
 
 /// Between tries to reach a store that does not work, and for how long it is tried.
@@ -174,6 +242,8 @@ struct Patience {
     clock: Clock,
     settings: BucketSettings,
     trouble: watch::Sender<Option<String>>,
+    /// Requests at a time.
+    requests: Arc<Semaphore>,
 }
 
 impl Patience {
@@ -182,6 +252,7 @@ impl Patience {
             clock: outside.clock,
             settings: outside.buckets.clone(),
             trouble: watch::Sender::default(),
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
         }
     }
 
@@ -191,7 +262,12 @@ impl Patience {
     {
         let since = self.clock.elapsed();
         loop {
-            match request().await {
+            let ended = {
+                // It is never closed.
+                let _permit = self.requests.acquire().await;
+                request().await
+            };
+            match ended {
                 Err(error)
                     if is_outage(&error) && self.clock.elapsed().saturating_sub(since) < OUTAGE_MAX =>
                 {
@@ -209,13 +285,8 @@ impl Patience {
 
 struct Upload {
     parts: mpsc::UnboundedSender<Part>,
-    done: JoinHandle<Result<StagedUpload, Error>>,
-}
-
-/// A file that takes no more rows.
-enum Ended {
-    UnderWay(Upload),
-    Staged(StagedUpload),
+    /// `None` if it has failed, which the writers of the subtask tell.
+    done: JoinHandle<Option<StagedUpload>>,
 }
 
 enum Part {
@@ -230,6 +301,7 @@ impl BucketWriter {
         self.bytes += bytes.len() as u64;
         self.shared.unsent.fetch_add(bytes.len(), Ordering::Relaxed);
         let part = if is_last { Part::Last(bytes) } else { Part::Middle(bytes) };
+        let action = self.action();
         let upload = self.upload.get_or_insert_with(|| {
             let (sender, parts) = mpsc::unbounded_channel();
             let staged = StagedUpload {
@@ -238,16 +310,45 @@ impl BucketWriter {
                 ..Default::default()
             };
             let (store, shared) = (Arc::clone(&self.store), Arc::clone(&self.shared));
-            let work = upload(store, staged, parts, shared, self.patience.clone());
-            Upload { parts: sender, done: self.runtime.spawn(work) }
+            let (patience, action) = (self.patience.clone(), action);
+            let done = self.runtime.spawn(async move {
+                let failed = match upload(store, staged, parts, &shared, &patience).await {
+                    Ok(staged) => return Some(staged),
+                    Err(error) => SinkError::Io { action, source: explained(&error, &patience.settings) },
+                };
+                *shared.failure.lock() = Some(failed);
+                shared.waker.wake();
+                None
+            });
+            Upload { parts: sender, done }
         });
         // An upload that has failed says so when it is waited for.
         let _ = upload.parts.send(part);
         upload
     }
 
+    /// Ends the file at hand.
+    fn end(&mut self) {
+        self.send(true);
+        self.ended.extend(self.upload.take());
+    }
+
     fn action(&self) -> String {
         format!("upload a file to 's3://{}/{}'", self.bucket, self.prefix)
+    }
+}
+
+impl FolderWriter for BucketWriter {
+    fn held(&self) -> usize {
+        self.text.capacity()
+    }
+
+    /// Ends the file, whatever its size: stores take no small parts but the last.
+    fn release(&mut self) -> Result<(), SinkError> {
+        if !self.text.is_empty() {
+            self.end();
+        }
+        Ok(())
     }
 }
 
@@ -265,8 +366,7 @@ impl SinkWriter for BucketWriter {
             .map_err(|error| SinkError::Data { message: error.to_string() })?;
         let bytes = self.bytes + self.text.len() as u64;
         if self.rolling.ends(bytes, self.began, self.patience.clock) {
-            self.send(true);
-            self.ended.extend(self.upload.take().map(Ended::UnderWay));
+            self.end();
         } else if self.text.len() >= PART_BYTES {
             self.send(false);
         }
@@ -274,38 +374,7 @@ impl SinkWriter for BucketWriter {
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
-        self.shared.waker.register(cx.waker());
-        let mut failure = None;
-        if let Some(upload) = &mut self.upload
-            && let Poll::Ready(ended) = upload.done.poll_unpin(cx)
-        {
-            self.upload = None;
-            failure = Some(match ended {
-                Ok(Err(error)) => explained(&error, &self.patience.settings),
-                Ok(Ok(_)) => std::io::Error::other("the upload has ended before its last part"),
-                Err(panic) => std::io::Error::other(panic),
-            });
-        }
-        for ended in &mut self.ended {
-            if let Ended::UnderWay(upload) = ended
-                && let Poll::Ready(done) = upload.done.poll_unpin(cx)
-            {
-                match done {
-                    Ok(Ok(staged)) => *ended = Ended::Staged(staged),
-                    Ok(Err(error)) => failure = Some(explained(&error, &self.patience.settings)),
-                    Err(panic) => failure = Some(std::io::Error::other(panic)),
-                }
-            }
-        }
-        if let Some(source) = failure {
-            // What has failed is not waited for again: the generation ends.
-            self.ended.clear();
-            return Poll::Ready(Err(SinkError::Io { action: self.action(), source }));
-        }
-        match self.shared.unsent.load(Ordering::Relaxed) < UNSENT_BYTES_MAX {
-            true => Poll::Ready(Ok(())),
-            false => Poll::Pending,
-        }
+        self.shared.poll_ready(cx)
     }
 
     fn prepare(&mut self, epoch: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>> {
@@ -315,28 +384,21 @@ impl SinkWriter for BucketWriter {
             self.send(true);
         }
         self.epoch = epoch.next();
-        let (action, settings) = (self.action(), self.patience.settings.clone());
-        let uploads: Vec<Ended> =
-            self.ended.drain(..).chain(self.upload.take().map(Ended::UnderWay)).collect();
+        let (action, shared) = (self.action(), Arc::clone(&self.shared));
+        let uploads: Vec<Upload> = self.ended.drain(..).chain(self.upload.take()).collect();
         async move {
-            let mut committables = Vec::new();
+            let mut committables = Vec::with_capacity(uploads.len());
             for upload in uploads {
-                let upload = match upload {
-                    Ended::UnderWay(upload) => upload,
-                    Ended::Staged(staged) => {
-                        committables.push(staged.encode_to_vec());
-                        continue;
-                    }
-                };
                 let source = match upload.done.await {
-                    Ok(Ok(staged)) => {
+                    Ok(Some(staged)) => {
                         committables.push(staged.encode_to_vec());
                         continue;
                     }
-                    Ok(Err(error)) => explained(&error, &settings),
+                    Ok(None) => std::io::Error::other("an upload has failed"),
                     Err(panic) => std::io::Error::other(panic),
                 };
-                return Err(SinkError::Io { action, source });
+                let told = shared.failure.lock().take();
+                return Err(told.unwrap_or(SinkError::Io { action, source }));
             }
             Ok(committables)
         }
@@ -353,17 +415,11 @@ async fn upload(
     store: Arc<AmazonS3>,
     mut staged: StagedUpload,
     mut parts: mpsc::UnboundedReceiver<Part>,
-    shared: Arc<Shared>,
-    patience: Patience,
+    shared: &Shared,
+    patience: &Patience,
 ) -> Result<StagedUpload, Error> {
     let key = path_of(&staged.key);
-    staged.upload = match patience.until_done(|| store.create_multipart(&key)).await {
-        Ok(upload) => upload,
-        Err(error) => {
-            shared.waker.wake();
-            return Err(error);
-        }
-    };
+    staged.upload = patience.until_done(|| store.create_multipart(&key)).await?;
     let uploaded = async {
         while let Some(part) = parts.recv().await {
             let (bytes, is_last) = match part {
@@ -396,7 +452,6 @@ async fn upload(
             if let Err(error) = store.abort_multipart(&key, &staged.upload).await {
                 warn!(key = staged.key, %error, "failed to abort an upload; the bucket may keep its parts");
             }
-            shared.waker.wake();
             ended.map(|_| staged)
         }
     }

@@ -17,7 +17,7 @@ use prost::Message;
 use snafu::{ResultExt, ensure};
 
 use super::bucket_files::BucketFiles;
-use super::partitions::{Partitions, Place, PlacedFiles};
+use super::partitions::{FolderWriter, Folders, Partitions, Place, PlacedFiles};
 use super::rolling::Rolling;
 use super::{
     Committable, IoSnafu, LostSnafu, SinkCommitter, SinkConnector, SinkError, SinkIdentity, SinkWriter,
@@ -32,6 +32,12 @@ use millrace_sql::plan::Table;
 
 /// Bytes collected before they are written to the file.
 const BUFFER_BYTES: usize = 256 * 1024;
+
+/// Files that one subtask has open at a time: processes have descriptors for about a thousand.
+const OPEN_MAX: usize = 128;
+
+/// Bytes of a name in the file systems of today.
+const NAME_MAX: usize = 255;
 
 /// A folder as a sink.
 pub struct Files {
@@ -83,31 +89,63 @@ pub fn open(
 }
 
 impl Place for Files {
-    fn writer(
-        &self,
-        subtask: Subtask,
-        folder: &str,
-        begun: Arc<AtomicU64>,
-        _epoch: Epoch,
-    ) -> Box<dyn SinkWriter> {
-        Box::new(FileWriter {
-            root: self.folder.clone(),
-            folder: if folder.is_empty() { self.folder.clone() } else { self.folder.join(folder) },
+    fn folders(&self, subtask: Subtask) -> Box<dyn Folders> {
+        Box::new(FileFolders {
+            folder: self.folder.clone(),
             prefix: format!("{}-{subtask}", file_prefix(&self.identity)),
             generation: self.identity.generation,
             format: self.format.clone(),
             rolling: self.rolling,
             clock: self.identity.outside.clock,
-            begun,
-            ended: Vec::new(),
-            open: None,
-            text: String::new(),
+            begun: Arc::default(),
         })
     }
 
     fn committer(&self, levels: usize) -> Box<dyn SinkCommitter> {
         let prefix = file_prefix(&self.identity);
         Box::new(FileCommitter { folder: self.folder.clone(), prefix, levels })
+    }
+}
+
+struct FileFolders {
+    folder: PathBuf,
+    prefix: String,
+    generation: Generation,
+    format: OutputFormat,
+    rolling: Rolling,
+    clock: Clock,
+    begun: Arc<AtomicU64>,
+}
+
+impl Folders for FileFolders {
+    fn writer(&self, folder: &str, _epoch: Epoch) -> Result<Box<dyn FolderWriter>, SinkError> {
+        if let Some(long) = folder.split('/').find(|name| name.len() > NAME_MAX) {
+            return Err(SinkError::Data {
+                message: format!(
+                    "a value of a column of PARTITIONED BY is too long: the folder's name '{}…' would have {} bytes, and file \
+                     systems take {NAME_MAX}; shorten the value, or leave the column out of PARTITIONED BY",
+                    long.chars().take(40).collect::<String>(),
+                    long.len()
+                ),
+            });
+        }
+        Ok(Box::new(FileWriter {
+            root: self.folder.clone(),
+            folder: if folder.is_empty() { self.folder.clone() } else { self.folder.join(folder) },
+            prefix: self.prefix.clone(),
+            generation: self.generation,
+            format: self.format.clone(),
+            rolling: self.rolling,
+            clock: self.clock,
+            begun: Arc::clone(&self.begun),
+            ended: Vec::new(),
+            open: None,
+            text: String::new(),
+        }))
+    }
+
+    fn held_max(&self) -> usize {
+        OPEN_MAX * BUFFER_BYTES
     }
 }
 
@@ -136,34 +174,54 @@ struct EndedFile {
 
 struct OpenFile {
     staged: String,
-    file: BufWriter<File>,
+    /// `None`: closed until more rows come.
+    file: Option<BufWriter<File>>,
     encoder: Encoder,
     bytes: u64,
     began: Duration,
 }
 
 impl FileWriter {
-    fn open(&mut self, batch: &Batch) -> Result<&mut OpenFile, SinkError> {
-        if self.open.is_none() {
-            make_folders(&self.root, &self.folder)
-                .map_err(with_cure)
-                .context(self.action("create the folder"))?;
-            let number = self.begun.fetch_add(1, Ordering::Relaxed);
-            let staged = format!(".{}-g{}-{number}", self.prefix, self.generation);
-            let file = File::create(self.folder.join(&staged))
-                .map_err(with_cure)
-                .context(self.action("create a file in"))?;
-            let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-            let encoder = self.format.encoder(&batch.records.schema());
-            self.open = Some(OpenFile { staged, file, encoder, bytes: 0, began: self.clock.elapsed() });
+    /// The file at hand, a new one if there is none.
+    fn open(&mut self, batch: &Batch) -> Result<OpenFile, SinkError> {
+        if let Some(mut open) = self.open.take() {
+            if open.file.is_none() {
+                let file = File::options().append(true).open(self.folder.join(&open.staged));
+                let file = file.map_err(with_cure).context(self.action("open a file again in"))?;
+                open.file = Some(BufWriter::with_capacity(BUFFER_BYTES, file));
+            }
+            return Ok(open);
         }
-        self.open
-            .as_mut()
-            .ok_or(SinkError::Lost { kind: "SinkFileLost", message: "no file is open".to_owned() })
+        make_folders(&self.root, &self.folder)
+            .map_err(with_cure)
+            .context(self.action("create the folder"))?;
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        let staged = format!(".{}-g{}-{number}", self.prefix, self.generation);
+        let file = File::create(self.folder.join(&staged))
+            .map_err(with_cure)
+            .context(self.action("create a file in"))?;
+        let file = Some(BufWriter::with_capacity(BUFFER_BYTES, file));
+        let encoder = self.format.encoder(&batch.records.schema());
+        Ok(OpenFile { staged, file, encoder, bytes: 0, began: self.clock.elapsed() })
     }
 
     fn action(&self, what: &str) -> IoSnafu<String> {
         IoSnafu { action: format!("{what} '{}'", self.folder.display()) }
+    }
+}
+
+impl FolderWriter for FileWriter {
+    fn held(&self) -> usize {
+        let file = self.open.as_ref().and_then(|open| open.file.as_ref());
+        file.map_or(0, |_| BUFFER_BYTES)
+    }
+
+    fn release(&mut self) -> Result<(), SinkError> {
+        self.text = String::new();
+        match self.open.as_mut().and_then(|open| open.file.take()) {
+            Some(mut file) => file.flush().map_err(with_cure).context(self.action("write a file in")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -174,20 +232,23 @@ impl SinkWriter for FileWriter {
         }
         let mut text = std::mem::take(&mut self.text);
         text.clear();
-        let action = self.action("write a file in");
-        let open = self.open(batch)?;
+        let mut open = self.open(batch)?;
         open.encoder
             .encode(&batch.records, &mut text)
             .map_err(|error| SinkError::Data { message: error.to_string() })?;
-        open.file.write_all(text.as_bytes()).map_err(with_cure).context(action)?;
+        if let Some(file) = &mut open.file {
+            file.write_all(text.as_bytes()).map_err(with_cure).context(self.action("write a file in"))?;
+        }
         open.bytes += text.len() as u64;
+        let is_ended = self.rolling.ends(open.bytes, open.began, self.clock);
+        let open = self.open.insert(open);
+        let (staged, bytes) = (open.staged.clone(), open.bytes);
         self.text = text;
-        if let Some(mut open) =
-            self.open.take_if(|open| self.rolling.ends(open.bytes, open.began, self.clock))
-        {
-            open.file.flush().map_err(with_cure).context(self.action("write a file in"))?;
+        if is_ended {
             // Its descriptor and buffer are given back; it is made durable with the checkpoint.
-            self.ended.push(EndedFile { staged: open.staged, bytes: open.bytes });
+            self.release()?;
+            self.open = None;
+            self.ended.push(EndedFile { staged, bytes });
         }
         Ok(())
     }
@@ -208,8 +269,8 @@ impl SinkWriter for FileWriter {
         let staged: Vec<Committable> = staged.map(|staged| staged.encode_to_vec()).collect();
         let (action, folder) = (self.action("sync a file in"), self.folder.clone());
         let sync = move || -> std::io::Result<()> {
-            if let Some(open) = open {
-                open.file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+            if let Some(file) = open.and_then(|open| open.file) {
+                file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
             }
             for file in files {
                 File::open(folder.join(file.staged))?.sync_all()?;
@@ -390,6 +451,57 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn rows_of_more_folders_than_files_may_be_open_reach_one_file_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sink = files(folder.path(), 1);
+        sink.rolling = Rolling::of_bytes(1 << 20);
+        let table = millrace_sql::plan::Table {
+            schema: Some(millrace_sql::plan::Schema {
+                fields: ["k", "n"]
+                    .map(|name| millrace_sql::plan::Field::new(name, Default::default()))
+                    .to_vec(),
+            }),
+            partitioned_by: vec!["k".to_owned()],
+            ..Default::default()
+        };
+        let partitions = Partitions::new(&mut TableOptions::new(&table), &table);
+        let placed = PlacedFiles { place: Arc::new(sink), partitions, first_epoch: Epoch(1) };
+        let mut writer = placed.writer(Subtask(0)).unwrap();
+        let keys = 3 * OPEN_MAX as i64;
+        for n in 0..3 {
+            let k: ArrayRef = Arc::new(Int64Array::from_iter_values(0..keys));
+            let n: ArrayRef = Arc::new(Int64Array::from_iter_values((0..keys).map(|_| n)));
+            writer.write(&Batch::inserts(RecordBatch::try_from_iter([("k", k), ("n", n)]).unwrap())).unwrap();
+            let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let open =
+                open.filter(|file| fs::read_link(file.path()).is_ok_and(|to| to.starts_with(folder.path())));
+            let open = open.count();
+            assert!(open > 0 && open <= OPEN_MAX, "{open} files are open");
+        }
+        let prepared = writer.prepare(Epoch(1)).await.unwrap();
+        placed.committer().unwrap().commit(&prepared).await.unwrap();
+
+        for k in 0..keys {
+            let folder = folder.path().join(format!("k={k}"));
+            let names = visible(&folder);
+            assert_eq!(names.len(), 1, "{names:?}");
+            assert_eq!(
+                fs::read_to_string(folder.join(&names[0])).unwrap(),
+                "{\"n\":0}\n{\"n\":1}\n{\"n\":2}\n"
+            );
+        }
+    }
+
+    #[test]
+    fn a_folder_whose_name_is_too_long_is_refused_for_good() {
+        let folders = files(Path::new("/nowhere"), 1).folders(Subtask(0));
+        let refused = folders.writer(&format!("k={}", "ü".repeat(130)), Epoch(1)).err().unwrap();
+        assert!(refused.is_permanent() && refused.to_string().contains("'k=üüü"), "{refused}");
+        assert!(refused.to_string().contains("262 bytes"), "{refused}");
+        assert!(folders.writer(&format!("k={}/l={}", "x".repeat(253), "y".repeat(253)), Epoch(1)).is_ok());
+    }
+
     fn rows(n: i64) -> Batch {
         let column: ArrayRef = Arc::new(Int64Array::from(vec![n]));
         Batch::inserts(RecordBatch::try_from_iter([("n", column)]).unwrap())
@@ -407,7 +519,7 @@ mod tests {
     async fn a_file_is_visible_after_commit_and_commit_can_be_repeated() {
         let folder = tempfile::tempdir().unwrap();
         let sink = files(folder.path(), 1);
-        let mut writer = sink.writer(Subtask(3), "", Arc::default(), Epoch(1));
+        let mut writer = sink.folders(Subtask(3)).writer("", Epoch(1)).unwrap();
         writer.write(&rows(1)).unwrap();
         let prepared = writer.prepare(Epoch(7)).await.unwrap();
         assert_eq!(visible(folder.path()), [""; 0]);
@@ -426,7 +538,7 @@ mod tests {
     async fn a_file_that_is_large_enough_is_ended_and_all_are_shown_together() {
         let folder = tempfile::tempdir().unwrap();
         let sink = files(folder.path(), 1);
-        let mut writer = sink.writer(Subtask(0), "day=1", Arc::default(), Epoch(1));
+        let mut writer = sink.folders(Subtask(0)).writer("day=1", Epoch(1)).unwrap();
         // Two rows of eight bytes fit, and the third ends the file.
         (0..7).for_each(|n| writer.write(&rows(n)).unwrap());
         let prepared = writer.prepare(Epoch(1)).await.unwrap();
@@ -449,7 +561,7 @@ mod tests {
     async fn leftovers_are_removed_and_named_files_kept() {
         let folder = tempfile::tempdir().unwrap();
         let sink = files(folder.path(), 1);
-        let mut writer = sink.writer(Subtask(0), "", Arc::default(), Epoch(1));
+        let mut writer = sink.folders(Subtask(0)).writer("", Epoch(1)).unwrap();
         writer.write(&rows(1)).unwrap();
         let named = writer.prepare(Epoch(1)).await.unwrap();
         writer.write(&rows(2)).unwrap();

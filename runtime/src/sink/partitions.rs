@@ -1,8 +1,9 @@
 //! Files in folders by the values of columns: `day=2024-02-29/channel=web/part-…`, as Hive and Flink lay them out.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 
 use arrow::array::{Array, StringArray, UInt32Array};
@@ -19,15 +20,8 @@ use crate::options::TableOptions;
 
 /// Where files are, and who writes them.
 pub trait Place: Send + Sync {
-    /// A writer into a folder below this place; with "" into the place itself. `begun` counts the files of all writers of a subtask
-    /// in all folders, and `epoch` is the one that the first rows belong to.
-    fn writer(
-        &self,
-        subtask: Subtask,
-        folder: &str,
-        begun: Arc<AtomicU64>,
-        epoch: Epoch,
-    ) -> Box<dyn SinkWriter>;
+    /// The writers of a subtask.
+    fn folders(&self, subtask: Subtask) -> Box<dyn Folders>;
 
     /// The committer of all folders, which are so many levels below the place.
     fn committer(&self, levels: usize) -> Box<dyn SinkCommitter>;
@@ -36,6 +30,32 @@ pub trait Place: Send + Sync {
     fn trouble(&self) -> Option<Trouble> {
         None
     }
+}
+
+/// What the writers of one subtask share, whichever folder they write into.
+pub trait Folders: Send {
+    /// A writer into a folder below the place; with "" into the place itself. `epoch` is the one that its first rows belong to.
+    ///
+    /// # Errors
+    /// If there can be no folder of this name.
+    fn writer(&self, folder: &str, epoch: Epoch) -> Result<Box<dyn FolderWriter>, SinkError>;
+
+    /// Bytes that all writers may hold together.
+    fn held_max(&self) -> usize;
+
+    /// As of [`SinkWriter::poll_ready`], for all writers.
+    fn poll_ready(&self, _cx: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Writes the rows of one folder.
+pub trait FolderWriter: SinkWriter {
+    /// Bytes of memory that the rows of the open file take.
+    fn held(&self) -> usize;
+
+    /// Gives them back; more rows may come.
+    fn release(&mut self) -> Result<(), SinkError>;
 }
 
 /// The columns that name folders.
@@ -142,16 +162,17 @@ pub struct PlacedFiles {
 
 impl SinkConnector for PlacedFiles {
     fn writer(&self, subtask: Subtask) -> Result<Box<dyn SinkWriter>, SinkError> {
+        let folders = self.place.folders(subtask);
         if self.partitions.columns.is_empty() {
-            return Ok(self.place.writer(subtask, "", Arc::default(), self.first_epoch));
+            return Ok(folders.writer("", self.first_epoch)?);
         }
         Ok(Box::new(PartitionedWriter {
-            place: Arc::clone(&self.place),
+            folders,
+            trouble: self.place.trouble(),
             partitions: self.partitions.clone(),
-            subtask,
-            begun: Arc::default(),
             epoch: self.first_epoch,
             open: BTreeMap::new(),
+            held: 0,
         }))
     }
 
@@ -161,51 +182,67 @@ impl SinkConnector for PlacedFiles {
 }
 
 struct PartitionedWriter {
-    place: Arc<dyn Place>,
+    folders: Box<dyn Folders>,
+    trouble: Option<Trouble>,
     partitions: Partitions,
-    subtask: Subtask,
-    begun: Arc<AtomicU64>,
     /// The epoch that the rows at hand belong to.
     epoch: Epoch,
     /// Writers of the folders that have rows in this epoch.
-    open: BTreeMap<String, Box<dyn SinkWriter>>,
+    open: BTreeMap<String, Box<dyn FolderWriter>>,
+    /// Bytes that these hold.
+    held: usize,
+}
+
+impl PartitionedWriter {
+    /// The writers that hold most give it back, until half of what all may hold is free.
+    fn release(&mut self) -> Result<(), SinkError> {
+        let mut holding: Vec<_> = self.open.values_mut().map(|writer| (writer.held(), writer)).collect();
+        holding.sort_unstable_by_key(|(held, _)| Reverse(*held));
+        for (held, writer) in holding {
+            if self.held <= self.folders.held_max() / 2 {
+                break;
+            }
+            writer.release()?;
+            self.held = self.held + writer.held() - held;
+        }
+        Ok(())
+    }
 }
 
 impl SinkWriter for PartitionedWriter {
     fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
         for (folder, rows) in self.partitions.divide(batch)? {
-            let writer = match self.open.get_mut(&folder) {
-                Some(writer) => writer,
-                None => {
-                    let made = self.place.writer(self.subtask, &folder, Arc::clone(&self.begun), self.epoch);
-                    self.open.entry(folder).or_insert(made)
+            let writer = match self.open.entry(folder) {
+                Entry::Occupied(writer) => writer.into_mut(),
+                Entry::Vacant(place) => {
+                    let writer = self.folders.writer(place.key(), self.epoch)?;
+                    place.insert(writer)
                 }
             };
+            let before = writer.held();
             writer.write(&rows)?;
+            self.held = self.held + writer.held() - before;
+            if self.held > self.folders.held_max() {
+                self.release()?;
+            }
         }
         Ok(())
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
-        for writer in self.open.values_mut() {
-            // A failure is told once.
-            match writer.poll_ready(cx) {
-                Poll::Ready(Ok(())) => {}
-                other => return other,
-            }
-        }
-        Poll::Ready(Ok(()))
+        self.folders.poll_ready(cx)
     }
 
     fn prepare(&mut self, epoch: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>> {
         self.epoch = epoch.next();
+        self.held = 0;
         let writers = std::mem::take(&mut self.open).into_values();
         let prepared: Vec<_> = writers.map(|mut writer| writer.prepare(epoch)).collect();
         async move { Ok(futures::future::try_join_all(prepared).await?.concat()) }.boxed()
     }
 
     fn trouble(&self) -> Option<Trouble> {
-        self.place.trouble()
+        self.trouble.clone()
     }
 }
 

@@ -108,8 +108,51 @@ fn rows_can_stand_in_the_text_itself() {
     let zeros = "SELECT x = 0, x < 0, x IN (5, 0), CASE x WHEN 0e0 THEN 'zero' END, x NOT IN (0, NULL)
                  FROM (VALUES (-0e0), (0e0), (CAST(NULL AS DOUBLE))) AS t(x)";
     assert_eq!(shown(zeros), [",,,,", "TRUE,FALSE,TRUE,zero,FALSE", "TRUE,FALSE,TRUE,zero,FALSE"]);
+    let many: Vec<String> = (1..200).map(|n| format!("{n}e0")).collect();
+    let many = format!("SELECT -0e0 IN ({0}), -0e0 IN (0e0, {0}), 7e0 NOT IN ({0})", many.join(", "));
+    assert_eq!(shown(&many), ["FALSE,TRUE,FALSE"]);
     let output = sql(&["-e", "VALUES (1, 2), (3)"], "");
     assert!(!output.status.success() && text(&output).contains("VALUES"), "{}", text(&output));
+}
+
+#[test]
+fn variances_and_deviations_have_the_type_of_their_values() {
+    let shown = |query: &str| {
+        let output = sql(&["-e", query, "--output", "csv"], "");
+        assert!(output.status.success(), "{}", text(&output));
+        let mut lines: Vec<String> = text(&output).lines().skip(1).map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let all = "VAR_POP(v), VAR_SAMP(v), VARIANCE(v), STDDEV_POP(v), STDDEV_SAMP(v), STDDEV(v)";
+    let of = |values: &str| {
+        shown(&format!("SELECT k, {all}, COUNT(*) FROM (VALUES {values}) AS t(k, v) GROUP BY k"))
+    };
+
+    // 2, 4, 4, 4, 5, 5, 7, 9: the mean is 5, the squares of the distances add up to 32.
+    let eight = [2, 4, 4, 4, 5, 5, 7, 9];
+    let doubles = eight.map(|n| format!("('a', {n}e0)")).join(", ");
+    let root = (32.0_f64 / 7.0).sqrt();
+    assert_eq!(of(&doubles), [format!("a,4.0,{0},{0},2.0,{root},{root},8", 32.0 / 7.0)]);
+    // Whole numbers stay whole.
+    let whole = eight.map(|n| format!("('a', {n})")).join(", ");
+    assert_eq!(of(&whole), ["a,4,4,4,2,2,2,8"]);
+    let decimals = eight.map(|n| format!("('a', {n}.00)")).join(", ");
+    let of_decimals = of(&decimals);
+    assert!(of_decimals[0].starts_with("a,4.000000,4.571429,4.571429,2.000000,2.138090,"), "{of_decimals:?}");
+    // One value, none, what is left of equal ones, and what is no number.
+    assert_eq!(of("('a', 7e0), ('b', CAST(NULL AS DOUBLE))"), ["a,0.0,,,0.0,,,1", "b,,,,,,,1"]);
+    assert_eq!(of("('a', 0.1e0), ('a', 0.1e0), ('a', 0.1e0)"), ["a,0.0,0.0,0.0,0.0,0.0,0.0,3"]);
+    assert_eq!(of("('a', 1e0), ('a', CAST('NaN' AS DOUBLE))"), ["a,NaN,NaN,NaN,NaN,NaN,NaN,2"]);
+    // With filters, beside others, over windows, and in conditions.
+    let filtered =
+        "SELECT STDDEV_POP(v) FILTER (WHERE v > 0), SUM(v) FROM (VALUES (2e0), (4e0), (-9e0)) AS t(v)
+                    HAVING VAR_POP(v) > 1";
+    assert_eq!(shown(filtered), ["1.0,-3.0"]);
+    let output = sql(&["-e", "SELECT VAR_POP(DISTINCT v) FROM (VALUES (1)) AS t(v)"], "");
+    assert!(!output.status.success() && text(&output).contains("DISTINCT in VAR_POP"), "{}", text(&output));
+    let output = sql(&["-e", "SELECT STDDEV(v) FROM (VALUES ('x')) AS t(v)"], "");
+    assert!(text(&output).contains("'STDDEV' does not take values of the type"), "{}", text(&output));
 }
 
 #[test]

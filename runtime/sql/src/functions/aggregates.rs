@@ -12,7 +12,8 @@ use crate::plan::AggregateFunction;
 
 /// Looks an aggregate function up by its SQL name, in any case.
 pub fn aggregate(name: &str) -> Option<Arc<AggregateUDF>> {
-    let function = by_name(name)?;
+    // Those of how far values lie apart are rewritten before anything runs; their types are those of an average.
+    let function = by_name(name).or_else(|| spread(name).map(|_| AggregateFunction::Avg))?;
     let name = name.to_ascii_lowercase();
     let types = vec![TypeSignature::Any(1), TypeSignature::Nullary];
     let signature = Signature::one_of(types, Volatility::Immutable);
@@ -31,8 +32,41 @@ pub fn by_name(name: &str) -> Option<AggregateFunction> {
     })
 }
 
+/// How far values lie apart: the mean of the squares of their distances from their mean, or the root of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spread {
+    /// STDDEV, in the values' own unit.
+    pub is_root: bool,
+    /// Of a part of all values, from which those of all are guessed: divided by one value less.
+    pub is_sample: bool,
+}
+
+/// The variance or deviation of a name.
+pub fn spread(name: &str) -> Option<Spread> {
+    let (is_root, is_sample) = match name.to_ascii_lowercase().as_str() {
+        "var_pop" => (false, false),
+        "var_samp" | "variance" => (false, true),
+        "stddev_pop" => (true, false),
+        "stddev_samp" | "stddev" => (true, true),
+        _ => return None,
+    };
+    Some(Spread { is_root, is_sample })
+}
+
 /// Names of all aggregate functions.
-pub const NAMES: [&str; 5] = ["count", "sum", "min", "max", "avg"];
+pub const NAMES: [&str; 11] = [
+    "count",
+    "sum",
+    "min",
+    "max",
+    "avg",
+    "stddev",
+    "stddev_pop",
+    "stddev_samp",
+    "var_pop",
+    "var_samp",
+    "variance",
+];
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Marker {

@@ -30,7 +30,7 @@ use datafusion_expr::ScalarUDF;
 
 pub use cast::{CastTo, NotANumber, TextError, decimal, of_texts};
 pub use field::FIELD;
-pub use fractions::CompareFractions;
+pub use fractions::{CompareFractions, InFractions};
 use scalar::Scalar;
 pub use text::of_column as texts;
 
@@ -88,8 +88,9 @@ pub fn reference() -> String {
     );
     lines.extend(special().map(|(name, usage)| format!("| `{name}` | `{usage}` |")));
     lines.extend(aggregates::NAMES.map(|name| {
+        let distinct = if aggregates::spread(name).is_some() { "" } else { "[DISTINCT] " };
         let name = name.to_uppercase();
-        format!("| `{name}` | `{name}([DISTINCT] value) [FILTER (WHERE condition)]` |")
+        format!("| `{name}` | `{name}({distinct}value) [FILTER (WHERE condition)]` |")
     }));
     lines.sort();
     format!(

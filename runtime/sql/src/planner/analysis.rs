@@ -14,15 +14,19 @@ use super::casts::FlinkCasts;
 use super::common_types::CommonTypes;
 use super::conditions::Conditions;
 use super::decimal_arithmetic::DecimalArithmetic;
+use super::fractions::Fractions;
+use super::spreads::Spreads;
 
 /// Resolves types, inserts casts, folds constants.
 pub fn analyse(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
     // Before anything asks for types.
     let plan = CommonTypes.analyze(plan, &ConfigOptions::default())?;
+    let plan = Spreads.analyze(plan, &ConfigOptions::default())?;
     let mut analyzer = Analyzer::new();
     analyzer.add_function_rewrite(Arc::new(DecimalArithmetic));
     analyzer.rules.insert(0, Arc::new(Conditions));
     analyzer.rules.push(Arc::new(FlinkCasts));
+    analyzer.rules.push(Arc::new(Fractions));
     let plan = analyzer.execute_and_check(plan, &ConfigOptions::default(), |_, _| {})?;
     let optimizer = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
     optimizer.optimize(plan, &OptimizerContext::new(), |_, _| {})

@@ -6,7 +6,7 @@ use datafusion_expr::expr::{Alias, Between, BinaryExpr, Case, Cast, InList, Like
 use datafusion_expr::{Expr, Operator};
 
 use super::words::{DIFFERENCE, HINT};
-use crate::functions::{self, CastTo, FIELD};
+use crate::functions::{self, CastTo, CompareFractions, FIELD, InFractions};
 use crate::plan::{self, Branch, DataType, TypeKind, Value, function};
 
 /// Converts an expression. Columns are looked up in `schema` and replaced by the expression that computes them.
@@ -82,6 +82,9 @@ fn convert_call(call: &ScalarFunction, to: impl Fn(&Expr) -> Result<plan::Expr>)
         }
         return Ok(plan::Expr::cast(to(value)?, data_type(&cast.to)?, cast.is_try));
     }
+    if let Some(name) = comparison(call)? {
+        return Ok(plan::Expr::call(name, call.args.iter().map(to).collect::<Result<_>>()?));
+    }
     let constants = call.args.iter().map(|argument| match argument {
         Expr::Literal(ScalarValue::Utf8(Some(text)), _) => Some(text.as_str()),
         _ => None,
@@ -89,6 +92,16 @@ fn convert_call(call: &ScalarFunction, to: impl Fn(&Expr) -> Result<plan::Expr>)
     functions::check_constants(call.func.name(), &constants.collect::<Vec<_>>())?;
     let arguments = call.args.iter().map(to).collect::<Result<_>>()?;
     Ok(plan::Expr::call(call.func.name(), arguments))
+}
+
+/// The name that plans store for a comparison of fractions.
+fn comparison(call: &ScalarFunction) -> Result<Option<&'static str>> {
+    let function = call.func.inner();
+    if let Some(function) = function.downcast_ref::<CompareFractions>() {
+        return operator(function.operator).map(Some);
+    }
+    let found = function.downcast_ref::<InFractions>();
+    Ok(found.map(|found| if found.is_negated { function::NOT_IN } else { function::IN }))
 }
 
 fn compare(name: &str, inner: plan::Expr, with: bool) -> plan::Expr {

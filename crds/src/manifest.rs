@@ -163,6 +163,14 @@ fn ranges(job: &StreamJob) -> Vec<String> {
     check("spec.checkpoint.retain", spec.checkpoint.retain, 1000);
     check("spec.restart.maxRestarts", spec.restart.max_restarts.unwrap_or(1), 1_000_000);
     check("spec.restart.maxFailures", spec.restart.max_failures.unwrap_or(1), 1000);
+    for (field, value, least, most) in [
+        ("backoffMultiplier", spec.restart.backoff_multiplier, 1.0, 100.0),
+        ("jitter", spec.restart.jitter, 0.0, 1.0),
+    ] {
+        if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
+            mistakes.push(format!("spec.restart.{field}: {value} is not from {least} to {most}"));
+        }
+    }
     if let Some(credentials) = &spec.storage.credentials
         && !(1..=NAME_CHARS_MAX).contains(&credentials.secret_ref.name.chars().count())
     {

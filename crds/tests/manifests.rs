@@ -88,8 +88,27 @@ fn mistakes_name_the_field_and_the_cure() {
         ),
         (
             "spec:",
-            "spec:\n  restart: {maxRestarts: 3}",
-            &["spec.restart.maxRestarts: only with spec.restart.strategy FixedDelay; set that"],
+            "spec:\n  restart: {strategy: FailureRate, maxRestarts: 3}",
+            &[
+                "spec.restart.maxRestarts: only with spec.restart.strategy FixedDelay and Exponential; set one",
+            ],
+        ),
+        (
+            "spec:",
+            "spec:\n  restart: {strategy: None, backoffMultiplier: 3, jitter: 0.5, resetAfter: 1m}",
+            &[
+                "spec.restart.backoffMultiplier: only with spec.restart.strategy Exponential",
+                "spec.restart.jitter: only with",
+                "spec.restart.resetAfter: only with",
+            ],
+        ),
+        (
+            "spec:",
+            "spec:\n  restart: {backoffMultiplier: 0.5, jitter: 1.5}",
+            &[
+                "spec.restart.backoffMultiplier: 0.5 is not from 1 to 100",
+                "spec.restart.jitter: 1.5 is not from 0 to 1",
+            ],
         ),
         (
             "spec:",

@@ -9,7 +9,7 @@ use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Resource, ResourceExt};
 use millrace_crds::StreamJob;
-use millrace_crds::v1alpha1::{Phase, RestartStrategy, StreamJobStatus};
+use millrace_crds::v1alpha1::{Phase, StreamJobStatus};
 use snafu::{ResultExt, Snafu};
 use tracing::{info, warn};
 
@@ -129,7 +129,7 @@ fn objects(job: &StreamJob, decision: &Decision, context: &Context) -> Desired {
     match decision {
         Decision::Run { attempt } => desired::running(job, *attempt, &context.settings),
         // Its coordinator looks again and again whether the cause was mended, and needs workers then.
-        Decision::Fail { .. } if job.spec.restart.strategy == RestartStrategy::Exponential => {
+        Decision::Fail { .. } if job.spec.restart.is_endless() => {
             desired::running(job, attempt, &context.settings)
         }
         Decision::Finish { keeps_coordinator: true } | Decision::Fail { .. } => {

@@ -62,6 +62,7 @@ pub fn explain(plan: &Plan) -> Explained {
         let from_above = plan.inputs(index).any(|edge| changes.get(edge.from as usize) == Some(&true));
         changes.push(match &operator.kind {
             Some(OperatorKind::GroupAggregate(aggregate)) => from_above || !aggregate.aggregates.is_empty(),
+            Some(OperatorKind::ChangelogNormalize(_)) => true,
             _ => from_above,
         });
     }
@@ -120,6 +121,7 @@ fn kind(operator: &Operator) -> &'static str {
         Some(OperatorKind::WindowAggregate(_)) => "WindowAggregate",
         Some(OperatorKind::SessionAggregate(_)) => "SessionAggregate",
         Some(OperatorKind::GroupAggregate(_)) => "GroupAggregate",
+        Some(OperatorKind::ChangelogNormalize(_)) => "ChangelogNormalize",
         Some(OperatorKind::Sink(_)) => "Sink",
     }
 }
@@ -133,6 +135,7 @@ fn state(operator: &Operator) -> Vec<String> {
             std::iter::once("slices".to_owned()).chain(distinct).collect()
         }
         Some(OperatorKind::SessionAggregate(_)) => vec!["sessions".to_owned()],
+        Some(OperatorKind::ChangelogNormalize(_)) => vec!["rows".to_owned()],
         Some(OperatorKind::GroupAggregate(group)) => {
             let has_distinct = group.aggregates.iter().any(|aggregate| aggregate.is_distinct);
             let distinct = has_distinct.then(|| "distinct".to_owned());
@@ -225,6 +228,10 @@ fn does(plan: &Plan, index: usize) -> Vec<String> {
                 [] => vec![format!("the distinct rows, {keys}")],
                 aggregates => vec![keys, calls(aggregates, &input(above(index)))],
             }
+        }
+        Some(OperatorKind::ChangelogNormalize(normalize)) => {
+            let keys = normalize.keys.iter().map(|key| name(operator.output.as_ref(), *key));
+            vec![format!("keeps the newest row {}", per(keys.collect()))]
         }
         Some(OperatorKind::Sink(sink)) => vec![format!("writes {}", table(sink.table.as_ref()))],
     }

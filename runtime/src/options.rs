@@ -26,12 +26,14 @@ pub struct TableOptions<'a> {
     /// Values with the secrets that they name; messages show those without.
     filled: BTreeMap<String, String>,
     used: BTreeSet<String>,
+    /// What the options at hand begin with.
+    prefix: String,
 }
 
 impl<'a> TableOptions<'a> {
     /// The options as they are written.
     pub fn new(table: &'a Table) -> Self {
-        TableOptions { table, filled: BTreeMap::new(), used: BTreeSet::new() }
+        TableOptions { table, filled: BTreeMap::new(), used: BTreeSet::new(), prefix: String::new() }
     }
 
     /// The options with the values of the secrets that they name.
@@ -49,10 +51,19 @@ impl<'a> TableOptions<'a> {
         Ok(options)
     }
 
+    /// Reads options that all begin with a prefix, by their names without it.
+    pub fn under<T>(&mut self, prefix: &str, read: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.prefix, prefix.to_owned());
+        let read = read(self);
+        self.prefix = before;
+        read
+    }
+
     /// An option as text.
     pub fn optional(&mut self, key: &str) -> Option<String> {
-        self.used.insert(key.to_owned());
-        self.filled.get(key).or_else(|| self.table.options.get(key)).cloned()
+        let key = format!("{}{key}", self.prefix);
+        self.used.insert(key.clone());
+        self.filled.get(&key).or_else(|| self.table.options.get(&key)).cloned()
     }
 
     /// Those of some options that are there.
@@ -62,7 +73,8 @@ impl<'a> TableOptions<'a> {
 
     /// An option that must be there.
     pub fn required(&mut self, key: &str) -> Result<String, OptionError> {
-        self.optional(key).ok_or_else(|| self.mistake(format!("the option '{key}' is missing")))
+        self.optional(key)
+            .ok_or_else(|| self.mistake(format!("the option '{}{key}' is missing", self.prefix)))
     }
 
     /// An option of a type with a text form, such as a number; `what` says what it is.
@@ -86,9 +98,10 @@ impl<'a> TableOptions<'a> {
 
     /// A mistake about an option's value.
     pub fn wrong(&self, key: &str, message: &str) -> OptionError {
-        let value = self.table.options.get(key).map_or("", String::as_str);
+        let key = format!("{}{key}", self.prefix);
+        let value = self.table.options.get(&key).map_or("", String::as_str);
         let message = format!("the option '{key}' = '{value}' {message}");
-        OptionError { option: Some(key.to_owned()), ..self.mistake(message) }
+        OptionError { option: Some(key), ..self.mistake(message) }
     }
 
     /// A mistake about the table.
@@ -170,7 +183,7 @@ mod tests {
                 for setting in settings.iter().filter(|setting| setting.is_required) {
                     least.push((setting.key, examples(setting).swap_remove(0)));
                 }
-                let is_kafka_source = connector == "kafka" && role == Role::Source;
+                let is_kafka_source = connector.ends_with("kafka") && role == Role::Source;
                 if connector.ends_with("kafka") {
                     least.push(("bootstrap.servers", "localhost:9092".to_owned()));
                 }
@@ -181,8 +194,12 @@ mod tests {
                         if is_kafka_source && setting.key != "topic-pattern" {
                             options.entry("topic").or_insert("t".to_owned());
                         }
-                        if setting.key.starts_with("csv.") {
-                            options.insert("format", "csv".to_owned());
+                        for (prefix, format) in
+                            [("csv.", "format"), ("value.csv.", "value.format"), ("key.csv.", "key.format")]
+                        {
+                            if setting.key.starts_with(prefix) {
+                                options.insert(format, "csv".to_owned());
+                            }
                         }
                         if setting.key.starts_with("properties.sasl.") || value.starts_with("SASL_") {
                             options.entry("properties.security.protocol").or_insert("SASL_SSL".to_owned());
@@ -224,12 +241,19 @@ mod tests {
                 }
                 for (format, other) in [("json", "csv."), ("csv", "json.")] {
                     let mut known: Vec<&str> = settings.iter().map(|setting| setting.key).collect();
-                    known.retain(|key| !key.starts_with(other));
+                    known.retain(|key| !key.contains(other));
                     known.push("connector");
                     known.sort_unstable();
                     let mut options: BTreeMap<&str, &str> =
                         least.iter().map(|(key, value)| (*key, value.as_str())).collect();
-                    options.entry("format").and_modify(|value| *value = format);
+                    for key in ["format", "value.format", "key.format"] {
+                        let setting = settings.iter().find(|setting| setting.key == key);
+                        if setting
+                            .is_some_and(|setting| setting.value.examples().contains(&format.to_owned()))
+                        {
+                            options.entry(key).and_modify(|value| *value = format);
+                        }
+                    }
                     let options: Vec<_> = options.into_iter().collect();
                     let refused = open(role, &options).unwrap_err();
 

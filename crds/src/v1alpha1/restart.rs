@@ -9,11 +9,11 @@ use super::Duration;
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct RestartSpec {
-    /// Exponential: at once after the first failure, then with delays that double while failures follow each other.
+    /// Exponential: at once after the first failure, then with delays that grow while failures follow each other.
     /// FixedDelay: after `delay`, and `maxRestarts` times in all.
     /// FailureRate: after `delay`, unless there were more than `maxFailures` failures within `interval`.
     /// None: a failure ends the job. Default: Exponential, which also tries a job again that would fail for the same reason, such
-    /// as a bad record: it waits for its cure. With the others such a failure ends the job at once.
+    /// as a bad record: it waits for its cure. With the others, and with `maxRestarts`, such a failure ends the job at once.
     pub strategy: RestartStrategy,
 
     /// Exponential: the delay after the second failure in a row. Default: 1s.
@@ -22,11 +22,27 @@ pub struct RestartSpec {
     /// Exponential: the longest delay. Default: 1m.
     pub max_delay: Duration,
 
+    /// Exponential: by how much each delay is longer than the one before, from 1 to 100. Default: 2.
+    #[schemars(range(min = 1.0, max = 100.0))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff_multiplier: Option<f64>,
+
+    /// Exponential: a delay is longer or shorter by up to this part of it, by chance, from 0 to 1: jobs that failed together do not
+    /// come back together. Default: 0.1.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<f64>,
+
+    /// Exponential: after so long without a failure the next one is the first again. Default: twice `maxDelay`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset_after: Option<Duration>,
+
     /// FixedDelay, FailureRate: from a failure to the restart. Default: 1s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay: Option<Duration>,
 
     /// FixedDelay: restarts of one coordinator process; the failure after them ends the job. Default: 1.
+    /// Exponential: the same, of failures that follow each other within `resetAfter`. Default: no limit.
     #[schemars(range(min = 1, max = 1_000_000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_restarts: Option<u32>,
@@ -57,10 +73,20 @@ impl Default for RestartSpec {
             strategy: RestartStrategy::default(),
             initial_delay: Duration::seconds(1),
             max_delay: Duration::seconds(60),
+            backoff_multiplier: None,
+            jitter: None,
+            reset_after: None,
             delay: None,
             max_restarts: None,
             max_failures: None,
             interval: None,
         }
+    }
+}
+
+impl RestartSpec {
+    /// True if no failure ends the job: it is tried again until its cause is mended.
+    pub fn is_endless(&self) -> bool {
+        self.strategy == RestartStrategy::Exponential && self.max_restarts.is_none()
     }
 }

@@ -187,7 +187,7 @@ type Settings = Option<&'static [Setting]>;
 /// The connectors, each as a source and as a sink.
 const CONNECTORS: &[(&str, Settings, Settings)] = &[
     ("kafka", Some(kafka::SOURCE), Some(kafka::SINK)),
-    ("upsert-kafka", None, Some(kafka::UPSERT_SINK)),
+    ("upsert-kafka", Some(kafka::UPSERT_SOURCE), Some(kafka::UPSERT_SINK)),
     ("filesystem", Some(FILES_SOURCE), Some(FILES_SINK)),
     ("nexmark", Some(NEXMARK), None),
     ("datagen", Some(DATAGEN), None),
@@ -229,6 +229,11 @@ pub fn takes_changes(connector: &str) -> bool {
 /// True if a sink of this connector writes by the table's primary key: a row takes the place of the one with its key.
 pub fn uses_key(connector: &str) -> bool {
     connector == "upsert-kafka"
+}
+
+/// True if a source of this connector gives rows by the table's primary key, of which each takes the place of the one before.
+pub fn gives_changes(connector: &str) -> bool {
+    uses_key(connector)
 }
 
 /// The mistake of a primary key that a table lacks, or has in vain.
@@ -325,13 +330,18 @@ fn is_kafka(connector: &str) -> bool {
 
 /// The mistake of an option of a format that the table does not have.
 fn other_format(options: &BTreeMap<String, String>, key: &str) -> Option<Mistake> {
-    let format = options.get("format").filter(|format| FORMATS.contains(&format.as_str()))?;
+    let prefix = [kafka::VALUE, kafka::KEY].into_iter().find(|prefix| key.starts_with(prefix)).unwrap_or("");
+    let name_of_format = format!("{prefix}format");
+    let format = options.get(&name_of_format).filter(|format| {
+        FORMATS.contains(&format.as_str()) || (prefix == kafka::KEY && format.as_str() == "raw")
+    })?;
+    let bare = key.strip_prefix(prefix)?;
     let of =
-        FORMATS.iter().find(|name| key.strip_prefix(**name).is_some_and(|rest| rest.starts_with('.')))?;
+        FORMATS.iter().find(|name| bare.strip_prefix(**name).is_some_and(|rest| rest.starts_with('.')))?;
     (of != format).then(|| Mistake {
         key: Some(key.to_owned()),
         message: format!("the option '{key}' is one of '{of}', and the format is '{format}'"),
-        hint: Some(format!("remove it, or write 'format' = '{of}'")),
+        hint: Some(format!("remove it, or write '{name_of_format}' = '{of}'")),
     })
 }
 

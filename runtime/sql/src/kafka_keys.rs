@@ -36,6 +36,15 @@ impl Keys {
         })
     }
 
+    /// The key of a table of rows by key: its primary key.
+    pub fn primary(table: &Table) -> Keys {
+        Keys {
+            columns: table.key_columns(),
+            are_in_value: table.options.get(INCLUDE).is_none_or(|include| include != EXCEPT_KEY),
+            prefix: table.options.get(PREFIX).cloned().unwrap_or_default(),
+        }
+    }
+
     /// The name in the key of a column.
     pub fn name<'a>(&self, column: &'a str) -> &'a str {
         column.strip_prefix(self.prefix.as_str()).unwrap_or(column)
@@ -108,12 +117,41 @@ pub fn check(options: &BTreeMap<String, String>, columns: &[(&str, &DataType)]) 
     }
     let type_of =
         |name: &&str| columns.iter().find(|(known, _)| known == name).map(|(_, data_type)| *data_type);
-    let types: Vec<&DataType> = names.iter().filter_map(type_of).collect();
+    wrong_types(options, &names.iter().filter_map(type_of).collect::<Vec<_>>())
+}
+
+/// Options of the keys of a table of rows by key that do not fit its primary key.
+pub fn check_primary(options: &BTreeMap<String, String>, key: &[(&str, &DataType)]) -> Option<Mistake> {
+    let prefix = options.get(PREFIX).map_or("", String::as_str);
+    let is_apart = options.get(INCLUDE).is_some_and(|include| include == EXCEPT_KEY);
+    let mistake = |message: String, hint: String| {
+        Some(Mistake { key: Some(PREFIX.to_owned()), message, hint: Some(hint) })
+    };
+    if !prefix.is_empty() && !is_apart {
+        let message = format!("the option '{PREFIX}' needs '{INCLUDE}' = '{EXCEPT_KEY}'");
+        return mistake(message, "names in values have no prefix; add it, or remove the prefix".to_owned());
+    }
+    if let Some((name, _)) = key.iter().find(|(name, _)| !name.starts_with(prefix)) {
+        let message =
+            format!("the column '{name}' of the PRIMARY KEY does not begin with '{PREFIX}' = '{prefix}'");
+        return mistake(message, format!("name it '{prefix}{name}'"));
+    }
+    wrong_types(options, &key.iter().map(|(_, data_type)| *data_type).collect::<Vec<_>>())
+}
+
+/// The mistake of a key whose format has not the types of its columns.
+fn wrong_types(options: &BTreeMap<String, String>, types: &[&DataType]) -> Option<Mistake> {
+    let mistake = |key: &str, message: String, hint: String| {
+        Some(Mistake { key: Some(key.to_owned()), message, hint: Some(hint) })
+    };
     match options.get(FORMAT).map(String::as_str) {
-        Some("raw") if !matches!(types.as_slice(), [one] if is_raw(one)) => mistake(
+        Some("raw") if !matches!(types, [one] if is_raw(one)) => mistake(
             FORMAT,
             format!("the option '{FORMAT}' = 'raw' takes one column that is STRING or BYTES"),
-            "name one such column in 'key.fields', or use 'json'".to_owned(),
+            match options.contains_key(FIELDS) {
+                true => "name one such column in 'key.fields', or use 'json'".to_owned(),
+                false => "make one such column the PRIMARY KEY, or use 'json'".to_owned(),
+            },
         ),
         Some("csv") if types.iter().any(|data_type| !data_type.fields.is_empty()) => mistake(
             FORMAT,

@@ -31,6 +31,10 @@ pub fn column(connector: &str, name: &str, key: &str, declared: &DataType) -> Re
     Ok(Field { name: name.to_owned(), ..given.clone() })
 }
 
+/// What a source of rows by key says of each record: that it has no value, and takes the row of its key away. No column of a user's
+/// can have it.
+pub const IS_REMOVED: &str = "is-removed";
+
 /// True if rows that are written can say this of their records.
 pub fn is_written(connector: &str, key: &str) -> bool {
     connector == "kafka" && ["timestamp", "headers"].contains(&key)
@@ -51,7 +55,7 @@ pub fn of(connector: &str) -> Vec<Field> {
     let simple = DataType::simple;
     let known = |key: &str, data_type| Field { nullable: false, ..Field::new(key, data_type) };
     match connector {
-        "kafka" => vec![
+        "kafka" | "upsert-kafka" => vec![
             known("topic", simple(TypeKind::String)),
             known("partition", simple(TypeKind::Int)),
             known("headers", map_of_bytes()),

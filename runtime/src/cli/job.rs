@@ -246,8 +246,13 @@ impl Job {
             RestartSpec::Exponential => RestartStrategy::Exponential {
                 initial: spec.restart.initial_delay.to_std(),
                 max: spec.restart.max_delay.to_std(),
-                reset_after: spec.restart.max_delay.to_std() * 2,
-                jitter: 0.1,
+                multiplier: spec.restart.backoff_multiplier.unwrap_or(2.0),
+                reset_after: spec
+                    .restart
+                    .reset_after
+                    .map_or(spec.restart.max_delay.to_std() * 2, |after| after.to_std()),
+                jitter: spec.restart.jitter.unwrap_or(0.1),
+                most: spec.restart.max_restarts,
             },
         };
         Ok(JobSettings {

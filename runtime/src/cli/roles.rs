@@ -121,7 +121,7 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
         let (uid, attempt) = (JobUid(arguments.uid), Attempt(arguments.attempt));
         let mut settings = job.settings(uid.clone(), attempt)?;
         settings.is_attended = false;
-        settings.is_patient = matches!(settings.restart, RestartStrategy::Exponential { .. });
+        settings.is_patient = matches!(settings.restart, RestartStrategy::Exponential { most: None, .. });
         let listener = Tcp.listen(&arguments.listen).await;
         let listener = listener
             .map_err(|error| UserError(format!("failed to listen at {}: {error}", arguments.listen)))?;

@@ -6,9 +6,16 @@ use std::time::Duration;
 /// How often and how soon a job is restarted.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RestartStrategy {
-    /// Delays double from `initial` to `max` while failures follow each other, and start over after `reset_after` without
-    /// one. The first failure of a series restarts at once.
-    Exponential { initial: Duration, max: Duration, reset_after: Duration, jitter: f64 },
+    /// Delays grow by `multiplier` from `initial` to `max` while failures follow each other, and start over after `reset_after`
+    /// without one. The first failure of a series restarts at once, and so many restarts a series may have.
+    Exponential {
+        initial: Duration,
+        max: Duration,
+        multiplier: f64,
+        reset_after: Duration,
+        jitter: f64,
+        most: Option<u32>,
+    },
     /// So many times in all.
     FixedDelay { delay: Duration, max: u32 },
     /// Unless there were more failures than `max` within `interval`.
@@ -41,8 +48,12 @@ impl Restart {
     /// The delay before the next restart; `None`: give up. `random` is in [0, 1).
     pub fn next(&mut self, now: Duration, random: f64) -> Option<Duration> {
         let delay = match self.strategy.clone() {
-            RestartStrategy::Exponential { initial, max, reset_after, jitter } => {
-                self.exponential(now, initial, max, reset_after).mul_f64(1.0 + jitter * (2.0 * random - 1.0))
+            RestartStrategy::Exponential { initial, max, multiplier, reset_after, jitter, most } => {
+                let series = self.in_series(now, reset_after);
+                if most.is_some_and(|most| series >= most) {
+                    return None;
+                }
+                backoff(series, initial, max, multiplier).mul_f64(1.0 + jitter * (2.0 * random - 1.0))
             }
             RestartStrategy::FixedDelay { delay, max } if self.count < max => delay,
             RestartStrategy::FailureRate { delay, max, interval } if self.is_rare(now, max, interval) => {
@@ -54,20 +65,12 @@ impl Restart {
         Some(delay)
     }
 
-    fn exponential(
-        &mut self,
-        now: Duration,
-        initial: Duration,
-        max: Duration,
-        reset_after: Duration,
-    ) -> Duration {
+    /// How many failures came before this one in its series.
+    fn in_series(&mut self, now: Duration, reset_after: Duration) -> u32 {
         let is_quiet = self.last.is_none_or(|last| now.saturating_sub(last) > reset_after);
         self.series = if is_quiet { 0 } else { self.series + 1 };
         self.last = Some(now);
-        match self.series {
-            0 => Duration::ZERO,
-            series => initial.saturating_mul(1 << (series - 1).min(20)).min(max),
-        }
+        self.series
     }
 
     /// Notes a failure, and tells whether it is one of at most `max` within an interval.
@@ -80,6 +83,13 @@ impl Restart {
     }
 }
 
+/// The delay after a failure that so many of its series came before.
+fn backoff(series: u32, initial: Duration, max: Duration, multiplier: f64) -> Duration {
+    let Some(exponent) = series.checked_sub(1) else { return Duration::ZERO };
+    let seconds = initial.as_secs_f64() * multiplier.powf(f64::from(exponent));
+    Duration::try_from_secs_f64(seconds).map_or(max, |delay| delay.min(max))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,8 +100,10 @@ mod tests {
         let strategy = RestartStrategy::Exponential {
             initial: seconds(1),
             max: seconds(5),
+            multiplier: 2.0,
             reset_after: seconds(60),
             jitter: 0.1,
+            most: None,
         };
         let mut restart = Restart::new(strategy);
         let steps = [
@@ -112,6 +124,24 @@ mod tests {
         }
         assert_eq!(restart.count(), 7);
         assert_eq!(Restart::new(RestartStrategy::None).next(seconds(1), 0.0), None);
+    }
+
+    #[test]
+    fn a_series_of_failures_has_as_many_restarts_as_wanted_and_delays_of_its_own_growth() {
+        let seconds = Duration::from_secs;
+        let strategy = RestartStrategy::Exponential {
+            initial: seconds(2),
+            max: seconds(100),
+            multiplier: 1.5,
+            reset_after: seconds(60),
+            jitter: 0.0,
+            most: Some(4),
+        };
+        let mut restart = Restart::new(strategy);
+        let delays =
+            [0, 1, 2, 3, 4, 70, 71].map(|now| restart.next(seconds(now), 0.5).map(|delay| delay.as_millis()));
+        assert_eq!(delays, [Some(0), Some(2000), Some(3000), Some(4500), None, Some(0), Some(2000)]);
+        assert_eq!(backoff(5_000, seconds(1), seconds(60), 100.0), seconds(60), "and no overflow");
     }
 
     #[test]

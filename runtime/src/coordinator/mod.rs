@@ -650,8 +650,10 @@ mod tests {
             restart: RestartStrategy::Exponential {
                 initial: Duration::from_millis(10),
                 max: Duration::from_millis(10),
+                multiplier: 2.0,
                 reset_after: Duration::from_secs(10),
                 jitter: 0.0,
+                most: None,
             },
             is_patient,
             is_attended: !is_patient,

@@ -60,6 +60,17 @@ impl InputFormat {
         }
     }
 
+    /// The same without some columns, which are not in the records.
+    pub fn without(self, left_out: &[String]) -> Self {
+        match self {
+            InputFormat::Csv { style, mut columns } => {
+                columns.retain(|column| !left_out.contains(column));
+                InputFormat::Csv { style, columns }
+            }
+            json => json,
+        }
+    }
+
     /// Its name in options.
     pub fn name(&self) -> &'static str {
         match self {

@@ -6,6 +6,7 @@
 
 pub mod accumulator;
 pub mod calc;
+pub mod changelog_normalize;
 pub mod group_aggregate;
 mod kept;
 pub mod local_aggregate;

@@ -158,17 +158,21 @@ pub fn connector(plan: &SourcePlan, outside: &Outside) -> Result<Box<dyn SourceC
         "datagen" => Box::new(generated::datagen::connector(plan, &mut options, outside.clock)?),
         "filesystem" => Box::new(files::Files::new(plan, &mut options, outside)?),
         "kafka" => Box::new(kafka::Kafka::new(plan, &mut options, outside)?),
+        "upsert-kafka" => Box::new(kafka::Kafka::by_key(plan, &mut options, outside)?),
         "print" | "blackhole" => {
             return Err(options
                 .wrong(
                     "connector",
-                    "can only be written to; read from 'kafka', 'filesystem', 'nexmark' or 'datagen'",
+                    "can only be written to; read from 'kafka', 'upsert-kafka', 'filesystem', 'nexmark' or 'datagen'",
                 )
                 .into());
         }
         _ => {
             return Err(options
-                .wrong("connector", "is not known; use 'kafka', 'filesystem', 'nexmark' or 'datagen'")
+                .wrong(
+                    "connector",
+                    "is not known; use 'kafka', 'upsert-kafka', 'filesystem', 'nexmark' or 'datagen'",
+                )
                 .into());
         }
     };

@@ -9,6 +9,7 @@ use arrow::compute::{CastOptions, cast_with_options, concat_batches};
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::FormatOptions;
 use bytes::Bytes;
+use millrace_sql::connectors::kafka;
 use millrace_sql::kafka_keys::{self, Keys};
 use millrace_sql::plan::{Leaf, Source as SourcePlan};
 use parking_lot::Mutex;
@@ -33,6 +34,7 @@ pub struct RecordFormat {
     skipped: Arc<Skipped>,
     clock: Clock,
     key: Option<KeyFormat>,
+    replaces: bool,
 }
 
 /// What was left out, by all readers of a source.
@@ -69,7 +71,16 @@ impl RecordFormat {
         }
         let leaves = plan.leaves.iter().filter(|leaf| leaf.metadata.is_empty()).cloned().collect();
         let layout = Layout::new(&plan.leaves, |_| false);
-        Ok(RecordFormat { format, leaves, layout, skips, skipped: Arc::default(), clock, key: None })
+        Ok(RecordFormat {
+            format,
+            leaves,
+            layout,
+            skips,
+            skipped: Arc::default(),
+            clock,
+            key: None,
+            replaces: false,
+        })
     }
 
     /// Reads the options that say what a record is, and what its key is.
@@ -83,19 +94,45 @@ impl RecordFormat {
         for option in [kafka_keys::FIELDS, kafka_keys::PREFIX, kafka_keys::INCLUDE] {
             options.optional(option);
         }
+        let keys = plan.table.as_ref().and_then(Keys::of);
+        let (Some(keys), true) = (keys, given.is_some()) else { return Ok(whole) };
         // What is in the value, too, is read from there.
-        let keys = plan.table.as_ref().and_then(Keys::of).filter(|keys| !keys.are_in_value);
-        let (Some(keys), Some(given)) = (keys, given) else { return Ok(whole) };
-        let names = keyed_columns(plan, &keys);
+        if keys.are_in_value { Ok(whole) } else { whole.keyed(plan, options, &keys, "") }
+    }
+
+    /// Reads the options of records that take the place of the one before with the same key, which is the table's primary key.
+    pub fn by_key(
+        plan: &SourcePlan,
+        options: &mut TableOptions<'_>,
+        clock: Clock,
+    ) -> Result<Self, OptionError> {
+        let whole = options.under(kafka::VALUE, |options| Self::new(plan, options, clock))?;
+        for option in [kafka_keys::PREFIX, kafka_keys::INCLUDE] {
+            options.optional(option);
+        }
+        let keys = Keys::primary(&plan.table.clone().unwrap_or_default());
+        let keyed = whole.keyed(plan, options, &keys, kafka::KEY)?;
+        Ok(RecordFormat { replaces: true, ..keyed })
+    }
+
+    /// With keys whose columns come out of them; options of their format begin with `prefix`.
+    fn keyed(
+        self,
+        plan: &SourcePlan,
+        options: &mut TableOptions<'_>,
+        keys: &Keys,
+        prefix: &str,
+    ) -> Result<Self, OptionError> {
+        let names = keyed_columns(plan, keys);
         let is_in_key = |leaf: &Leaf| {
             leaf.metadata.is_empty() && leaf.path.first().is_some_and(|name| names.contains(name))
         };
-        let format = match given.as_str() {
+        let format = match options.required(kafka_keys::FORMAT)?.as_str() {
             "raw" => None,
             "json" => Some(InputFormat::Json { needs_fields: false }),
             "csv" => {
                 let columns = names.iter().map(|name| keys.name(name).to_owned()).collect();
-                Some(InputFormat::Csv { style: CsvStyle::new(options)?, columns })
+                Some(InputFormat::Csv { style: options.under(prefix, CsvStyle::new)?, columns })
             }
             _ => return Err(options.wrong(kafka_keys::FORMAT, "is none of 'json', 'csv' and 'raw'")),
         };
@@ -107,10 +144,16 @@ impl RecordFormat {
             leaf
         };
         let of_key: Vec<Leaf> = plan.leaves.iter().filter(|leaf| is_in_key(leaf)).map(bare).collect();
-        let leaves = whole.leaves.iter().filter(|leaf| !is_in_key(leaf)).cloned().collect();
+        let leaves = self.leaves.iter().filter(|leaf| !is_in_key(leaf)).cloned().collect();
         let layout = Layout::new(&plan.leaves, is_in_key);
         let key = (!of_key.is_empty()).then_some(KeyFormat { format, leaves: of_key });
-        Ok(RecordFormat { leaves, layout, key, ..whole })
+        let format = if keys.are_in_value { self.format } else { self.format.without(&names) };
+        Ok(RecordFormat { format, leaves, layout, key, ..self })
+    }
+
+    /// True if a record takes the place of the one before with the same key, and one without a value takes it away.
+    pub fn replaces(&self) -> bool {
+        self.replaces
     }
 
     /// A decoder of the leaves that come out of keys; `None` if none does.
@@ -124,7 +167,7 @@ impl RecordFormat {
             ),
             None => None,
         };
-        Ok(Some(KeyDecoder { decoder, schema: leaf_schema(&key.leaves) }))
+        Ok(Some(KeyDecoder { decoder, schema: leaf_schema(&key.leaves), must_be_there: self.replaces }))
     }
 
     /// True if records of which something is no value of its column are left out.
@@ -145,6 +188,16 @@ impl RecordFormat {
 
     /// What to do about a record that is no row, for messages.
     pub fn cure(&self) -> &'static str {
+        if self.replaces {
+            return match self.format {
+                InputFormat::Json { .. } => {
+                    "correct it, or leave such records out with 'value.json.ignore-parse-errors' = 'true'"
+                }
+                InputFormat::Csv { .. } => {
+                    "correct it, or leave such records out with 'value.csv.ignore-parse-errors' = 'true'"
+                }
+            };
+        }
         match self.format {
             InputFormat::Json { needs_fields: true } => {
                 "correct it, or let missing fields be NULL: remove 'json.fail-on-missing-field'"
@@ -241,6 +294,8 @@ pub struct KeyDecoder {
     /// `None`: the bytes are the value.
     decoder: Option<Decoder>,
     schema: SchemaRef,
+    /// A record without a key is wrong.
+    must_be_there: bool,
 }
 
 impl KeyDecoder {
@@ -249,6 +304,9 @@ impl KeyDecoder {
     /// # Errors
     /// The first one that is wrong, and why.
     pub fn decode(&mut self, keys: &[Option<Bytes>]) -> Result<Vec<ArrayRef>, (usize, String)> {
+        if let Some(missing) = keys.iter().position(Option::is_none).filter(|_| self.must_be_there) {
+            return Err((missing, "it has none".to_owned()));
+        }
         if let Some(columns) = self.decode_together(keys) {
             return Ok(columns);
         }

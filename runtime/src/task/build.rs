@@ -21,6 +21,7 @@ use crate::exchange::{Gate, Inbox, Output};
 use crate::fault::{CrashAfterRows, Safeguards};
 use crate::model::{Epoch, Generation, JobUid, MaxParallelism, Subtask};
 use crate::operator::calc::Calc;
+use crate::operator::changelog_normalize::ChangelogNormalize;
 use crate::operator::group_aggregate::GroupAggregate;
 use crate::operator::local_aggregate::LocalAggregate;
 use crate::operator::session_aggregate::SessionAggregate;
@@ -312,6 +313,7 @@ fn make_operator(
         OperatorKind::WindowAggregate(plan) => Box::new(WindowAggregate::new(plan)?),
         OperatorKind::SessionAggregate(plan) => Box::new(SessionAggregate::new(plan)?),
         OperatorKind::GroupAggregate(plan) => Box::new(GroupAggregate::new(plan)?),
+        OperatorKind::ChangelogNormalize(plan) => Box::new(ChangelogNormalize::new(plan)),
         OperatorKind::Source(_) | OperatorKind::Sink(_) => {
             return PlanSnafu { message: "a source or sink in the middle of a chain" }.fail();
         }

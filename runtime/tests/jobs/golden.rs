@@ -367,6 +367,7 @@ fn check_with_crashes(query: &str) {
                     OperatorKind::WindowAggregate(_)
                         | OperatorKind::SessionAggregate(_)
                         | OperatorKind::GroupAggregate(_)
+                        | OperatorKind::ChangelogNormalize(_)
                 )
             )
         });

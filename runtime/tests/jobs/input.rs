@@ -367,6 +367,7 @@ fn other_restart_strategies_give_up_after_so_many_failures() {
     for (strategy, restarts) in [
         ("strategy: FixedDelay, delay: 10ms, maxRestarts: 3", 3),
         ("strategy: FailureRate, delay: 10ms, maxFailures: 2, interval: 10m", 2),
+        ("initialDelay: 10ms, backoffMultiplier: 1.5, jitter: 0, resetAfter: 10m, maxRestarts: 4", 4),
     ] {
         let place = Place::new(1, SQL);
         place.edit_job("spec:", &format!("spec:\n  restart: {{{strategy}}}"));

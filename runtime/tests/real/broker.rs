@@ -358,7 +358,14 @@ impl Broker {
 
     /// Appends rows to a partition, each a second after the one before, without a transaction; tries again while the broker is away.
     pub fn append(&self, topic: &str, partition: i32, rows: &[String]) {
-        let record = |(index, row): (usize, &String)| Record {
+        let records: Vec<_> = rows.iter().map(|row| (None, Some(row.as_str()))).collect();
+        self.append_keyed(topic, partition, &records);
+    }
+
+    /// The same of keys and values, each of which may be none.
+    pub fn append_keyed(&self, topic: &str, partition: i32, records: &[(Option<&str>, Option<&str>)]) {
+        let bytes = |text: &Option<&str>| text.map(|text| Bytes::from(text.to_owned()));
+        let record = |(index, (key, value)): (usize, &(Option<&str>, Option<&str>))| Record {
             transactional: false,
             control: false,
             delete_horizon: false,
@@ -369,11 +376,11 @@ impl Broker {
             offset: index as i64,
             sequence: -1 + index as i32,
             timestamp: 1000 * index as i64,
-            key: None,
-            value: Some(Bytes::from(row.clone())),
+            key: bytes(key),
+            value: bytes(value),
             headers: IndexMap::new(),
         };
-        let records: Vec<Record> = rows.iter().enumerate().map(record).collect();
+        let records: Vec<Record> = records.iter().enumerate().map(record).collect();
         let mut bytes = BytesMut::new();
         let options = RecordEncodeOptions { version: 2, compression: Compression::Zstd };
         RecordBatchEncoder::encode(&mut bytes, &records, &options).unwrap();

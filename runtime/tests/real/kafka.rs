@@ -265,6 +265,158 @@ INSERT INTO counts SELECT k, COUNT(*), SUM(id) FROM events GROUP BY k HAVING k <
     }
 }
 
+/// What one job writes by key, another one reads as a table whose rows change, and writes a part of by key again.
+#[test]
+fn a_topic_of_the_newest_rows_is_a_table_through_kills() {
+    let broker = Broker::start(2);
+    broker.create_topic("events", 2);
+    ["counts", "large", "sizes"].iter().for_each(|topic| broker.create_topic(topic, 3));
+    let options = format!("'properties.bootstrap.servers' = '{}'", broker.address());
+    let by_key = |topic: &str| {
+        format!(
+            "{options}, 'connector' = 'upsert-kafka', 'topic' = '{topic}', 'key.format' = 'json', 'value.format' = 'json'"
+        )
+    };
+    let counts = format!(
+        "CREATE TABLE counts (k INT, n BIGINT, total BIGINT, PRIMARY KEY (k) NOT ENFORCED) WITH ({});",
+        by_key("counts")
+    );
+    let writing = Place::new(
+        2,
+        &format!(
+            "CREATE TABLE events (id BIGINT, k INT) WITH ({options}, 'connector' = 'kafka', 'topic' = 'events', 'format' = 'json');
+{counts}
+INSERT INTO counts SELECT k, COUNT(*), SUM(id) FROM events GROUP BY k HAVING k <> 3 OR COUNT(*) < 500;"
+        ),
+    );
+    let reading = Place::new(
+        2,
+        &format!(
+            "{counts}
+CREATE TABLE large (k INT, total BIGINT, PRIMARY KEY (k) NOT ENFORCED) WITH ({});
+CREATE TABLE sizes (size BIGINT, keys BIGINT, PRIMARY KEY (size) NOT ENFORCED) WITH ({});
+INSERT INTO large SELECT k, total FROM counts WHERE k > 1;
+INSERT INTO sizes SELECT n, COUNT(*) FROM counts GROUP BY n;",
+            by_key("large"),
+            by_key("sizes")
+        ),
+    );
+    let mut sent = 0;
+    let mut send = |rows: i64| {
+        for partition in 0..2 {
+            let ids = (sent..sent + rows).filter(|id| id % 2 == partition);
+            broker.append("events", partition as i32, &ids.map(row).collect::<Vec<_>>());
+        }
+        sent += rows;
+        sent
+    };
+    let newest = |topic: &str| {
+        let newest: BTreeMap<String, String> = broker.keyed(topic).into_iter().collect();
+        newest.into_iter().filter(|(_, value)| value != "null").map(|(_, value)| value).collect::<Vec<_>>()
+    };
+    let is_covered = |place: &Place, rows: i64| last(&place.log(), "rows_in=") >= rows;
+
+    let mut writer = writing.start(&[]);
+    let mut reader = reading.start(&["--workers", "2"]);
+    send(2_000);
+    reading.wait_until("a checkpoint covers the first changes", || is_covered(&reading, 7));
+    let seen = last(&reading.log(), "rows_in=");
+    send(2_000);
+    reading.wait_until("a checkpoint covers further changes", || is_covered(&reading, seen + 7));
+    kill_a_worker(&reading.log());
+    send(2_000);
+    reading.wait_until("the reader is restored", || restored(&reading.log()).iter().any(|epoch| *epoch > 0));
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    send(2_000);
+    let mut reader = reading.start(&["--workers", "2"]);
+    let all = send(2_000);
+
+    let of = |k: i64| (0..all).filter(move |id| id % 7 == k);
+    let large: Vec<String> =
+        [2, 4, 5, 6].map(|k| format!("{{\"k\":{k},\"total\":{}}}", of(k).sum::<i64>())).into();
+    let mut sizes = BTreeMap::<usize, usize>::new();
+    [0, 1, 2, 4, 5, 6].iter().for_each(|k| *sizes.entry(of(*k).count()).or_default() += 1);
+    let sizes: Vec<String> =
+        sizes.into_iter().map(|(size, keys)| format!("{{\"size\":{size},\"keys\":{keys}}}")).collect();
+    assert_eq!(sizes.len(), 2, "keys of two sizes, of which some move from one to the other: {sizes:?}");
+    reading.wait_until("the table's rows are committed", || {
+        newest("large") == large && newest("sizes") == sizes
+    });
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+}
+
+/// Keys and values of other producers: names with a prefix, CSV, bytes as they are, records that are none.
+#[test]
+fn topics_of_the_newest_rows_are_read_as_their_producers_write_them() {
+    let broker = Broker::start(2);
+    let options = format!(
+        "'properties.bootstrap.servers' = '{}', 'connector' = 'upsert-kafka', 'scan.bounded.mode' = 'latest-offset'",
+        broker.address()
+    );
+    let records = |topic: &str, records: &[(Option<&str>, Option<&str>)]| {
+        broker.create_topic(topic, 1);
+        broker.append_keyed(topic, 0, records);
+    };
+    records(
+        "apart",
+        &[
+            (Some("{\"id\":1}"), Some("{\"v\":\"a\"}")),
+            (Some("{\"id\":2}"), Some("{\"v\":\"b\"}")),
+            (Some("{\"id\":1}"), Some("{\"v\":\"c\"}")),
+            (Some("{\"id\":2}"), None),
+            (Some("{\"id\":3}"), None),
+        ],
+    );
+    records(
+        "raw",
+        &[
+            (Some("x"), Some("x;1,5")),
+            (Some("y"), Some("y;2")),
+            (Some("y"), Some("no; number")),
+            (Some("x"), None),
+        ],
+    );
+    records("keyless", &[(Some("k"), Some("k;1")), (None, Some("l;2"))]);
+    let shown = |table: &str, query: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_millrace"));
+        let output =
+            command.args(["sql", "-e", &format!("{table}; {query}"), "--output", "csv"]).output().unwrap();
+        let mut lines: Vec<String> = text(&output).lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let apart = format!(
+        "CREATE TABLE t (k_id INT, v STRING, at BIGINT METADATA FROM 'offset' VIRTUAL, PRIMARY KEY (k_id) NOT ENFORCED)
+           WITH ({options}, 'topic' = 'apart', 'key.format' = 'json', 'value.format' = 'json',
+                 'value.fields-include' = 'EXCEPT_KEY', 'key.fields-prefix' = 'k_')"
+    );
+    assert_eq!(shown(&apart, "SELECT k_id, v, at FROM t"), ["1,c,2", "k_id,v,at"]);
+    assert_eq!(shown(&apart, "SELECT COUNT(*) AS n FROM t"), ["1", "n"]);
+    let raw = |topic: &str, more: &str| {
+        format!(
+            "CREATE TABLE t (k STRING, v DECIMAL(3, 1), PRIMARY KEY (k) NOT ENFORCED)
+               WITH ({options}, 'topic' = '{topic}', 'key.format' = 'raw', 'value.format' = 'csv', 'value.csv.field-delimiter' = ';'{more})"
+        )
+    };
+    let skipping = raw("raw", ", 'value.csv.ignore-parse-errors' = 'true'");
+    assert_eq!(shown(&skipping, "SELECT * FROM t"), ["k,v", "y,2.0"]);
+    let failed = shown(&raw("raw", ""), "SELECT * FROM t").join(" ");
+    assert!(
+        failed.contains("the record at offset 0") && failed.contains("'value.csv.ignore-parse-errors'"),
+        "{failed}"
+    );
+    let failed = shown(&raw("keyless", ""), "SELECT * FROM t").join(" ");
+    assert!(
+        failed.contains("the record at offset 1")
+            && failed.contains("its key is not what 'key.format' says: it has none"),
+        "{failed}"
+    );
+}
+
 #[test]
 fn a_row_without_a_key_is_named_with_its_cure() {
     let broker = Broker::start(2);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ValueKind::{Duration, Number, Offsets, OneOf, Text};
+use super::ValueKind::{Any, Character, Duration, Number, Offsets, OneOf, Text};
 use super::{FORMAT, Mistake, Role, Setting, connection, kafka_security, meaning, required};
 
 pub const SERVERS: Setting = connection("properties.bootstrap.servers", Text("broker-1:9092,broker-2:9092"));
@@ -32,6 +32,14 @@ pub const KEY_FIELDS: Setting = meaning("key.fields", Text("id;region"));
 pub const KEY_PREFIX: Setting = meaning("key.fields-prefix", Text("key_"));
 pub const VALUE_FIELDS: Setting = meaning("value.fields-include", OneOf(&["ALL", EXCEPT_KEY]));
 
+const BOUNDED_MODE: Setting =
+    meaning("scan.bounded.mode", OneOf(&["unbounded", "latest-offset", "timestamp", "specific-offsets"]));
+const BOUNDED_TIME: Setting = meaning("scan.bounded.timestamp-millis", Number(0));
+const BOUNDED_OFFSETS: Setting = meaning("scan.bounded.specific-offsets", Offsets);
+const DISCOVERY: Setting = connection("scan.topic-partition-discovery.interval", Duration);
+const ISOLATION: Setting =
+    meaning("properties.isolation.level", OneOf(&["read_committed", "read_uncommitted"]));
+
 pub const SOURCE: &[Setting] = &[
     meaning("topic", Text("orders")),
     meaning(PATTERN, Text("orders-.*")),
@@ -44,15 +52,51 @@ pub const SOURCE: &[Setting] = &[
     ),
     meaning("scan.startup.timestamp-millis", Number(0)),
     meaning("scan.startup.specific-offsets", Offsets),
-    meaning("scan.bounded.mode", OneOf(&["unbounded", "latest-offset", "timestamp", "specific-offsets"])),
-    meaning("scan.bounded.timestamp-millis", Number(0)),
-    meaning("scan.bounded.specific-offsets", Offsets),
-    connection("scan.topic-partition-discovery.interval", Duration),
+    BOUNDED_MODE,
+    BOUNDED_TIME,
+    BOUNDED_OFFSETS,
+    DISCOVERY,
     KEY_FORMAT,
     KEY_FIELDS,
     KEY_PREFIX,
     VALUE_FIELDS,
-    meaning("properties.isolation.level", OneOf(&["read_committed", "read_uncommitted"])),
+    ISOLATION,
+];
+
+/// What the options of a record's value begin with in a table of rows by key; those of its key begin with `key.`.
+pub const VALUE: &str = "value.";
+pub const KEY: &str = "key.";
+
+pub const UPSERT_SOURCE: &[Setting] = &[
+    meaning("topic", Text("totals")),
+    meaning(PATTERN, Text("totals-.*")),
+    SERVERS,
+    SERVERS_SHORT,
+    Setting { is_required: true, ..KEY_FORMAT },
+    required("value.format", OneOf(super::FORMATS)),
+    KEY_PREFIX,
+    VALUE_FIELDS,
+    BOUNDED_MODE,
+    BOUNDED_TIME,
+    BOUNDED_OFFSETS,
+    DISCOVERY,
+    ISOLATION,
+    connection("value.json.ignore-parse-errors", OneOf(&["true", "false"])),
+    connection("value.json.fail-on-missing-field", OneOf(&["true", "false"])),
+    connection("value.json.timestamp-format.standard", OneOf(&["SQL", "ISO-8601"])),
+    connection("value.csv.ignore-parse-errors", OneOf(&["true", "false"])),
+    connection("value.csv.field-delimiter", Character(";")),
+    connection("value.csv.quote-character", Character("'")),
+    connection("value.csv.disable-quote-character", OneOf(&["true", "false"])),
+    connection("value.csv.escape-character", Character("\\")),
+    connection("value.csv.allow-comments", OneOf(&["true", "false"])),
+    connection("value.csv.null-literal", Any("NULL")),
+    connection("key.csv.field-delimiter", Character(";")),
+    connection("key.csv.quote-character", Character("'")),
+    connection("key.csv.disable-quote-character", OneOf(&["true", "false"])),
+    connection("key.csv.escape-character", Character("\\")),
+    connection("key.csv.allow-comments", OneOf(&["true", "false"])),
+    connection("key.csv.null-literal", Any("NULL")),
 ];
 
 const COMPRESSION: Setting =

@@ -33,7 +33,7 @@ pub struct Operator {
     /// What comes out of it; for a sink, what goes in.
     #[prost(message, optional, tag = "2")]
     pub output: Option<Schema>,
-    #[prost(oneof = "OperatorKind", tags = "3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "OperatorKind", tags = "3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: Option<OperatorKind>,
 }
 
@@ -54,6 +54,8 @@ pub enum OperatorKind {
     GroupAggregate(GroupAggregate),
     #[prost(message, tag = "9")]
     SessionAggregate(SessionAggregate),
+    #[prost(message, tag = "10")]
+    ChangelogNormalize(ChangelogNormalize),
 }
 
 /// Reads a table from outside and says how far event time has come. Its output is its leaves.
@@ -196,6 +198,17 @@ pub struct GroupAggregate {
     /// Names and types of the key columns.
     #[prost(message, repeated, tag = "3")]
     pub key_fields: Vec<Field>,
+}
+
+/// Makes changes of rows that each take the place of the one before with their key, or take it away.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ChangelogNormalize {
+    /// Input columns that form the key.
+    #[prost(uint32, repeated, tag = "1")]
+    pub keys: Vec<u32>,
+    /// All input columns but the last, which says whether a row only takes the one of its key away.
+    #[prost(message, repeated, tag = "2")]
+    pub fields: Vec<Field>,
 }
 
 /// How event time is cut into windows. All in milliseconds; a tumbling window slides by its size.
@@ -368,6 +381,13 @@ impl GroupAggregate {
     pub fn output_schema(&self) -> Schema {
         let fields = self.key_fields.iter().cloned().chain(result_fields(&self.aggregates));
         Schema { fields: fields.collect() }
+    }
+}
+
+impl ChangelogNormalize {
+    /// What it emits.
+    pub fn output_schema(&self) -> Schema {
+        Schema { fields: self.fields.clone() }
     }
 }
 

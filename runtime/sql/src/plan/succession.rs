@@ -163,6 +163,13 @@ fn kept(plan: &Plan, index: usize) -> Option<String> {
         OperatorKind::GroupAggregate(group) => {
             Some(aggregated(plan, index, &group.keys, &group.key_fields, &group.aggregates, &[]))
         }
+        OperatorKind::ChangelogNormalize(normalize) => {
+            let field = |field: &Field| format!("{} {}", field.name, field.data_type());
+            let fields: Vec<String> = normalize.fields.iter().map(field).collect();
+            let keys = normalize.keys.iter().filter_map(|key| normalize.fields.get(*key as usize));
+            let keys: Vec<&str> = keys.map(|field| field.name.as_str()).collect();
+            Some(format!("the newest {} per ({})", fields.join(", "), keys.join(", ")))
+        }
         _ => None,
     }
 }
@@ -219,6 +226,9 @@ fn output(plan: &Plan, operator: usize, column: u32) -> String {
         Some(OperatorKind::Source(source)) => {
             source.leaves.get(column as usize).map_or_else(String::new, |leaf| leaf.path.join("."))
         }
+        Some(OperatorKind::ChangelogNormalize(normalize)) => {
+            normalize.fields.get(column as usize).map_or_else(String::new, |field| field.name.clone())
+        }
         _ => format!("'{}'[{column}]", plan.operators[operator].id),
     }
 }
@@ -255,7 +265,7 @@ fn definitions(plan: &Plan, index: usize) -> Vec<String> {
 /// True if an operator gets rows that are taken back later.
 fn gives_changes(plan: &Plan, index: usize) -> bool {
     plan.inputs(index).map(|edge| edge.from as usize).any(|above| match plan.operators[above].kind {
-        Some(OperatorKind::GroupAggregate(_)) => true,
+        Some(OperatorKind::GroupAggregate(_) | OperatorKind::ChangelogNormalize(_)) => true,
         _ => gives_changes(plan, above),
     })
 }

@@ -32,6 +32,7 @@ pub fn check(statements: &[Statement]) -> Vec<Diagnostic> {
             }
         }
         mistakes.extend(wrong_partitions(declaration, statements));
+        mistakes.extend(wrong_changes(declaration, statements));
         mistakes.extend(wrong_columns(declaration));
         mistakes.extend(wrong_fields(declaration));
     }
@@ -73,8 +74,43 @@ fn keys_of_records(declaration: &CreateTable) -> Option<Mistake> {
         ColumnKind::Physical { data_type, .. } => Some((column.name.text.as_str(), data_type)),
         ColumnKind::Computed { .. } | ColumnKind::Metadata { .. } => None,
     });
-    let is_kafka = declaration.options.get("connector").is_some_and(|connector| connector == "kafka");
-    is_kafka.then(|| kafka_keys::check(&declaration.options, &physical.collect::<Vec<_>>()))?
+    let physical: Vec<(&str, &DataType)> = physical.collect();
+    match declaration.options.get("connector")?.as_str() {
+        "kafka" => kafka_keys::check(&declaration.options, &physical),
+        "upsert-kafka" => {
+            let is_key = |name: &str| declaration.primary_key.iter().any(|key| key.text == name);
+            let key: Vec<_> = physical.into_iter().filter(|(name, _)| is_key(name)).collect();
+            kafka_keys::check_primary(&declaration.options, &key)
+        }
+        _ => None,
+    }
+}
+
+/// What a table whose rows take each other's place cannot have while it is read.
+fn wrong_changes(declaration: &CreateTable, statements: &[Statement]) -> Vec<Diagnostic> {
+    let connector = declaration.options.get("connector").map_or("", String::as_str);
+    let name = &declaration.name.text;
+    if !connectors::gives_changes(connector) || !roles_of(name, statements).contains(&Some(Role::Source)) {
+        return Vec::new();
+    }
+    let map = |column: &&ColumnDeclaration| matches!(&column.kind, ColumnKind::Physical { data_type, .. } | ColumnKind::Metadata { data_type, .. } if has_map(data_type));
+    let maps = declaration.columns.iter().filter(map).map(|column| {
+        let message = format!(
+            "table '{name}': reading the MAP '{}' of '{connector}' is not supported yet",
+            column.name.text
+        );
+        at(column.name.span, message).hint("leave the column out, or read it as a STRING")
+    });
+    let time = declaration.watermark.as_ref().map(|watermark| {
+        let message =
+            format!("table '{name}': a WATERMARK of '{connector}', whose rows change, is not supported yet");
+        at(watermark.column.span, message).hint("remove it: windows are made over rows that are only added")
+    });
+    maps.chain(time).collect()
+}
+
+fn has_map(data_type: &DataType) -> bool {
+    data_type.kind() == TypeKind::Map || data_type.fields.iter().any(|field| has_map(&field.data_type()))
 }
 
 /// Mistakes in the columns of a table whose connector has its own, or whose format has not all types.

@@ -17,9 +17,10 @@ use super::expressions::{convert, data_type};
 use super::window_node::{WINDOW_COLUMNS, WINDOW_TIME, WindowNode};
 use crate::connectors::{self, Role};
 use crate::dialect::Cut;
+use crate::metadata;
 use crate::plan::{
-    self, Calc, DataType, Edge, Field, HashKeys, Leaf, Node, Operator, OperatorKind, Plan, Schema, Sink,
-    Source, Table, TypeKind, function,
+    self, Calc, ChangelogNormalize, DataType, Edge, Field, HashKeys, Leaf, Node, Operator, OperatorKind,
+    Plan, Schema, Sink, Source, Table, TypeKind, function,
 };
 
 /// An error and, where known, the user's name that it is about.
@@ -140,10 +141,10 @@ impl StreamBuilder {
     ) -> Result<(), Refused> {
         let name = &sink.table.name;
         let key = sink.table.key_columns();
-        if stream.is_changing && !self.is_grouped_by(&key, &stream.branches) {
+        if stream.is_changing && !self.is_grouped_by(catalog, &key, &stream.branches) {
             let message = format!(
                 "the query changes rows that it has given before, and '{name}' has to find them by its PRIMARY KEY ({}); make \
-                 the key the very columns of GROUP BY, and select those as they are",
+                 the key the very columns of GROUP BY, or of the PRIMARY KEY that is read, and select those as they are",
                 sink.table.primary_key.join(", ")
             );
             return Err((DataFusionError::Plan(message), Some(name.clone())));
@@ -164,18 +165,29 @@ impl StreamBuilder {
         Ok(())
     }
 
-    /// True if the columns of a key are the columns that an aggregate groups by, all of them.
-    fn is_grouped_by(&self, key: &[usize], branches: &[Branch]) -> bool {
+    /// True if the columns of a key are the columns that an aggregate groups by, or that the rows of a table are found by, all of
+    /// them.
+    fn is_grouped_by(&self, catalog: &Catalog, key: &[usize], branches: &[Branch]) -> bool {
         let [branch] = branches else { return false };
-        let Base::Operator(base) = branch.base else { return false };
-        let Some(OperatorKind::GroupAggregate(aggregate)) = &self.plan.operators[base].kind else {
-            return false;
+        let (fields, mut by) = match &branch.base {
+            Base::Operator(base) => match &self.plan.operators[*base].kind {
+                Some(OperatorKind::GroupAggregate(aggregate)) => {
+                    (aggregate.key_fields.clone(), (0..aggregate.keys.len()).collect::<Vec<_>>())
+                }
+                _ => return false,
+            },
+            Base::Table(name) => match catalog.table(name) {
+                Some(table) => (table.table.given_fields(), table.table.key_columns()),
+                None => return false,
+            },
+            Base::Written(_) => return false,
         };
-        let group = |column: &usize| same_values(&branch.columns[*column], &aggregate.key_fields);
+        let group = |column: &usize| same_values(&branch.columns[*column], &fields);
         let mut grouped: Vec<_> = key.iter().map(group).collect();
         grouped.sort_unstable();
         grouped.dedup();
-        grouped == (0..aggregate.keys.len()).map(Some).collect::<Vec<_>>()
+        by.sort_unstable();
+        grouped == by.into_iter().map(Some).collect::<Vec<_>>()
     }
 
     pub(super) fn add(&mut self, path: &str, output: Schema, kind: OperatorKind) -> usize {
@@ -245,7 +257,10 @@ impl Conversion<'_> {
                 };
                 let place = scan.table_name.table().to_owned();
                 let branch = Branch { base: Base::Table(place.clone()), filter: None, columns, time: None };
-                Ok(Stream { branches: vec![branch], window: None, is_changing: false, place })
+                let table = self.catalog.table(&place);
+                let is_changing =
+                    table.is_some_and(|table| connectors::gives_changes(connector(&table.table)));
+                Ok(Stream { branches: vec![branch], window: None, is_changing, place })
             }
             LogicalPlan::SubqueryAlias(alias) => {
                 let mut stream = self.stream(&alias.input)?;
@@ -417,23 +432,57 @@ impl Conversion<'_> {
         };
         let mut watermark = table.event_time.as_ref().map(|event_time| event_time.watermark.clone());
         let mut leaves = Leaves { table: &table.table, leaves: Vec::new(), paths: HashMap::new() };
+        let changes = connectors::gives_changes(connector(&table.table));
+        if changes {
+            // What rows are found by, and so the first columns.
+            for column in table.table.key_columns() {
+                leaves.leaf(column, Vec::new()).map_err(bare)?;
+            }
+        }
         for expression in expressions {
             leaves.replace(expression).map_err(bare)?;
         }
         watermark.iter_mut().try_for_each(|watermark| leaves.replace(watermark)).map_err(bare)?;
-        let fields = leaves.leaves.iter().map(|leaf| Field {
+        let mut leaves = leaves.leaves;
+        if changes {
+            // A record that takes a row away has nothing but the key.
+            leaves.iter_mut().for_each(|leaf| leaf.nullable = true);
+            leaves.push(is_removed());
+        }
+        let fields = leaves.iter().map(|leaf| Field {
             name: leaf.path.join("."),
             data_type: leaf.data_type.clone(),
             nullable: leaf.nullable,
         });
         let schema = Schema { fields: fields.collect() };
-        let leaves = leaves.leaves;
         let mut table = table.table.clone();
         for (option, value) in &self.builder.of_sources {
             table.options.entry(option.clone()).or_insert_with(|| value.clone());
         }
+        let keys: Vec<u32> = (0..table.primary_key.len() as u32).collect();
+        let mut fields = schema.fields.clone();
         let kind = OperatorKind::Source(Source { table: Some(table), leaves, watermark });
-        Ok(self.builder.add(&format!("{}/{name}/source", self.sink), schema, kind))
+        let source = self.builder.add(&format!("{}/{name}/source", self.sink), schema, kind);
+        if !changes {
+            return Ok(source);
+        }
+        fields.pop();
+        let normalize = ChangelogNormalize { keys: keys.clone(), fields };
+        let output = normalize.output_schema();
+        let kind = OperatorKind::ChangelogNormalize(normalize);
+        let index = self.builder.add(&format!("{}/{name}/normalize", self.sink), output, kind);
+        self.builder.connect(source, index, Some(HashKeys { columns: keys }));
+        Ok(index)
+    }
+}
+
+/// Whether a record takes the row of its key away.
+fn is_removed() -> Leaf {
+    Leaf {
+        path: vec![format!("${}", metadata::IS_REMOVED)],
+        data_type: Some(DataType::simple(TypeKind::Boolean)),
+        nullable: false,
+        metadata: metadata::IS_REMOVED.to_owned(),
     }
 }
 

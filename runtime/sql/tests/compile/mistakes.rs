@@ -666,6 +666,64 @@ fn a_primary_key_is_of_columns_that_are_written_and_says_that_nothing_enforces_i
 }
 
 #[test]
+fn tables_whose_rows_change_have_no_times_and_no_maps_and_are_written_by_their_key() {
+    let first = |columns: &str, more: &str, sink: &str, query: &str| {
+        let sql = format!(
+            "CREATE TABLE t ({columns}, PRIMARY KEY (k) NOT ENFORCED) WITH ({UPSERT}{more});
+CREATE TABLE out (k BIGINT, n BIGINT{sink});
+INSERT INTO out {query};"
+        );
+        compile(&sql).map(|_| ()).map_err(|found| found[0].to_string())
+    };
+    let (columns, copy) = ("k BIGINT, v BIGINT, ts TIMESTAMP(3)", "SELECT k, v FROM t");
+    let by_key = format!(", PRIMARY KEY (k) NOT ENFORCED) WITH ({UPSERT}");
+    let print = ") WITH ('connector' = 'print'";
+
+    assert_eq!(first(columns, "", &by_key, copy), Ok(()));
+    assert_eq!(first(columns, "", &by_key, "SELECT k, v FROM t WHERE v > 3"), Ok(()));
+    assert_eq!(first(columns, "", print, "SELECT v, COUNT(*) FROM t GROUP BY v"), Ok(()));
+    for (found, words) in [
+        (
+            first(&format!("{columns}, WATERMARK FOR ts AS ts"), "", print, copy),
+            "line 1, column 68: table 't': a WATERMARK of 'upsert-kafka', whose rows change, is not supported yet",
+        ),
+        (
+            first(&format!("{columns}, m MAP<STRING, INT>"), "", print, copy),
+            "line 1, column 54: table 't': reading the MAP 'm' of 'upsert-kafka' is not supported yet",
+        ),
+        (
+            first(columns, "", &by_key, "SELECT k + 1, v FROM t"),
+            "line 3, column 13: the query changes rows that it has given before, and 'out' has to find them",
+        ),
+        (
+            first(columns, "", ") WITH ('connector' = 'filesystem', 'path' = 'f', 'format' = 'json'", copy),
+            "line 3, column 13: the query changes rows that it has given before, and 'out' can only add rows",
+        ),
+        (
+            first(columns, ", 'key.fields-prefix' = 'x_'", print, copy),
+            "the option 'key.fields-prefix' needs 'value.fields-include' = 'EXCEPT_KEY'",
+        ),
+        (
+            first(
+                columns,
+                ", 'value.fields-include' = 'EXCEPT_KEY', 'key.fields-prefix' = 'x_'",
+                print,
+                copy,
+            ),
+            "the column 'k' of the PRIMARY KEY does not begin with 'key.fields-prefix' = 'x_'",
+        ),
+        (
+            first(columns, ", 'value.csv.field-delimiter' = ';'", print, copy),
+            "the option 'value.csv.field-delimiter' is one of 'csv', and the format is 'json'",
+        ),
+        (first(columns, "", print, "SELECT MAX(v), COUNT(*) FROM t"), "MAX"),
+    ] {
+        let found = found.unwrap_err();
+        assert!(found.contains(words), "{words} is not in: {found}");
+    }
+}
+
+#[test]
 fn columns_that_a_generator_a_format_or_a_window_cannot_have_are_named() {
     let found =
         |sql: &str| -> Vec<String> { compile(sql).unwrap_err().iter().map(ToString::to_string).collect() };

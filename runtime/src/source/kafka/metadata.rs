@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, Int32Array, Int64Array, MapBuilder, MapFieldNames, StringArray, StringBuilder,
-    TimestampMillisecondArray,
+    ArrayRef, BinaryBuilder, BooleanArray, Int32Array, Int64Array, MapBuilder, MapFieldNames, StringArray,
+    StringBuilder, TimestampMillisecondArray,
 };
 use arrow::compute::take;
 use kafka_protocol::records::{NO_PARTITION_LEADER_EPOCH, Record, TimestampType};
+
+use millrace_sql::metadata;
 
 use super::super::SourceError;
 
@@ -26,6 +28,7 @@ struct Row {
     timestamp_type: TimestampType,
     leader_epoch: i32,
     headers: Vec<(String, Option<Vec<u8>>)>,
+    is_removed: bool,
 }
 
 impl Metadata {
@@ -44,6 +47,7 @@ impl Metadata {
             timestamp: record.timestamp,
             timestamp_type: record.timestamp_type,
             leader_epoch: record.partition_leader_epoch,
+            is_removed: record.value.is_none(),
             headers: if self.keeps_headers {
                 record.headers.iter().map(header).collect()
             } else {
@@ -87,6 +91,7 @@ impl Metadata {
                     |row: &Row| Some(row.leader_epoch).filter(|epoch| *epoch != NO_PARTITION_LEADER_EPOCH);
                 Arc::new(rows.map(epoch).collect::<Int32Array>())
             }
+            metadata::IS_REMOVED => Arc::new(rows.map(|row| Some(row.is_removed)).collect::<BooleanArray>()),
             "headers" => self.headers().map_err(|error| error.to_string())?,
             _ => return Err(format!("Kafka has no metadata '{key}'")),
         })

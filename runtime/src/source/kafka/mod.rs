@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
-use arrow::compute::{filter, filter_record_batch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{filter, filter_record_batch, take_record_batch};
+use arrow::error::ArrowError;
 use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_sql::plan::Source as SourcePlan;
@@ -64,6 +65,31 @@ struct Settings {
 }
 
 impl Settings {
+    fn new(options: &mut TableOptions<'_>, start: Start) -> Result<Self, SourceError> {
+        Ok(Settings {
+            bootstrap: servers(options)?,
+            security: Arc::new(Security::new(options)?),
+            topics: Topics::new(options)?,
+            start,
+            end: End::new(options)?,
+            is_committed_only: match options.optional("properties.isolation.level").as_deref() {
+                None | Some("read_committed") => true,
+                Some("read_uncommitted") => false,
+                Some(_) => {
+                    return Err(options
+                        .wrong(
+                            "properties.isolation.level",
+                            "is neither 'read_committed' nor 'read_uncommitted'",
+                        )
+                        .into());
+                }
+            },
+            discovery_interval: options
+                .duration("scan.topic-partition-discovery.interval")?
+                .unwrap_or(DISCOVERY_INTERVAL),
+        })
+    }
+
     fn client(&self, outside: &Outside) -> Client {
         Client::new(
             self.bootstrap.clone(),
@@ -96,29 +122,21 @@ impl Kafka {
         options: &mut TableOptions<'_>,
         outside: &Outside,
     ) -> Result<Self, SourceError> {
-        let settings = Settings {
-            bootstrap: servers(options)?,
-            security: Arc::new(Security::new(options)?),
-            topics: Topics::new(options)?,
-            start: Start::new(options)?,
-            end: End::new(options)?,
-            is_committed_only: match options.optional("properties.isolation.level").as_deref() {
-                None | Some("read_committed") => true,
-                Some("read_uncommitted") => false,
-                Some(_) => {
-                    return Err(options
-                        .wrong(
-                            "properties.isolation.level",
-                            "is neither 'read_committed' nor 'read_uncommitted'",
-                        )
-                        .into());
-                }
-            },
-            discovery_interval: options
-                .duration("scan.topic-partition-discovery.interval")?
-                .unwrap_or(DISCOVERY_INTERVAL),
-        };
+        let start = Start::new(options)?;
+        let settings = Settings::new(options, start)?;
         let format = RecordFormat::with_key(plan, options, outside.clock)?;
+        Ok(Kafka { settings, format, outside: outside.clone(), fetcher: Mutex::new(None) })
+    }
+
+    /// Reads the options of a topic that holds the newest row of each key (`upsert-kafka` of Flink). It is read from its beginning:
+    /// what takes another record's place must have come after it.
+    pub fn by_key(
+        plan: &SourcePlan,
+        options: &mut TableOptions<'_>,
+        outside: &Outside,
+    ) -> Result<Self, SourceError> {
+        let settings = Settings::new(options, Start::Earliest)?;
+        let format = RecordFormat::by_key(plan, options, outside.clock)?;
         Ok(Kafka { settings, format, outside: outside.clone(), fetcher: Mutex::new(None) })
     }
 
@@ -237,6 +255,46 @@ impl SourceConnector for Kafka {
     }
 }
 
+/// Rows of the values of records, with a row of nothing for each record without a value; and which of the records are rows, if not all.
+fn with_removals(
+    rows: RecordBatch,
+    kept: Option<UInt32Array>,
+    has_value: &[bool],
+) -> Result<(RecordBatch, Option<UInt32Array>), SourceError> {
+    if has_value.iter().all(|has_value| *has_value) {
+        return Ok((rows, kept));
+    }
+    // Which row each value has become.
+    let mut row_of_value = vec![None; has_value.len()];
+    match &kept {
+        None => (0..rows.num_rows() as u32).for_each(|row| row_of_value[row as usize] = Some(row)),
+        Some(kept) => {
+            (0..).zip(kept.values()).for_each(|(row, value)| row_of_value[*value as usize] = Some(row))
+        }
+    }
+    let mut of_values = row_of_value.into_iter();
+    let (mut places, mut records) = (Vec::new(), Vec::new());
+    for (record, has_value) in (0..).zip(has_value) {
+        let row = if *has_value { of_values.next().flatten() } else { None };
+        if row.is_some() || !has_value {
+            places.push(row);
+            records.push(record);
+        }
+    }
+    let rows = match rows.num_columns() {
+        0 => {
+            let options = RecordBatchOptions::new().with_row_count(Some(places.len()));
+            RecordBatch::try_new_with_options(rows.schema(), Vec::new(), &options)
+        }
+        _ => take_record_batch(&rows, &UInt32Array::from(places)),
+    };
+    Ok((rows.map_err(malformed)?, Some(records.into())))
+}
+
+fn malformed(error: ArrowError) -> SourceError {
+    SourceError::Data { message: error.to_string() }
+}
+
 struct PartitionReader {
     /// Where this reader began; for progress.
     first: i64,
@@ -258,19 +316,25 @@ struct PartitionReader {
 
 impl PartitionReader {
     /// Decodes the next records at hand; `None` if they hold no rows.
-    fn decode(&mut self) -> Result<Option<arrow::array::RecordBatch>, SourceError> {
+    fn decode(&mut self) -> Result<Option<RecordBatch>, SourceError> {
         let Some(records) = &mut self.current else { return Ok(None) };
         let (mut lines, mut ends, mut is_countable) = (Vec::new(), Vec::new(), true);
+        let (mut offsets, mut has_value) = (Vec::new(), Vec::new());
         let keys = self.format.layout().metadata();
         let mut metadata = Metadata::new(keys);
         let (mut record_keys, has_key_columns) = (Vec::new(), self.key_decoder.is_some());
-        let end = self.position.end.unwrap_or(i64::MAX);
-        let next = records.read(self.position.next..end, BATCH_RECORDS, |record, value| {
-            // As many rows as records is no proof, if one may be none and another one two.
-            is_countable &= !self.format.may_not_be_one_row(value);
-            lines.extend_from_slice(value);
-            lines.push(b'\n');
-            ends.push((record.offset, lines.len()));
+        let (end, format) = (self.position.end.unwrap_or(i64::MAX), &self.format);
+        let wanted = self.position.next..end;
+        let next = records.read(wanted, BATCH_RECORDS, format.replaces(), |record| {
+            if let Some(value) = &record.value {
+                // As many rows as records is no proof, if one may be none and another one two.
+                is_countable &= !format.may_not_be_one_row(value);
+                lines.extend_from_slice(value);
+                lines.push(b'\n');
+                ends.push((record.offset, lines.len()));
+            }
+            offsets.push(record.offset);
+            has_value.push(record.value.is_some());
             if !keys.is_empty() {
                 metadata.push(record);
             }
@@ -285,22 +349,11 @@ impl PartitionReader {
         }
         self.position.next = next.max(self.position.next);
         self.next.store(self.position.next, Ordering::Relaxed);
-        if ends.is_empty() {
+        if offsets.is_empty() {
             return Ok(None);
         }
-        let (rows, kept): (_, Option<UInt32Array>) = match self.decoder.decode(&lines) {
-            Ok(rows) if is_countable && rows.num_rows() == ends.len() => (rows, None),
-            _ => {
-                let starts = std::iter::once(0).chain(ends.iter().map(|(_, end)| *end));
-                let records: Vec<&[u8]> =
-                    starts.zip(&ends).map(|(start, (_, end))| &lines[start..*end]).collect();
-                let place = format!("'{}', partition {}", self.position.topic, self.position.partition);
-                match self.format.decode_records(&mut self.decoder, &records, &place) {
-                    Some((rows, kept)) => (rows, Some(UInt32Array::from(kept))),
-                    None => return Err(self.poison(&lines, &ends)),
-                }
-            }
-        };
+        let (rows, kept) = self.decode_values(&lines, &ends, is_countable)?;
+        let (rows, kept) = with_removals(rows, kept, &has_value)?;
         let columns = metadata.columns(
             self.format.layout().metadata(),
             &self.position.topic,
@@ -313,7 +366,7 @@ impl PartitionReader {
         }
         let offset = |row: usize| {
             let record = kept.as_ref().map_or(row, |kept| kept.value(row) as usize);
-            ends.get(record).map_or(0, |(offset, _)| *offset)
+            offsets.get(record).copied().unwrap_or_default()
         };
         let (of_keys, good) = self.key_columns(&record_keys, offset)?;
         let layout = self.format.layout();
@@ -323,12 +376,31 @@ impl PartitionReader {
                 let of_good = |column: &ArrayRef| filter(column, good);
                 let columns: Result<Vec<_>, _> = columns.iter().map(of_good).collect();
                 let rows = filter_record_batch(&rows, good).and_then(|rows| Ok((rows, columns?)));
-                let (rows, columns) =
-                    rows.map_err(|error| SourceError::Data { message: error.to_string() })?;
+                let (rows, columns) = rows.map_err(malformed)?;
                 layout.join(rows, &columns, &of_keys)?
             }
         };
         Ok(Some(rows).filter(|rows| rows.num_rows() > 0))
+    }
+
+    /// The rows of values that end there, and which of them are rows; `None`: all.
+    fn decode_values(
+        &mut self,
+        lines: &[u8],
+        ends: &[(i64, usize)],
+        is_countable: bool,
+    ) -> Result<(RecordBatch, Option<UInt32Array>), SourceError> {
+        match self.decoder.decode(lines) {
+            Ok(rows) if is_countable && rows.num_rows() == ends.len() => return Ok((rows, None)),
+            _ => {}
+        }
+        let starts = std::iter::once(0).chain(ends.iter().map(|(_, end)| *end));
+        let records: Vec<&[u8]> = starts.zip(ends).map(|(start, (_, end))| &lines[start..*end]).collect();
+        let place = format!("'{}', partition {}", self.position.topic, self.position.partition);
+        match self.format.decode_records(&mut self.decoder, &records, &place) {
+            Some((rows, kept)) => Ok((rows, Some(UInt32Array::from(kept)))),
+            None => Err(self.poison(lines, ends)),
+        }
     }
 
     /// The columns that come out of keys, and which records have good ones; `None`: all.

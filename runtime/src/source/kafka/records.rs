@@ -42,12 +42,13 @@ impl Records {
     }
 
     /// Gives up to `most` records in a range of offsets, in order, and whole batches without any; returns the offset to go on
-    /// from. Records without a value are skipped.
+    /// from. Those without a value are left out unless `takes_removals`.
     pub fn read(
         &mut self,
         wanted: Range<i64>,
         most: usize,
-        mut give: impl FnMut(&Record, &[u8]),
+        takes_removals: bool,
+        mut give: impl FnMut(&Record),
     ) -> Result<i64, String> {
         let (mut given, mut next) = (0, wanted.start);
         while given < most {
@@ -61,8 +62,8 @@ impl Records {
                 continue;
             };
             next = if self.left.is_empty() { self.after } else { record.offset + 1 };
-            if let Some(value) = record.value.as_ref().filter(|_| wanted.contains(&record.offset)) {
-                give(&record, value);
+            if wanted.contains(&record.offset) && (takes_removals || record.value.is_some()) {
+                give(&record);
                 given += 1;
             }
         }
@@ -143,7 +144,8 @@ mod tests {
         let (mut given, mut next) = (Vec::new(), wanted.start);
         while !records.is_empty() {
             next = records
-                .read(next..wanted.end, most, |record, value| {
+                .read(next..wanted.end, most, false, |record| {
+                    let value = record.value.as_deref().unwrap();
                     given.push((record.offset, String::from_utf8(value.to_vec()).unwrap()));
                 })
                 .unwrap();
@@ -187,7 +189,7 @@ mod tests {
         let mut times = Vec::new();
 
         let mut records = Records::new(bytes.into(), Vec::new());
-        records.read(0..i64::MAX, 10, |record, _| times.push(record.timestamp)).unwrap();
+        records.read(0..i64::MAX, 10, false, |record| times.push(record.timestamp)).unwrap();
 
         assert_eq!(times, [5000, 5000]);
     }

@@ -388,6 +388,8 @@ impl Run {
                     max: Duration::from_millis(500),
                     reset_after: Duration::from_secs(1),
                     jitter: 0.1,
+                    multiplier: 2.0,
+                    most: None,
                 },
             };
             let plan = millrace_sql::compile(SQL).unwrap();

@@ -194,11 +194,14 @@ mod tests {
                         if is_kafka_source && setting.key != "topic-pattern" {
                             options.entry("topic").or_insert("t".to_owned());
                         }
-                        for (prefix, format) in
-                            [("csv.", "format"), ("value.csv.", "value.format"), ("key.csv.", "key.format")]
-                        {
+                        for (prefix, key, format) in [
+                            ("csv.", "format", "csv"),
+                            ("parquet.", "format", "parquet"),
+                            ("value.csv.", "value.format", "csv"),
+                            ("key.csv.", "key.format", "csv"),
+                        ] {
                             if setting.key.starts_with(prefix) {
-                                options.insert(format, "csv".to_owned());
+                                options.insert(key, format.to_owned());
                             }
                         }
                         if setting.key.starts_with("properties.sasl.") || value.starts_with("SASL_") {
@@ -241,7 +244,7 @@ mod tests {
                 }
                 for (format, other) in [("json", "csv."), ("csv", "json.")] {
                     let mut known: Vec<&str> = settings.iter().map(|setting| setting.key).collect();
-                    known.retain(|key| !key.contains(other));
+                    known.retain(|key| !key.contains(other) && !key.starts_with("parquet."));
                     known.push("connector");
                     known.sort_unstable();
                     let mut options: BTreeMap<&str, &str> =

@@ -96,6 +96,10 @@ const FORMAT: Setting = required("format", OneOf(FORMATS));
 /// Formats of records; the options of each begin with its name.
 const FORMATS: &[&str] = &["json", "csv"];
 
+/// Formats of files.
+const FILE_FORMATS: &[&str] = &["json", "csv", "parquet"];
+const FILE_FORMAT: Setting = Setting { value: OneOf(FILE_FORMATS), ..FORMAT };
+
 const BOOLEAN: ValueKind = OneOf(&["true", "false"]);
 const DELIMITER: Setting = connection("csv.field-delimiter", Character(";"));
 const QUOTE: Setting = connection("csv.quote-character", Character("'"));
@@ -134,11 +138,12 @@ const SOURCE: &[Setting] =
     &[connection("scan.watermark.idle-timeout", Duration), connection("scan.rows-per-second", Number(1))];
 
 const FILES_SOURCE: &[Setting] =
-    &[required("path", Text("folder")), FORMAT, meaning("source.monitor-interval", Duration)];
+    &[required("path", Text("folder")), FILE_FORMAT, meaning("source.monitor-interval", Duration)];
 
 const FILES_SINK: &[Setting] = &[
     required("path", Text("s3://bucket/folder")),
-    FORMAT,
+    FILE_FORMAT,
+    connection("parquet.compression", OneOf(&["UNCOMPRESSED", "SNAPPY", "GZIP", "ZSTD", "LZ4_RAW"])),
     connection("sink.rolling-policy.file-size", Size),
     connection("sink.rolling-policy.rollover-interval", Duration),
     meaning("partition.default-name", Text("__DEFAULT_PARTITION__")),
@@ -333,11 +338,12 @@ fn other_format(options: &BTreeMap<String, String>, key: &str) -> Option<Mistake
     let prefix = [kafka::VALUE, kafka::KEY].into_iter().find(|prefix| key.starts_with(prefix)).unwrap_or("");
     let name_of_format = format!("{prefix}format");
     let format = options.get(&name_of_format).filter(|format| {
-        FORMATS.contains(&format.as_str()) || (prefix == kafka::KEY && format.as_str() == "raw")
+        FILE_FORMATS.contains(&format.as_str()) || (prefix == kafka::KEY && format.as_str() == "raw")
     })?;
     let bare = key.strip_prefix(prefix)?;
-    let of =
-        FORMATS.iter().find(|name| bare.strip_prefix(**name).is_some_and(|rest| rest.starts_with('.')))?;
+    let of = FILE_FORMATS
+        .iter()
+        .find(|name| bare.strip_prefix(**name).is_some_and(|rest| rest.starts_with('.')))?;
     (of != format).then(|| Mistake {
         key: Some(key.to_owned()),
         message: format!("the option '{key}' is one of '{of}', and the format is '{format}'"),
@@ -556,7 +562,7 @@ mod tests {
                 Some(Role::Sink),
                 &[
                     ("'path' is missing", "add 'path' = 's3://bucket/folder'"),
-                    ("'format' = 'xml' is not supported", "use 'json' or 'csv'"),
+                    ("'format' = 'xml' is not supported", "use 'json', 'csv' or 'parquet'"),
                     ("'pth' is not known here", "did you mean 'path'?"),
                 ],
             ),

@@ -2,9 +2,11 @@
 
 pub mod csv;
 pub mod json;
+pub mod parquet;
 
 use std::sync::Arc;
 
+use ::parquet::errors::ParquetError;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -15,6 +17,7 @@ use snafu::Snafu;
 use crate::options::{OptionError, TableOptions};
 use csv::{CsvDecoder, CsvEncoder, CsvError, CsvStyle};
 use json::{JsonDecoder, JsonEncoder, JsonError, JsonStyle};
+use parquet::{ParquetEncoder, ParquetStyle};
 
 /// Records cannot be read or written; which one is at fault is not known yet.
 #[derive(Debug, Snafu)]
@@ -25,6 +28,8 @@ pub enum FormatError {
     Csv { source: CsvError },
     #[snafu(display("{source}"))]
     Together { source: ArrowError },
+    #[snafu(transparent)]
+    Parquet { source: ParquetError },
 }
 
 /// How records are read.
@@ -246,6 +251,83 @@ impl Encoder {
             Encoder::Csv(encoder) => encoder.encode(records, out, |end| ends.push(end))?,
         }
         Ok(ends)
+    }
+}
+
+/// How files are written.
+#[derive(Debug, Clone)]
+pub enum FileFormat {
+    Lines(OutputFormat),
+    Parquet(ParquetStyle),
+}
+
+impl FileFormat {
+    /// Reads the option 'format' and those of the format.
+    pub fn new(options: &mut TableOptions<'_>) -> Result<Self, OptionError> {
+        match options.required("format")?.as_str() {
+            "parquet" => Ok(FileFormat::Parquet(ParquetStyle::new(options)?)),
+            _ => Ok(FileFormat::Lines(OutputFormat::new(options)?)),
+        }
+    }
+
+    /// An encoder of one file with rows of a schema.
+    ///
+    /// # Errors
+    /// If the format has no values of a column's type.
+    pub fn encoder(&self, schema: &Schema) -> Result<FileEncoder, FormatError> {
+        Ok(match self {
+            FileFormat::Lines(format) => {
+                FileEncoder::Lines { encoder: format.encoder(schema), text: String::new() }
+            }
+            FileFormat::Parquet(style) => FileEncoder::Parquet(Box::new(style.encoder(schema)?)),
+        })
+    }
+}
+
+/// Encodes the rows of one file, and hands out what is ready to be written.
+pub enum FileEncoder {
+    Lines { encoder: Encoder, text: String },
+    Parquet(Box<ParquetEncoder>),
+}
+
+impl FileEncoder {
+    /// Takes rows, and appends what is ready.
+    pub fn encode(&mut self, records: &RecordBatch, out: &mut Vec<u8>) -> Result<(), FormatError> {
+        match self {
+            FileEncoder::Lines { encoder, text } => {
+                text.clear();
+                encoder.encode(records, text)?;
+                out.extend_from_slice(text.as_bytes());
+            }
+            FileEncoder::Parquet(encoder) => encoder.encode(records, out)?,
+        }
+        Ok(())
+    }
+
+    /// Appends all rows so far.
+    pub fn flush(&mut self, out: &mut Vec<u8>) -> Result<(), FormatError> {
+        match self {
+            FileEncoder::Lines { text, .. } => *text = String::new(),
+            FileEncoder::Parquet(encoder) => encoder.flush(out)?,
+        }
+        Ok(())
+    }
+
+    /// Appends all rows and what ends the file.
+    pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), FormatError> {
+        match self {
+            FileEncoder::Lines { .. } => {}
+            FileEncoder::Parquet(encoder) => encoder.finish(out)?,
+        }
+        Ok(())
+    }
+
+    /// Bytes of rows that were not handed out.
+    pub fn held(&self) -> usize {
+        match self {
+            FileEncoder::Lines { .. } => 0,
+            FileEncoder::Parquet(encoder) => encoder.held(),
+        }
     }
 }
 

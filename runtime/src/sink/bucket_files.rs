@@ -1,4 +1,4 @@
-//! Files of JSON lines in a bucket: uploaded in parts before the barrier is answered, made visible by the completion of the
+//! Files in a bucket: uploaded in parts before the barrier is answered, made visible by the completion of the
 //! upload when the checkpoint that covers them is complete.
 //!
 //! A file a subtask and checkpoint, or several if they grow large or old, and none without rows. A visible file never changes or disappears.
@@ -29,7 +29,7 @@ use super::{Committable, SinkCommitter, SinkError, SinkIdentity, SinkWriter, Tro
 use crate::checkpoint::BucketSettings;
 use crate::checkpoint::bucket::{explain, is_outage, open_bucket};
 use crate::clock::Clock;
-use crate::format::{Encoder, OutputFormat};
+use crate::format::{FileEncoder, FileFormat, FormatError};
 use crate::model::{Batch, Epoch, Subtask};
 use crate::outside::Outside;
 
@@ -56,7 +56,7 @@ pub struct BucketFiles {
     bucket: String,
     folder: Path,
     store: Arc<AmazonS3>,
-    format: OutputFormat,
+    format: FileFormat,
     rolling: Rolling,
     identity: SinkIdentity,
     /// Of all writers.
@@ -86,7 +86,7 @@ impl BucketFiles {
     pub fn new(
         bucket: &str,
         folder: &str,
-        format: OutputFormat,
+        format: FileFormat,
         rolling: Rolling,
         identity: SinkIdentity,
     ) -> Result<Self, SinkError> {
@@ -137,7 +137,7 @@ struct BucketFolders {
     store: Arc<AmazonS3>,
     patience: Patience,
     begun: Arc<AtomicU64>,
-    format: OutputFormat,
+    format: FileFormat,
     rolling: Rolling,
     shared: Arc<Shared>,
 }
@@ -167,7 +167,7 @@ impl Folders for BucketFolders {
             encoder: None,
             format: self.format.clone(),
             rolling: self.rolling,
-            text: String::new(),
+            rows: Vec::new(),
             bytes: 0,
             began: Duration::ZERO,
             ended: Vec::new(),
@@ -196,11 +196,12 @@ struct BucketWriter {
     /// The epoch that the rows at hand belong to.
     epoch: Epoch,
     begun: Arc<AtomicU64>,
-    encoder: Option<Encoder>,
-    format: OutputFormat,
+    /// Of the file at hand.
+    encoder: Option<FileEncoder>,
+    format: FileFormat,
     rolling: Rolling,
-    /// Rows that are not uploaded yet.
-    text: String,
+    /// Bytes that are not uploaded yet.
+    rows: Vec<u8>,
     /// Of the file at hand that are uploaded, and when it was begun.
     bytes: u64,
     began: Duration,
@@ -297,7 +298,7 @@ enum Part {
 impl BucketWriter {
     /// Sends the text at hand as a part of the open upload, which is begun if there is none.
     fn send(&mut self, is_last: bool) -> &mut Upload {
-        let bytes = std::mem::take(&mut self.text).into_bytes();
+        let bytes = std::mem::take(&mut self.rows);
         self.bytes += bytes.len() as u64;
         self.shared.unsent.fetch_add(bytes.len(), Ordering::Relaxed);
         let part = if is_last { Part::Last(bytes) } else { Part::Middle(bytes) };
@@ -327,10 +328,13 @@ impl BucketWriter {
         upload
     }
 
-    /// Ends the file at hand.
-    fn end(&mut self) {
+    /// Ends the file at hand, if there is one.
+    fn end(&mut self) -> Result<(), SinkError> {
+        let Some(mut encoder) = self.encoder.take() else { return Ok(()) };
+        encoder.finish(&mut self.rows).map_err(not_writable)?;
         self.send(true);
         self.ended.extend(self.upload.take());
+        Ok(())
     }
 
     fn action(&self) -> String {
@@ -340,16 +344,17 @@ impl BucketWriter {
 
 impl FolderWriter for BucketWriter {
     fn held(&self) -> usize {
-        self.text.capacity()
+        self.rows.capacity() + self.encoder.as_ref().map_or(0, FileEncoder::held)
     }
 
     /// Ends the file, whatever its size: stores take no small parts but the last.
     fn release(&mut self) -> Result<(), SinkError> {
-        if !self.text.is_empty() {
-            self.end();
-        }
-        Ok(())
+        self.end()
     }
+}
+
+fn not_writable(error: FormatError) -> SinkError {
+    SinkError::Data { message: error.to_string() }
 }
 
 impl SinkWriter for BucketWriter {
@@ -357,17 +362,18 @@ impl SinkWriter for BucketWriter {
         if batch.rows() == 0 {
             return Ok(());
         }
-        if self.text.is_empty() && self.upload.is_none() {
-            (self.bytes, self.began) = (0, self.patience.clock.elapsed());
-        }
-        let encoder = self.encoder.get_or_insert_with(|| self.format.encoder(&batch.records.schema()));
-        encoder
-            .encode(&batch.records, &mut self.text)
-            .map_err(|error| SinkError::Data { message: error.to_string() })?;
-        let bytes = self.bytes + self.text.len() as u64;
+        let encoder = match &mut self.encoder {
+            Some(encoder) => encoder,
+            none => {
+                (self.bytes, self.began) = (0, self.patience.clock.elapsed());
+                none.insert(self.format.encoder(&batch.records.schema()).map_err(not_writable)?)
+            }
+        };
+        encoder.encode(&batch.records, &mut self.rows).map_err(not_writable)?;
+        let bytes = self.bytes + (self.rows.len() + encoder.held()) as u64;
         if self.rolling.ends(bytes, self.began, self.patience.clock) {
-            self.end();
-        } else if self.text.len() >= PART_BYTES {
+            self.end()?;
+        } else if self.rows.len() >= PART_BYTES {
             self.send(false);
         }
         Ok(())
@@ -380,12 +386,12 @@ impl SinkWriter for BucketWriter {
     fn prepare(&mut self, epoch: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>> {
         // Barriers come in order, so that rows at hand belong to this epoch even if an earlier one was given up.
         self.epoch = epoch;
-        if !self.text.is_empty() || self.upload.is_some() {
-            self.send(true);
+        if let Err(error) = self.end() {
+            return async { Err(error) }.boxed();
         }
         self.epoch = epoch.next();
         let (action, shared) = (self.action(), Arc::clone(&self.shared));
-        let uploads: Vec<Upload> = self.ended.drain(..).chain(self.upload.take()).collect();
+        let uploads = std::mem::take(&mut self.ended);
         async move {
             let mut committables = Vec::with_capacity(uploads.len());
             for upload in uploads {

@@ -1,4 +1,4 @@
-//! Files of lines in a folder: hidden until the checkpoint that covers them is complete, then renamed.
+//! Files in a folder: hidden until the checkpoint that covers them is complete, then renamed.
 //!
 //! A file a subtask and checkpoint, or several if they grow large or old, and none without rows. A visible file never changes or
 //! disappears.
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::folders::{local_path, sync_folder, with_cure};
-use crate::format::{Encoder, OutputFormat};
+use crate::format::{FileEncoder, FileFormat, FormatError};
 use crate::model::{Batch, Epoch, Generation, Led, Subtask};
 use crate::options::TableOptions;
 use millrace_sql::plan::Table;
@@ -42,7 +42,7 @@ const NAME_MAX: usize = 255;
 /// A folder as a sink.
 pub struct Files {
     folder: PathBuf,
-    format: OutputFormat,
+    format: FileFormat,
     rolling: Rolling,
     identity: SinkIdentity,
 }
@@ -67,7 +67,7 @@ pub fn open(
     identity: SinkIdentity,
 ) -> Result<Box<dyn SinkConnector>, SinkError> {
     let path = options.required("path")?;
-    let format = OutputFormat::new(options)?;
+    let format = FileFormat::new(options)?;
     let (rolling, partitions) = (Rolling::new(options)?, Partitions::new(options, table));
     let first_epoch = identity.first_epoch;
     let placed =
@@ -111,7 +111,7 @@ struct FileFolders {
     folder: PathBuf,
     prefix: String,
     generation: Generation,
-    format: OutputFormat,
+    format: FileFormat,
     rolling: Rolling,
     clock: Clock,
     begun: Arc<AtomicU64>,
@@ -140,7 +140,7 @@ impl Folders for FileFolders {
             begun: Arc::clone(&self.begun),
             ended: Vec::new(),
             open: None,
-            text: String::new(),
+            bytes: Vec::new(),
         }))
     }
 
@@ -155,7 +155,7 @@ struct FileWriter {
     folder: PathBuf,
     prefix: String,
     generation: Generation,
-    format: OutputFormat,
+    format: FileFormat,
     rolling: Rolling,
     clock: Clock,
     /// Files staged so far; keeps the hidden names of one generation apart.
@@ -163,7 +163,8 @@ struct FileWriter {
     /// Files of this epoch that were large or old enough.
     ended: Vec<EndedFile>,
     open: Option<OpenFile>,
-    text: String,
+    /// Taken again and again.
+    bytes: Vec<u8>,
 }
 
 /// A file that takes no more rows, and is written.
@@ -176,7 +177,7 @@ struct OpenFile {
     staged: String,
     /// `None`: closed until more rows come.
     file: Option<BufWriter<File>>,
-    encoder: Encoder,
+    encoder: FileEncoder,
     bytes: u64,
     began: Duration,
 }
@@ -184,12 +185,7 @@ struct OpenFile {
 impl FileWriter {
     /// The file at hand, a new one if there is none.
     fn open(&mut self, batch: &Batch) -> Result<OpenFile, SinkError> {
-        if let Some(mut open) = self.open.take() {
-            if open.file.is_none() {
-                let file = File::options().append(true).open(self.folder.join(&open.staged));
-                let file = file.map_err(with_cure).context(self.action("open a file again in"))?;
-                open.file = Some(BufWriter::with_capacity(BUFFER_BYTES, file));
-            }
+        if let Some(open) = self.open.take() {
             return Ok(open);
         }
         make_folders(&self.root, &self.folder)
@@ -201,8 +197,37 @@ impl FileWriter {
             .map_err(with_cure)
             .context(self.action("create a file in"))?;
         let file = Some(BufWriter::with_capacity(BUFFER_BYTES, file));
-        let encoder = self.format.encoder(&batch.records.schema());
+        let encoder = self.format.encoder(&batch.records.schema()).map_err(not_writable)?;
         Ok(OpenFile { staged, file, encoder, bytes: 0, began: self.clock.elapsed() })
+    }
+
+    /// Writes bytes of a file, which is opened again if it is closed.
+    fn append(&self, open: &mut OpenFile, bytes: &[u8]) -> Result<(), SinkError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let file = match &mut open.file {
+            Some(file) => file,
+            closed => {
+                let file = File::options().append(true).open(self.folder.join(&open.staged));
+                let file = file.map_err(with_cure).context(self.action("open a file again in"))?;
+                closed.insert(BufWriter::with_capacity(BUFFER_BYTES, file))
+            }
+        };
+        file.write_all(bytes).map_err(with_cure).context(self.action("write a file in"))?;
+        open.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Writes all of a file.
+    fn end(&self, mut open: OpenFile) -> Result<EndedFile, SinkError> {
+        let mut bytes = Vec::new();
+        open.encoder.finish(&mut bytes).map_err(not_writable)?;
+        self.append(&mut open, &bytes)?;
+        if let Some(mut file) = open.file {
+            file.flush().map_err(with_cure).context(self.action("write a file in"))?;
+        }
+        Ok(EndedFile { staged: open.staged, bytes: open.bytes })
     }
 
     fn action(&self, what: &str) -> IoSnafu<String> {
@@ -212,16 +237,21 @@ impl FileWriter {
 
 impl FolderWriter for FileWriter {
     fn held(&self) -> usize {
-        let file = self.open.as_ref().and_then(|open| open.file.as_ref());
-        file.map_or(0, |_| BUFFER_BYTES)
+        let Some(open) = &self.open else { return 0 };
+        open.encoder.held() + open.file.as_ref().map_or(0, |_| BUFFER_BYTES)
     }
 
     fn release(&mut self) -> Result<(), SinkError> {
-        self.text = String::new();
-        match self.open.as_mut().and_then(|open| open.file.take()) {
-            Some(mut file) => file.flush().map_err(with_cure).context(self.action("write a file in")),
-            None => Ok(()),
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let mut bytes = Vec::new();
+        open.encoder.flush(&mut bytes).map_err(not_writable)?;
+        self.append(&mut open, &bytes)?;
+        self.bytes = Vec::new();
+        if let Some(mut file) = open.file.take() {
+            file.flush().map_err(with_cure).context(self.action("write a file in"))?;
         }
+        self.open = Some(open);
+        Ok(())
     }
 }
 
@@ -230,48 +260,43 @@ impl SinkWriter for FileWriter {
         if batch.rows() == 0 {
             return Ok(());
         }
-        let mut text = std::mem::take(&mut self.text);
-        text.clear();
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
         let mut open = self.open(batch)?;
-        open.encoder
-            .encode(&batch.records, &mut text)
-            .map_err(|error| SinkError::Data { message: error.to_string() })?;
-        if let Some(file) = &mut open.file {
-            file.write_all(text.as_bytes()).map_err(with_cure).context(self.action("write a file in"))?;
-        }
-        open.bytes += text.len() as u64;
-        let is_ended = self.rolling.ends(open.bytes, open.began, self.clock);
-        let open = self.open.insert(open);
-        let (staged, bytes) = (open.staged.clone(), open.bytes);
-        self.text = text;
-        if is_ended {
-            // Its descriptor and buffer are given back; it is made durable with the checkpoint.
-            self.release()?;
-            self.open = None;
-            self.ended.push(EndedFile { staged, bytes });
+        open.encoder.encode(&batch.records, &mut bytes).map_err(not_writable)?;
+        self.append(&mut open, &bytes)?;
+        self.bytes = bytes;
+        match self.rolling.ends(open.bytes + open.encoder.held() as u64, open.began, self.clock) {
+            true => {
+                // Its descriptor and buffer are given back; it is made durable with the checkpoint.
+                let ended = self.end(open)?;
+                self.ended.push(ended);
+            }
+            false => self.open = Some(open),
         }
         Ok(())
     }
 
     fn prepare(&mut self, epoch: Epoch) -> BoxFuture<'static, Result<Vec<Committable>, SinkError>> {
-        let open = self.open.take();
-        let last = open.as_ref().map(|open| EndedFile { staged: open.staged.clone(), bytes: open.bytes });
-        let files: Vec<EndedFile> = self.ended.drain(..).chain(last).collect();
+        if let Some(open) = self.open.take() {
+            match self.end(open) {
+                Ok(ended) => self.ended.push(ended),
+                Err(error) => return async { Err(error) }.boxed(),
+            }
+        }
+        let files = std::mem::take(&mut self.ended);
         if files.is_empty() {
             return async { Ok(Vec::new()) }.boxed();
         }
-        let staged = files.iter().enumerate().map(|(number, open)| StagedFile {
+        let staged = files.iter().enumerate().map(|(number, file)| StagedFile {
             folder: self.folder.display().to_string(),
-            staged: open.staged.clone(),
+            staged: file.staged.clone(),
             name: format!("{}-{epoch}-{number}", self.prefix),
-            bytes: open.bytes,
+            bytes: file.bytes,
         });
         let staged: Vec<Committable> = staged.map(|staged| staged.encode_to_vec()).collect();
         let (action, folder) = (self.action("sync a file in"), self.folder.clone());
         let sync = move || -> std::io::Result<()> {
-            if let Some(file) = open.and_then(|open| open.file) {
-                file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-            }
             for file in files {
                 File::open(folder.join(file.staged))?.sync_all()?;
             }
@@ -284,6 +309,10 @@ impl SinkWriter for FileWriter {
         }
         .boxed()
     }
+}
+
+fn not_writable(error: FormatError) -> SinkError {
+    SinkError::Data { message: error.to_string() }
 }
 
 /// Makes a folder and all above it, as far as the table's, whose names survive a crash of the machine.
@@ -429,6 +458,7 @@ mod tests {
     use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 
     use super::*;
+    use crate::format::OutputFormat;
     use crate::model::JobUid;
     use crate::outside::Outside;
 
@@ -445,7 +475,7 @@ mod tests {
         };
         Files {
             folder: folder.to_owned(),
-            format: OutputFormat::Json(crate::format::json::JsonStyle::default()),
+            format: FileFormat::Lines(OutputFormat::Json(crate::format::json::JsonStyle::default())),
             rolling: Rolling::of_bytes(20),
             identity,
         }

@@ -710,3 +710,114 @@ INSERT INTO result SELECT n, name, ts FROM numbers WHERE n > 1;"
     expected.sort();
     assert_eq!(place.rows("result"), expected);
 }
+
+const TYPES: &str = "b BOOLEAN, i1 TINYINT, i2 SMALLINT, i4 INT, i8 BIGINT, f FLOAT, d DOUBLE, m DECIMAL(20, 4), s STRING, y BYTES,
+  dt DATE, tm TIME(3), ts TIMESTAMP(3), us TIMESTAMP(6), tz TIMESTAMP_LTZ(3), r ROW<a INT, c ROW<e STRING>>, ar ARRAY<STRING>, mp MAP<STRING, INT>";
+
+#[test]
+fn values_of_all_types_pass_through_parquet_in_every_compression() {
+    let rows = concat!(
+        r#"{"b":true,"i1":-128,"i2":32767,"i4":-5,"i8":9223372036854775807,"f":1.5,"d":-0.25,"m":1234567890123456.7891,"s":"ünï, \"q\"","y":"AAEC","#,
+        r#""dt":"2024-02-29","tm":"12:34:56.789","ts":"2024-02-29 12:34:56.789","us":"2024-02-29 12:34:56.789012","tz":"2024-02-29 12:34:56.789Z","#,
+        r#""r":{"a":1,"c":{"e":"x"}},"ar":["a",null,""],"mp":{"k":7,"l":null}}"#,
+        "\n{}\n",
+        r#"{"s":"","r":{"a":null,"c":null},"ar":[],"mp":{},"dt":"1969-12-31","ts":"1969-12-31 23:59:59.999"}"#,
+        "\n"
+    );
+    let files = |name: &str, format: &str| {
+        format!(
+            "CREATE TABLE {name} ({TYPES}) WITH ('connector' = 'filesystem', 'path' = '{name}', 'format' = '{format});"
+        )
+    };
+    for compression in ["SNAPPY", "UNCOMPRESSED", "GZIP", "ZSTD", "LZ4_RAW"] {
+        let columns = format!("parquet', 'parquet.compression' = '{compression}'");
+        let copy = format!(
+            "{}{}{}INSERT INTO columnar SELECT * FROM given; INSERT INTO straight SELECT * FROM given;",
+            files("given", "json'"),
+            files("columnar", &columns),
+            files("straight", "json'")
+        );
+        let place = Place::new(1, &copy);
+        fs::create_dir(place.path().join("given")).unwrap();
+        fs::write(place.path().join("given/rows.jsonl"), rows).unwrap();
+        let output = place.run(&[]);
+        assert!(output.status.success(), "{}", text(&output));
+        let magic = fs::read(&place.files("columnar")[0]).unwrap();
+        assert!(magic.starts_with(b"PAR1") && magic.ends_with(b"PAR1"));
+        let back = format!(
+            "CREATE TABLE columnar ({TYPES}) WITH ('connector' = 'filesystem', 'path' = '{}', 'format' = 'parquet');{}
+             INSERT INTO back SELECT * FROM columnar;",
+            place.path().join("columnar").display(),
+            files("back", "json'")
+        );
+        let reading = Place::new(2, &back);
+        let output = reading.run(&[]);
+        assert!(output.status.success(), "{}", text(&output));
+        let rows = place.rows("straight");
+        assert_eq!(rows.len(), 3);
+        assert_eq!(reading.rows("back"), rows, "{compression}");
+    }
+}
+
+#[test]
+fn parquet_files_that_do_not_fit_the_table_are_named_with_their_cure() {
+    let writing = Place::new(
+        1,
+        "CREATE TABLE n (n BIGINT, s STRING, m DECIMAL(10, 4), r ROW<a INT>) WITH ('connector' = 'filesystem', 'path' = 'n', 'format' = 'parquet');
+         INSERT INTO n VALUES (CAST(300 AS BIGINT), 'x', 1.25, ROW(7)), (CAST(NULL AS BIGINT), 'y', 2.5, ROW(8));",
+    );
+    assert!(writing.run(&[]).status.success());
+    let folder = writing.path().join("n");
+    let read = |columns: &str, folder: &std::path::Path| {
+        let sql = format!(
+            "CREATE TABLE n ({columns}) WITH ('connector' = 'filesystem', 'path' = '{}', 'format' = 'parquet');
+             CREATE TABLE out ({columns}) WITH ('connector' = 'filesystem', 'path' = 'out', 'format' = 'json');
+             INSERT INTO out SELECT * FROM n;",
+            folder.display()
+        );
+        let place = Place::new(1, &sql);
+        let output = place.run(&[]);
+        (output.status.code(), text(&output), place)
+    };
+
+    // What holds every value is fine, and what is not there is NULL.
+    let (code, said, place) =
+        read("n INT, m DECIMAL(12, 6), r ROW<a BIGINT, z STRING>, other STRING, s BYTES", &folder);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(
+        place.rows("out"),
+        [
+            r#"{"n":300,"m":1.250000,"r":{"a":7,"z":null},"other":null,"s":"eA=="}"#,
+            r#"{"n":null,"m":2.500000,"r":{"a":8,"z":null},"other":null,"s":"eQ=="}"#
+        ]
+    );
+    for (columns, words) in [
+        (
+            "n STRING",
+            &["the column 'n' of '", "is BIGINT there, and the table declares STRING; declare it BIGINT"][..],
+        ),
+        ("m DECIMAL(10, 2)", &["the column 'm'", "is DECIMAL(10, 4) there"]),
+        ("s ROW<a INT>", &["the column 's'", "is STRING there, and the table declares ROW<a INT>"]),
+        (
+            "r ROW<a STRING>",
+            &["the column 'r'", "has a field 'a' that is INT there, and the table declares STRING"],
+        ),
+        ("n TINYINT", &["the column 'n'", "has a value that is no TINYINT"]),
+        ("n BIGINT NOT NULL", &["has a row that is none of the table's"]),
+    ] {
+        let (code, said, _) = read(columns, &folder);
+        assert_eq!(code, Some(3), "{columns}: {said}");
+        assert!(words.iter().all(|words| said.contains(words)), "{columns}: {said}");
+    }
+    let whole = fs::read(&writing.files("n")[0]).unwrap();
+    for (bytes, words) in [
+        (&b"no columns at all"[..], "is not a Parquet file"),
+        (&whole[..whole.len() - 9], "is not a Parquet file"),
+    ] {
+        let damaged = tempfile::tempdir().unwrap();
+        fs::write(damaged.path().join("rows.parquet"), bytes).unwrap();
+        let (code, said, _) = read("n BIGINT", damaged.path());
+        assert_eq!(code, Some(3), "{said}");
+        assert!(said.contains(words) && said.contains("rows.parquet"), "{said}");
+    }
+}

@@ -264,6 +264,62 @@ INSERT INTO bids SELECT CAST(bid.`dateTime` AS DATE), bid.auction,
     }
 }
 
+/// Files of columns are written by one job and read by another one, both through kills.
+#[test]
+fn parquet_files_hold_every_row_once_and_are_read_once_through_kills() {
+    const SQL: &str = "
+CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, price BIGINT, `dateTime` TIMESTAMP(3)>)
+  WITH ('connector' = 'nexmark', 'events' = '250000', 'splits' = '4', 'rows-per-second' = '50000');
+CREATE TABLE bids (auction BIGINT, bid ROW<price BIGINT, at TIMESTAMP(3)>)
+  WITH ('connector' = 'filesystem', 'path' = 'bids', 'format' = 'parquet', 'sink.rolling-policy.file-size' = '128 kb');
+INSERT INTO bids SELECT bid.auction, ROW(bid.price, bid.`dateTime`) FROM events WHERE event_type = 2;";
+    let through_kills = |place: &Place| {
+        let mut job = place.start(&["--workers", "2"]);
+        place.wait_until("two checkpoints are complete", || checkpoints(&place.log()) >= 2);
+        kill_9(&workers(&place.log())[0]);
+        place.wait_until("it goes on", || restored_epochs(&place.log()).iter().any(|epoch| *epoch > 0));
+        place.wait_until("some checkpoints are complete", || checkpoints(&place.log()) >= 4);
+        job.kill().unwrap();
+        job.wait().unwrap();
+        let output = place.run(&[]);
+        assert!(output.status.success(), "{}", text(&output));
+        let log = text(&output);
+        assert!(restored_epochs(&log).iter().any(|epoch| *epoch > 0), "nothing was restored: {log}");
+    };
+    let writing = Place::new(2, SQL);
+    through_kills(&writing);
+    let files = writing.files("bids");
+    assert!(files.len() > 10, "{files:?}");
+
+    let bids = writing.path().join("bids");
+    let reading = Place::new(
+        2,
+        &format!(
+            "CREATE TABLE bids (auction BIGINT, bid ROW<price BIGINT, at TIMESTAMP(3)>, size BIGINT METADATA FROM 'file.size' VIRTUAL)
+  WITH ('connector' = 'filesystem', 'path' = '{}', 'format' = 'parquet', 'scan.rows-per-second' = '50000');
+CREATE TABLE copied (auction BIGINT, price BIGINT, at TIMESTAMP(3))
+  WITH ('connector' = 'filesystem', 'path' = 'copied', 'format' = 'json');
+INSERT INTO copied SELECT auction, bid.price, bid.at FROM bids WHERE size > 0;",
+            bids.display()
+        ),
+    );
+    through_kills(&reading);
+
+    let straight = SQL
+        .replace(", 'rows-per-second' = '50000'", "")
+        .replace(
+            "(auction BIGINT, bid ROW<price BIGINT, at TIMESTAMP(3)>)",
+            "(auction BIGINT, price BIGINT, at TIMESTAMP(3))",
+        )
+        .replace("ROW(bid.price, bid.`dateTime`)", "bid.price, bid.`dateTime`")
+        .replace("parquet", "json");
+    let straight = Place::new(1, &straight);
+    assert!(straight.run(&[]).status.success());
+    let (rows, expected) = (reading.rows("copied"), straight.rows("bids"));
+    assert_eq!(rows.len(), expected.len());
+    assert!(rows == expected, "other rows");
+}
+
 /// Two pods of one attempt, as while a node is cut off: the one that has lost the job stays, and keeps quiet.
 #[test]
 fn a_coordinator_that_was_fenced_stays_and_answers_nothing_but_that_it_lives() {

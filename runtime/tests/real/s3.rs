@@ -220,6 +220,48 @@ INSERT INTO bids SELECT bid.auction, bid.price, CASE MOD(bid.auction, 2) WHEN 0 
 }
 
 #[test]
+fn parquet_files_are_written_to_a_bucket_and_read_from_it() {
+    let data = tempfile::tempdir().unwrap();
+    fs::create_dir(data.path().join("state")).unwrap();
+    fs::create_dir(data.path().join("results")).unwrap();
+    let server = Server::start(data.path());
+    let events = "CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, price BIGINT>)
+  WITH ('connector' = 'nexmark', 'events' = '400000', 'splits' = '4');";
+    let bids = "CREATE TABLE bids (auction BIGINT, price BIGINT)
+  WITH ('connector' = 'filesystem', 'path' = 's3://results/bids', 'format' = 'parquet', 'parquet.compression' = 'UNCOMPRESSED');";
+    let insert = "INSERT INTO bids SELECT bid.auction, bid.price FROM events WHERE event_type = 2;";
+    let writing = place_of(&server, "millrace-secret", &format!("{events}{bids}{insert}"));
+    let output = writing.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let is_there = |path: &PathBuf| fs::read(path).unwrap().starts_with(b"PAR1");
+    let files = fs::read_dir(data.path().join("results/bids")).unwrap().map(|file| file.unwrap().path());
+    assert!(files.filter(is_there).count() >= 2, "a file of each subtask");
+
+    let copy = "CREATE TABLE copied (auction BIGINT, price BIGINT)
+  WITH ('connector' = 'filesystem', 'path' = 'copied', 'format' = 'json');
+INSERT INTO copied SELECT * FROM bids;";
+    let reading = place_of(
+        &server,
+        "millrace-secret",
+        &format!("{}{copy}", bids.replace(", 'parquet.compression' = 'UNCOMPRESSED'", "")),
+    );
+    fs::remove_dir_all(data.path().join("state/jobs")).unwrap();
+    let output = reading.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let straight = Place::new(
+        1,
+        &format!(
+            "{events}{}{insert}",
+            bids.replace("s3://results/bids", "bids")
+                .replace("parquet', 'parquet.compression' = 'UNCOMPRESSED'", "json'")
+        ),
+    );
+    assert!(straight.run(&[]).status.success());
+    let (rows, expected) = (reading.rows("copied"), straight.rows("bids"));
+    assert!(rows.len() > 300_000 && rows == expected, "{} and {} rows", rows.len(), expected.len());
+}
+
+#[test]
 fn files_in_a_bucket_hold_every_row_once_and_never_change() {
     let data = tempfile::tempdir().unwrap();
     fs::create_dir(data.path().join("state")).unwrap();

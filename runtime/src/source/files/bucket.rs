@@ -1,23 +1,27 @@
 //! Objects of a bucket: read by ranges, the next one under way while the last one is decoded.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures::{FutureExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3;
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::super::SourceError;
-use super::{Found, Input};
+use super::{Found, Input, Ranges};
 use crate::checkpoint::BucketSettings;
 use crate::checkpoint::bucket::{explain, open_bucket};
 
 /// Bytes asked for at a time: enough that the round trips do not count.
 const RANGE_BYTES: u64 = 4 << 20;
+
+/// Ranges that are asked for at a time.
+const RANGES_MAX: usize = 8;
 
 /// Begins the version of an object that has no entity tag.
 const UNTAGGED: &str = "changed at ";
@@ -78,6 +82,7 @@ impl Bucket {
             runtime: Handle::current(),
             fetching: None,
             at_hand: Bytes::new(),
+            ranges: None,
         }
     }
 
@@ -118,6 +123,8 @@ pub struct Object {
     runtime: Handle,
     fetching: Option<JoinHandle<Result<Bytes, Error>>>,
     at_hand: Bytes,
+    /// Ranges that were asked for.
+    ranges: Option<JoinHandle<Result<Vec<Bytes>, Error>>>,
 }
 
 impl Object {
@@ -126,18 +133,27 @@ impl Object {
             return;
         }
         let end = (self.next + RANGE_BYTES).min(self.length);
+        let fetch = self.range(self.next..end);
+        self.next = end;
+        self.fetching = Some(self.runtime.spawn(fetch));
+    }
+
+    fn range(&self, range: Range<u64>) -> impl Future<Output = Result<Bytes, Error>> + Send + use<> {
         let options = GetOptions {
-            range: Some(GetRange::Bounded(self.next..end)),
+            range: Some(GetRange::Bounded(range)),
             if_match: self.tag.clone().filter(|tag| !tag.starts_with(UNTAGGED)),
             ..Default::default()
         };
-        self.next = end;
         let (store, key) = (Arc::clone(&self.bucket.store), self.key.clone());
         let (length, tag) = (self.length, self.tag.clone());
-        self.fetching = Some(
-            self.runtime
-                .spawn(async move { fetch_range(&store, &key, options, length, tag.as_deref()).await }),
-        );
+        async move { fetch_range(&store, &key, options, length, tag.as_deref()).await }
+    }
+
+    fn not_read(&self, ended: Result<Error, JoinError>) -> SourceError {
+        match ended {
+            Ok(error) => self.failed(&error),
+            Err(error) => SourceError::Io { action: format!("read '{}'", self.key), source: error.into() },
+        }
     }
 
     fn failed(&self, error: &Error) -> SourceError {
@@ -192,11 +208,8 @@ impl Input for Object {
             self.fetching = None;
             match fetched {
                 Ok(Ok(bytes)) => self.at_hand = bytes,
-                Ok(Err(error)) => return Poll::Ready(Err(self.failed(&error))),
-                Err(error) => {
-                    let action = format!("read '{}'", self.key);
-                    return Poll::Ready(Err(SourceError::Io { action, source: error.into() }));
-                }
+                Ok(Err(error)) => return Poll::Ready(Err(self.not_read(Ok(error)))),
+                Err(error) => return Poll::Ready(Err(self.not_read(Err(error)))),
             }
             self.fetch();
         }
@@ -206,9 +219,34 @@ impl Input for Object {
     }
 }
 
+impl Ranges for Object {
+    fn poll_ranges(
+        &mut self,
+        cx: &mut Context<'_>,
+        ranges: &[Range<u64>],
+    ) -> Poll<Result<Vec<Bytes>, SourceError>> {
+        if self.ranges.is_none() {
+            let fetches: Vec<_> = ranges.iter().map(|range| self.range(range.clone())).collect();
+            let fetches = futures::stream::iter(fetches).buffered(RANGES_MAX).try_collect();
+            self.ranges = Some(self.runtime.spawn(fetches));
+        }
+        let Some(fetching) = &mut self.ranges else { return Poll::Ready(Ok(Vec::new())) };
+        let fetched = ready!(fetching.poll_unpin(cx));
+        self.ranges = None;
+        Poll::Ready(match fetched {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(error)) => Err(self.not_read(Ok(error))),
+            Err(error) => Err(self.not_read(Err(error))),
+        })
+    }
+}
+
 impl Drop for Object {
     fn drop(&mut self) {
         if let Some(fetching) = &self.fetching {
+            fetching.abort();
+        }
+        if let Some(fetching) = &self.ranges {
             fetching.abort();
         }
     }

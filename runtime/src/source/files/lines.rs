@@ -1,13 +1,12 @@
 //! Lines of a split: those that begin in its range, whole ones at a time.
 
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::array::RecordBatch;
 use prost::Message;
 
 use super::super::{Read, RecordFormat, SourceError, SplitReader, excerpt};
-use super::{Input, Position};
+use super::{Input, Position, with_metadata};
 use crate::format::Decoder;
 
 /// A line longer than this is refused instead of filling the memory.
@@ -166,22 +165,9 @@ impl LineReader {
         }
     }
 
-    /// Adds what is known of the file.
     fn with_metadata(&self, records: RecordBatch) -> Result<Read, SourceError> {
-        let rows = records.num_rows();
         let layout = self.format.layout();
-        let column = |key: &String| -> Result<ArrayRef, SourceError> {
-            let path = self.url.as_str();
-            let text = |text: &str| Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows)));
-            Ok(match key.as_str() {
-                "file.path" => text(path),
-                "file.name" => text(path.rsplit('/').next().unwrap_or(path)),
-                "file.size" => Arc::new(Int64Array::from_value(self.position.length as i64, rows)),
-                _ => return Err(SourceError::Data { message: format!("files have no metadata '{key}'") }),
-            })
-        };
-        let columns = layout.metadata().iter().map(column).collect::<Result<Vec<_>, _>>()?;
-        Ok(Read::Rows(layout.join(records, &columns, &[])?))
+        Ok(Read::Rows(with_metadata(records, layout, &self.url, self.position.length)?))
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use snafu::ResultExt;
 
 use super::super::{IoSnafu, SourceError};
-use super::{Found, Input};
+use super::{Found, Input, Ranges};
 use crate::folders::with_cure;
 
 /// Files below a path, which may be a file itself. Hidden ones are unfinished output and not found.
@@ -64,6 +67,22 @@ impl LocalFile {
         }
         file.seek(SeekFrom::Start(from)).context(IoSnafu { action })?;
         Ok(LocalFile { file, path: path.to_owned() })
+    }
+}
+
+impl Ranges for LocalFile {
+    fn poll_ranges(
+        &mut self,
+        _: &mut Context<'_>,
+        ranges: &[Range<u64>],
+    ) -> Poll<Result<Vec<Bytes>, SourceError>> {
+        let read = |range: &Range<u64>| {
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            self.file.read_exact_at(&mut bytes, range.start)?;
+            Ok(Bytes::from(bytes))
+        };
+        let read: std::io::Result<Vec<Bytes>> = ranges.iter().map(read).collect();
+        Poll::Ready(read.context(IoSnafu { action: format!("read '{}'", self.path) }))
     }
 }
 

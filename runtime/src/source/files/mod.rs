@@ -1,18 +1,23 @@
-//! Files of lines in a folder or a bucket, cut by bytes: a split holds the lines that begin in its range.
+//! Files in a folder or a bucket, cut by bytes: a split holds the lines, or the groups of rows, that begin in its range.
 
 mod bucket;
 mod lines;
 mod local;
+mod parquet;
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use async_trait::async_trait;
-use millrace_sql::plan::Source as SourcePlan;
+use millrace_sql::plan::{Leaf, Source as SourcePlan};
 use prost::Message;
 
+use super::layout::Layout;
 use super::{RecordFormat, SourceConnector, SourceError, Split, SplitReader, UNREADABLE};
 use crate::folders::local_path;
 use crate::options::TableOptions;
@@ -20,9 +25,13 @@ use crate::outside::Outside;
 use bucket::Bucket;
 use lines::LineReader;
 use local::LocalFile;
+use parquet::{ParquetReader, Ranges};
 
 /// Splits are about this long: enough of them for any parallelism, and few for large inputs.
-const SPLIT_BYTES: std::ops::RangeInclusive<u64> = 256 * 1024..=64 * 1024 * 1024;
+const SPLIT_BYTES: RangeInclusive<u64> = 256 * 1024..=64 * 1024 * 1024;
+
+/// The same of Parquet files, whose groups of rows are large: each split reads the end of the file to find its own.
+const COLUMNAR_SPLIT_BYTES: RangeInclusive<u64> = 8 * 1024 * 1024..=64 * 1024 * 1024;
 
 /// How many splits a file is cut into at least, size permitting.
 const SPLITS_PER_SUBTASK: u64 = 4;
@@ -32,6 +41,10 @@ const READ_BYTES: usize = 1 << 20;
 
 /// With a limited rate: some rows at a time.
 const READ_BYTES_SLOW: usize = 8 << 10;
+
+/// Rows of a Parquet file that are read at a time, and with a limited rate.
+const BATCH_ROWS: usize = 8192;
+const BATCH_ROWS_SLOW: usize = 128;
 
 /// Where the files are.
 enum Place {
@@ -58,6 +71,12 @@ pub trait Input: Send {
     ) -> Poll<Result<usize, SourceError>>;
 }
 
+/// What is in the files.
+enum Format {
+    Lines(Box<RecordFormat>),
+    Parquet { leaves: Vec<Leaf> },
+}
+
 /// Of a split that was read.
 struct NoInput;
 
@@ -75,8 +94,9 @@ impl Input for NoInput {
 /// Files as a source.
 pub struct Files {
     place: Place,
-    format: RecordFormat,
-    read_bytes: usize,
+    format: Format,
+    /// Some rows at a time, because of a limited rate.
+    is_slow: bool,
     /// How often new files are looked for; `None`: the files that are there at first are all.
     monitor_interval: Option<Duration>,
 }
@@ -92,7 +112,7 @@ pub struct Position {
     /// Lines that begin at or after this byte belong to the next split.
     #[prost(uint64, tag = "3")]
     end: u64,
-    /// First byte of the next line; unset: the split has not begun.
+    /// First byte of the next line, or how many rows of a Parquet file were read; unset: the split has not begun.
     #[prost(uint64, optional, tag = "4")]
     next: Option<u64>,
     /// The file's length when it was found.
@@ -128,15 +148,58 @@ impl Files {
         outside: &Outside,
     ) -> Result<Self, SourceError> {
         let path = options.required("path")?;
-        let format = RecordFormat::new(plan, options, outside.clock)?;
+        let format = match options.required("format")?.as_str() {
+            "parquet" => Format::Parquet { leaves: plan.leaves.clone() },
+            _ => Format::Lines(Box::new(RecordFormat::new(plan, options, outside.clock)?)),
+        };
         let place = place(&path, options, outside)?;
         let is_slow = options.optional("scan.rows-per-second").is_some();
-        let read_bytes = if is_slow { READ_BYTES_SLOW } else { READ_BYTES };
         let monitor_interval = options.duration("source.monitor-interval")?;
         if monitor_interval.is_some_and(|interval| interval.is_zero()) {
             return Err(options.wrong("source.monitor-interval", "must be above 0").into());
         }
-        Ok(Files { place, format, read_bytes, monitor_interval })
+        Ok(Files { place, format, is_slow, monitor_interval })
+    }
+
+    fn open_lines(
+        &self,
+        position: Position,
+        format: &RecordFormat,
+    ) -> Result<Box<dyn SplitReader>, SourceError> {
+        let from = LineReader::first_byte(&position);
+        let path = position.path.clone();
+        // Nothing is left to be read of it, and it may be gone.
+        let is_read = position.next.is_some_and(|next| next >= position.end);
+        let (url, input): (String, Box<dyn Input>) = match &self.place {
+            _ if is_read => (path, Box::new(NoInput)),
+            Place::Folder(_) => {
+                let file = LocalFile::open(&path, from, position.length)?;
+                (path, Box::new(file))
+            }
+            Place::Bucket { name, bucket, .. } => {
+                let (length, tag) = (position.length, position.tag.clone());
+                (format!("s3://{name}/{path}"), Box::new(bucket.read(Found { path, length, tag }, from)))
+            }
+        };
+        let (decoder, format) = (format.decoder()?, format.clone());
+        let read_bytes = if self.is_slow { READ_BYTES_SLOW } else { READ_BYTES };
+        Ok(Box::new(LineReader::new(url, input, position, decoder, format, read_bytes)))
+    }
+
+    fn open_parquet(&self, position: Position, leaves: &[Leaf]) -> Result<Box<dyn SplitReader>, SourceError> {
+        let path = position.path.clone();
+        let (url, input): (String, Box<dyn Ranges>) = match &self.place {
+            Place::Folder(_) => {
+                let file = LocalFile::open(&path, 0, position.length)?;
+                (path, Box::new(file))
+            }
+            Place::Bucket { name, bucket, .. } => {
+                let (length, tag) = (position.length, position.tag.clone());
+                (format!("s3://{name}/{path}"), Box::new(bucket.read(Found { path, length, tag }, 0)))
+            }
+        };
+        let batch_rows = if self.is_slow { BATCH_ROWS_SLOW } else { BATCH_ROWS };
+        Ok(Box::new(ParquetReader::new(url, input, position, leaves, batch_rows)?))
     }
 
     async fn find(&self) -> Result<Vec<Found>, SourceError> {
@@ -147,14 +210,35 @@ impl Files {
     }
 }
 
+/// Adds what is known of the file.
+fn with_metadata(
+    records: RecordBatch,
+    layout: &Layout,
+    url: &str,
+    length: u64,
+) -> Result<RecordBatch, SourceError> {
+    let rows = records.num_rows();
+    let column = |key: &String| -> Result<ArrayRef, SourceError> {
+        let text = |text: &str| Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows)));
+        Ok(match key.as_str() {
+            "file.path" => text(url),
+            "file.name" => text(url.rsplit('/').next().unwrap_or(url)),
+            "file.size" => Arc::new(Int64Array::from_value(length as i64, rows)),
+            _ => return Err(SourceError::Data { message: format!("files have no metadata '{key}'") }),
+        })
+    };
+    let columns = layout.metadata().iter().map(column).collect::<Result<Vec<_>, _>>()?;
+    layout.join(records, &columns, &[])
+}
+
 fn split_id(path: &str, start: u64) -> String {
     format!("{path}@{start:020}")
 }
 
 /// Cuts a file by bytes, so that so many subtasks have something to do; one that is empty has no part.
-fn cut(Found { path, length, tag }: Found, parallelism: u32) -> Vec<Split> {
+fn cut(Found { path, length, tag }: Found, parallelism: u32, bytes: RangeInclusive<u64>) -> Vec<Split> {
     let wanted = length / (u64::from(parallelism) * SPLITS_PER_SUBTASK);
-    let step = wanted.clamp(*SPLIT_BYTES.start(), *SPLIT_BYTES.end());
+    let step = wanted.clamp(*bytes.start(), *bytes.end());
     let mut splits = Vec::new();
     let mut start = 0;
     while start < length {
@@ -170,7 +254,11 @@ fn cut(Found { path, length, tag }: Found, parallelism: u32) -> Vec<Split> {
 impl SourceConnector for Files {
     async fn splits(&self, parallelism: u32) -> Result<Vec<Split>, SourceError> {
         let found = self.find().await?;
-        Ok(found.into_iter().flat_map(|found| cut(found, parallelism)).collect())
+        let bytes = match self.format {
+            Format::Lines(_) => SPLIT_BYTES,
+            Format::Parquet { .. } => COLUMNAR_SPLIT_BYTES,
+        };
+        Ok(found.into_iter().flat_map(|found| cut(found, parallelism, bytes.clone())).collect())
     }
 
     fn discovery_interval(&self) -> Option<Duration> {
@@ -196,8 +284,13 @@ impl SourceConnector for Files {
         Position::decode(position).map_or_else(
             |_| UNREADABLE.to_owned(),
             |position| {
-                let next = position.next.unwrap_or(position.start);
-                format!("read to byte {next}, of bytes {} to {}", position.start, position.end)
+                let range = format!("of bytes {} to {}", position.start, position.end);
+                match self.format {
+                    Format::Lines(_) => {
+                        format!("read to byte {}, {range}", position.next.unwrap_or(position.start))
+                    }
+                    Format::Parquet { .. } => format!("{} rows read, {range}", position.next.unwrap_or(0)),
+                }
             },
         )
     }
@@ -206,27 +299,17 @@ impl SourceConnector for Files {
         let position = Position::decode(split.position.as_slice()).map_err(|_| SourceError::Data {
             message: format!("the position of split '{}' is malformed", split.id),
         })?;
-        let from = LineReader::first_byte(&position);
-        let path = position.path.clone();
-        // Nothing is left to be read of it, and it may be gone.
-        let is_read = position.next.is_some_and(|next| next >= position.end);
-        let (url, input): (String, Box<dyn Input>) = match &self.place {
-            _ if is_read => (path, Box::new(NoInput)),
-            Place::Folder(_) => {
-                let file = LocalFile::open(&path, from, position.length)?;
-                (path, Box::new(file))
-            }
-            Place::Bucket { name, bucket, .. } => {
-                let (length, tag) = (position.length, position.tag.clone());
-                (format!("s3://{name}/{path}"), Box::new(bucket.read(Found { path, length, tag }, from)))
-            }
-        };
-        let (decoder, format) = (self.format.decoder()?, self.format.clone());
-        Ok(Box::new(LineReader::new(url, input, position, decoder, format, self.read_bytes)))
+        match &self.format {
+            Format::Lines(format) => self.open_lines(position, format),
+            Format::Parquet { leaves } => self.open_parquet(position, leaves),
+        }
     }
 
     fn skipped(&self) -> u64 {
-        self.format.skipped()
+        match &self.format {
+            Format::Lines(format) => format.skipped(),
+            Format::Parquet { .. } => 0,
+        }
     }
 }
 
@@ -255,8 +338,8 @@ mod tests {
         let format = RecordFormat::new(&plan, &mut TableOptions::new(&table), clock).unwrap();
         Files {
             place: Place::Folder(path.to_owned()),
-            format,
-            read_bytes: READ_BYTES,
+            format: Format::Lines(Box::new(format)),
+            is_slow: false,
             monitor_interval: None,
         }
     }

@@ -1,0 +1,255 @@
+//! Rows of Parquet files: a split has the row groups that begin in its range of bytes, and its position counts their rows.
+//!
+//! Columns are found by their names. One that a file does not have is NULL; types that hold other values than the table's are refused.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StructArray, new_null_array};
+use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
+use arrow::datatypes::{DataType as ArrowType, SchemaRef};
+use arrow::util::display::FormatOptions;
+use bytes::Bytes;
+use millrace_sql::plan::{DataType, Leaf};
+use parquet::DecodeResult;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{
+    PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, RowGroupMetaData,
+};
+use prost::Message;
+
+use super::super::layout::Layout;
+use super::super::{Read, SourceError, SplitReader};
+use super::{Position, with_metadata};
+use crate::format::leaf_schema;
+
+/// Bytes of a file at any place.
+pub trait Ranges: Send {
+    /// The bytes of these ranges; asked for the same ones until they are there.
+    fn poll_ranges(
+        &mut self,
+        cx: &mut Context<'_>,
+        ranges: &[Range<u64>],
+    ) -> Poll<Result<Vec<Bytes>, SourceError>>;
+}
+
+/// Reads one split.
+pub struct ParquetReader {
+    /// The file as a user names it.
+    url: String,
+    input: Box<dyn Ranges>,
+    position: Position,
+    /// Those that come out of files.
+    leaves: Vec<Leaf>,
+    layout: Layout,
+    batch_rows: usize,
+    /// Rows of the split that were given, and how many it has as far as that is known.
+    given: u64,
+    rows: Option<u64>,
+    state: State,
+    /// What the state waits for.
+    needed: Vec<Range<u64>>,
+}
+
+enum State {
+    Head(ParquetMetaDataPushDecoder),
+    Rows(Box<ParquetPushDecoder>),
+    End,
+}
+
+impl ParquetReader {
+    /// Reads what `input` gives, from the position on.
+    ///
+    /// # Errors
+    /// If the file is too short to be one.
+    pub fn new(
+        url: String,
+        input: Box<dyn Ranges>,
+        position: Position,
+        leaves: &[Leaf],
+        batch_rows: usize,
+    ) -> Result<Self, SourceError> {
+        let head = ParquetMetaDataPushDecoder::try_new(position.length);
+        let head = head.map_err(|error| not_readable(&url, &error))?;
+        Ok(ParquetReader {
+            state: State::Head(head.with_page_index_policy(PageIndexPolicy::Skip)),
+            url,
+            input,
+            given: position.next.unwrap_or(0),
+            position,
+            leaves: leaves.iter().filter(|leaf| leaf.metadata.is_empty()).cloned().collect(),
+            layout: Layout::new(leaves, |_| false),
+            batch_rows,
+            rows: None,
+            needed: Vec::new(),
+        })
+    }
+
+    /// The decoder of the split's row groups, without the rows that were given.
+    fn begin(&mut self, head: ParquetMetaData) -> Result<State, SourceError> {
+        let failed = |error: &ParquetError| not_readable(&self.url, error);
+        let is_here = |group: &RowGroupMetaData| {
+            let begins = group.columns().iter().map(|column| column.byte_range().0).min();
+            begins.is_some_and(|begins| (self.position.start..self.position.end).contains(&begins))
+        };
+        let groups = head.row_groups().iter().enumerate().filter(|(_, group)| is_here(group));
+        let groups: Vec<usize> = groups.map(|(number, _)| number).collect();
+        let rows = groups.iter().map(|group| head.row_group(*group).num_rows() as u64).sum();
+        self.rows = Some(rows);
+        if self.given >= rows {
+            return Ok(State::End);
+        }
+        // Whoever wrote it, types are those of the file.
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let head = ArrowReaderMetadata::try_new(Arc::new(head), options).map_err(|error| failed(&error))?;
+        let paths: Vec<String> = self.leaves.iter().map(|leaf| leaf.path.join(".")).collect();
+        let mask = ProjectionMask::columns(head.parquet_schema(), paths.iter().map(String::as_str));
+        let decoder = ParquetPushDecoderBuilder::new_with_metadata(head)
+            .with_projection(mask)
+            .with_row_groups(groups)
+            .with_offset(self.given as usize)
+            .with_batch_size(self.batch_rows)
+            .build();
+        Ok(State::Rows(Box::new(decoder.map_err(|error| failed(&error))?)))
+    }
+
+    /// The leaves of the file's columns.
+    fn leaves_of(&self, records: &RecordBatch) -> Result<RecordBatch, SourceError> {
+        let columns = self.leaves.iter().map(|leaf| self.leaf_of(leaf, records));
+        let options = RecordBatchOptions::new().with_row_count(Some(records.num_rows()));
+        let columns = columns.collect::<Result<_, _>>()?;
+        RecordBatch::try_new_with_options(self.schema(), columns, &options).map_err(|error| {
+            SourceError::Data {
+                message: format!("'{}' has a row that is none of the table's: {error}", self.url),
+            }
+        })
+    }
+
+    fn schema(&self) -> SchemaRef {
+        leaf_schema(&self.leaves)
+    }
+
+    fn leaf_of(&self, leaf: &Leaf, records: &RecordBatch) -> Result<ArrayRef, SourceError> {
+        let to = leaf.data_type.clone().unwrap_or_default();
+        let wrong = |why: String| SourceError::Data {
+            message: format!("the column '{}' of '{}' {why}", leaf.path.join("."), self.url),
+        };
+        let mut names = leaf.path.iter();
+        let mut found = names.next().and_then(|name| records.column_by_name(name)).cloned();
+        for name in names {
+            let Some(row) = &found else { break };
+            let Some(row) = row.as_struct_opt() else {
+                return Err(wrong(format!("has no fields, and the table declares '{name}' in it")));
+            };
+            found = row.column_by_name(name).cloned();
+        }
+        match found {
+            Some(found) => read_as(&found, &to).map_err(wrong),
+            None => Ok(new_null_array(&to.to_arrow(), records.num_rows())),
+        }
+    }
+}
+
+/// Values of a file as the table's type; the fields of a ROW by their names.
+///
+/// # Errors
+/// What is wrong with them.
+fn read_as(found: &ArrayRef, to: &DataType) -> Result<ArrayRef, String> {
+    let wanted = to.to_arrow();
+    if *found.data_type() == wanted {
+        return Ok(Arc::clone(found));
+    }
+    if let (Some(row), ArrowType::Struct(fields)) = (found.as_struct_opt(), &wanted) {
+        let columns = to.fields.iter().map(|field| match row.column_by_name(&field.name) {
+            Some(found) => read_as(found, &field.data_type())
+                .map_err(|why| format!("has a field '{}' that {why}", field.name)),
+            None => Ok(new_null_array(&field.data_type().to_arrow(), row.len())),
+        });
+        let row =
+            StructArray::try_new(fields.clone(), columns.collect::<Result<_, _>>()?, row.nulls().cloned());
+        return Ok(Arc::new(row.map_err(|error| error.to_string())?));
+    }
+    if !is_read_as(found.data_type(), &wanted) {
+        let of_file = DataType::from_arrow(found.data_type())
+            .map_or_else(|| found.data_type().to_string(), |known| known.to_string());
+        return Err(format!("is {of_file} there, and the table declares {to}; declare it {of_file}"));
+    }
+    cast_with_options(found, &wanted, &STRICT)
+        .map_err(|error| format!("has a value that is no {to}: {error}"))
+}
+
+/// What does not fit is a mistake and not NULL.
+const STRICT: CastOptions<'_> = CastOptions { safe: false, format_options: FormatOptions::new() };
+
+/// True if values of a file's type are values of the table's, or are looked at one by one whether they are.
+fn is_read_as(from: &ArrowType, to: &ArrowType) -> bool {
+    use ArrowType::{
+        Binary, Date32, Decimal128, FixedSizeBinary, LargeBinary, LargeList, LargeUtf8, List, Map, Time32,
+        Time64, Timestamp, Utf8,
+    };
+    let is_kin = match (from, to) {
+        (Decimal128(_, scale), Decimal128(_, wanted)) => scale <= wanted,
+        (Timestamp(..), Timestamp(..)) | (Time32(_) | Time64(_), Time32(_)) | (Date32, Date32) => true,
+        // Writers that know no texts write bytes.
+        (Binary | LargeBinary | FixedSizeBinary(_) | LargeUtf8 | Utf8, Utf8 | Binary) => true,
+        (List(_) | LargeList(_), List(_)) | (Map(..), Map(..)) => true,
+        (from, to) => from.is_integer() && to.is_integer() || from.is_floating() && *to == ArrowType::Float64,
+    };
+    is_kin && can_cast_types(from, to)
+}
+
+fn not_readable(url: &str, error: &ParquetError) -> SourceError {
+    SourceError::Data { message: format!("'{url}' is not a Parquet file that can be read: {error}") }
+}
+
+impl SplitReader for ParquetReader {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, SourceError>> {
+        loop {
+            let bytes = match self.needed.is_empty() {
+                true => Vec::new(),
+                false => ready!(self.input.poll_ranges(cx, &self.needed))?,
+            };
+            let ranges = std::mem::take(&mut self.needed);
+            let failed = |url: &str, error: ParquetError| Poll::Ready(Err(not_readable(url, &error)));
+            match &mut self.state {
+                State::End => return Poll::Ready(Ok(Read::End)),
+                State::Head(head) => {
+                    let decoded = head.push_ranges(ranges, bytes).and_then(|()| head.try_decode());
+                    match decoded {
+                        Ok(DecodeResult::NeedsData(needed)) => self.needed = needed,
+                        Ok(DecodeResult::Data(head)) => self.state = self.begin(head)?,
+                        Ok(DecodeResult::Finished) => self.state = State::End,
+                        Err(error) => return failed(&self.url, error),
+                    }
+                }
+                State::Rows(rows) => {
+                    let decoded = rows.push_ranges(ranges, bytes).and_then(|()| rows.try_decode());
+                    match decoded {
+                        Ok(DecodeResult::NeedsData(needed)) => self.needed = needed,
+                        Ok(DecodeResult::Data(records)) => {
+                            let rows = self.leaves_of(&records)?;
+                            self.given += rows.num_rows() as u64;
+                            let rows = with_metadata(rows, &self.layout, &self.url, self.position.length)?;
+                            return Poll::Ready(Ok(Read::Rows(rows)));
+                        }
+                        Ok(DecodeResult::Finished) => self.state = State::End,
+                        Err(error) => return failed(&self.url, error),
+                    }
+                }
+            }
+        }
+    }
+
+    fn position(&self) -> Vec<u8> {
+        Position { next: Some(self.given), ..self.position.clone() }.encode_to_vec()
+    }
+
+    fn progress(&self) -> Option<f64> {
+        let rows = self.rows?;
+        Some((self.given as f64 / rows.max(1) as f64).min(1.0))
+    }
+}

@@ -35,6 +35,59 @@ pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// A part of a path with what has a meaning in paths as `%XX`, as in Hive.
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\0'..='\u{1f}'
+            | '\u{7f}'
+            | '"'
+            | '#'
+            | '%'
+            | '\''
+            | '*'
+            | '/'
+            | ':'
+            | '='
+            | '?'
+            | '\\'
+            | '{'
+            | '['
+            | ']'
+            | '^' => out.push_str(&format!("%{:02X}", character as u32)),
+            character => out.push(character),
+        }
+    }
+    // Neither of these is a folder.
+    match out.as_str() {
+        "." => "%2E".to_owned(),
+        ".." => "%2E%2E".to_owned(),
+        _ => out,
+    }
+}
+
+/// What [`escaped`] has made this of.
+pub fn unescaped(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits =
+            after.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +108,21 @@ mod tests {
 
             assert_eq!(cured.kind(), kind);
             assert!(cured.to_string().starts_with(&said) && cured.to_string().contains(cure), "{cured}");
+        }
+    }
+
+    #[test]
+    fn what_has_a_meaning_in_paths_is_escaped() {
+        for (text, expected) in [
+            ("2024-02-29", "2024-02-29"),
+            ("a/b=c", "a%2Fb%3Dc"),
+            ("10:30", "10%3A30"),
+            ("..", "%2E%2E"),
+            ("ünï code", "ünï code"),
+            ("50%\n", "50%25%0A"),
+        ] {
+            assert_eq!(escaped(text), expected);
+            assert_eq!(unescaped(expected), text);
         }
     }
 }

@@ -137,8 +137,14 @@ const OUTPUT_FORMATS: &[Setting] = &[
 const SOURCE: &[Setting] =
     &[connection("scan.watermark.idle-timeout", Duration), connection("scan.rows-per-second", Number(1))];
 
-const FILES_SOURCE: &[Setting] =
-    &[required("path", Text("folder")), FILE_FORMAT, meaning("source.monitor-interval", Duration)];
+const FILES_SOURCE: &[Setting] = &[
+    required("path", Text("folder")),
+    FILE_FORMAT,
+    PARTITION_NAME,
+    meaning("source.monitor-interval", Duration),
+];
+
+const PARTITION_NAME: Setting = meaning("partition.default-name", Text("__DEFAULT_PARTITION__"));
 
 const FILES_SINK: &[Setting] = &[
     required("path", Text("s3://bucket/folder")),
@@ -146,7 +152,7 @@ const FILES_SINK: &[Setting] = &[
     connection("parquet.compression", OneOf(&["UNCOMPRESSED", "SNAPPY", "GZIP", "ZSTD", "LZ4_RAW"])),
     connection("sink.rolling-policy.file-size", Size),
     connection("sink.rolling-policy.rollover-interval", Duration),
-    meaning("partition.default-name", Text("__DEFAULT_PARTITION__")),
+    PARTITION_NAME,
 ];
 
 const NEXMARK: &[Setting] = &[

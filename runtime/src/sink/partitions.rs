@@ -15,6 +15,7 @@ use millrace_sql::functions::texts;
 use millrace_sql::plan::Table;
 
 use super::{Committable, SinkCommitter, SinkConnector, SinkError, SinkWriter, Trouble};
+use crate::folders::escaped;
 use crate::model::{Batch, Epoch, Subtask};
 use crate::options::TableOptions;
 
@@ -121,38 +122,6 @@ impl Partitions {
     }
 }
 
-/// A part of a path with what has a meaning in paths as `%XX`, as in Hive.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\0'..='\u{1f}'
-            | '\u{7f}'
-            | '"'
-            | '#'
-            | '%'
-            | '\''
-            | '*'
-            | '/'
-            | ':'
-            | '='
-            | '?'
-            | '\\'
-            | '{'
-            | '['
-            | ']'
-            | '^' => out.push_str(&format!("%{:02X}", character as u32)),
-            character => out.push(character),
-        }
-    }
-    // Neither of these is a folder.
-    match out.as_str() {
-        "." => "%2E".to_owned(),
-        ".." => "%2E%2E".to_owned(),
-        _ => out,
-    }
-}
-
 /// Writes all rows into one folder, or each into that of its partition.
 pub struct PlacedFiles {
     pub place: Arc<dyn Place>,
@@ -243,24 +212,5 @@ impl SinkWriter for PartitionedWriter {
 
     fn trouble(&self) -> Option<Trouble> {
         self.trouble.clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_has_a_meaning_in_paths_is_escaped() {
-        for (text, expected) in [
-            ("2024-02-29", "2024-02-29"),
-            ("a/b=c", "a%2Fb%3Dc"),
-            ("10:30", "10%3A30"),
-            ("..", "%2E%2E"),
-            ("ünï code", "ünï code"),
-            ("50%\n", "50%25%0A"),
-        ] {
-            assert_eq!(escaped(text), expected);
-        }
     }
 }

@@ -23,7 +23,7 @@ use snafu::Snafu;
 use crate::options::OptionError;
 use crate::outside::Outside;
 use crate::secrets::SecretError;
-pub use record_format::{KeyDecoder, RecordFormat};
+pub use record_format::{KeyDecoder, RecordFormat, is_of};
 
 /// A source cannot be opened or read.
 #[derive(Debug, Snafu)]

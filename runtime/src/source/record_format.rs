@@ -124,9 +124,7 @@ impl RecordFormat {
         prefix: &str,
     ) -> Result<Self, OptionError> {
         let names = keyed_columns(plan, keys);
-        let is_in_key = |leaf: &Leaf| {
-            leaf.metadata.is_empty() && leaf.path.first().is_some_and(|name| names.contains(name))
-        };
+        let is_in_key = |leaf: &Leaf| is_of(leaf, &names);
         let format = match options.required(kafka_keys::FORMAT)?.as_str() {
             "raw" => None,
             "json" => Some(InputFormat::Json { needs_fields: false }),
@@ -149,6 +147,14 @@ impl RecordFormat {
         let key = (!of_key.is_empty()).then_some(KeyFormat { format, leaves: of_key });
         let format = if keys.are_in_value { self.format } else { self.format.without(&names) };
         Ok(RecordFormat { format, leaves, layout, key, ..self })
+    }
+
+    /// The same where some columns are not in the records, and are put in their places by whoever reads them.
+    pub fn without(self, plan: &SourcePlan, names: &[String]) -> Self {
+        let is_elsewhere = |leaf: &Leaf| is_of(leaf, names);
+        let leaves = self.leaves.iter().filter(|leaf| !is_elsewhere(leaf)).cloned().collect();
+        let layout = Layout::new(&plan.leaves, is_elsewhere);
+        RecordFormat { format: self.format.without(names), leaves, layout, ..self }
     }
 
     /// True if a record takes the place of the one before with the same key, and one without a value takes it away.
@@ -277,6 +283,11 @@ impl RecordFormat {
         let example: String = example.trim_end().chars().take(EXAMPLE_MAX).collect();
         warn!(records, place, example, "records that are no rows are left out");
     }
+}
+
+/// True if a leaf is one of these columns, or a part of one.
+pub fn is_of(leaf: &Leaf, names: &[String]) -> bool {
+    leaf.metadata.is_empty() && leaf.path.first().is_some_and(|name| names.contains(name))
 }
 
 /// Names of the columns that come out of keys, in the key's order.

@@ -217,6 +217,17 @@ INSERT INTO bids SELECT bid.auction, bid.price, CASE MOD(bid.auction, 2) WHEN 0 
         assert!(!rows.is_empty() && rows == expected, "{kind}: {} and {}", rows.len(), expected.len());
         assert!(files.len() > checkpoints(&text(&output)) * 2, "{} files", files.len());
     }
+    // The columns come back from the names of the folders.
+    let table = sql.split("CREATE TABLE").nth(2).unwrap().split("INSERT").next().unwrap();
+    let table = table.replace(", 'sink.rolling-policy.file-size' = '64 kb'", "");
+    let back = "CREATE TABLE back (auction BIGINT, price BIGINT, kind STRING)
+  WITH ('connector' = 'filesystem', 'path' = 'back', 'format' = 'json');
+INSERT INTO back SELECT * FROM bids;";
+    fs::remove_dir_all(data.path().join("state/jobs")).unwrap();
+    let reading = place_of(&server, "millrace-secret", &format!("CREATE TABLE{table}{back}"));
+    let output = reading.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(reading.rows("back") == straight.rows("bids"), "other rows");
 }
 
 #[test]

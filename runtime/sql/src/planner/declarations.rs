@@ -31,7 +31,7 @@ pub fn check(statements: &[Statement]) -> Vec<Diagnostic> {
                 mistakes.push(diagnostic);
             }
         }
-        mistakes.extend(wrong_partitions(declaration, statements));
+        mistakes.extend(wrong_partitions(declaration));
         mistakes.extend(wrong_changes(declaration, statements));
         mistakes.extend(wrong_columns(declaration));
         mistakes.extend(wrong_fields(declaration));
@@ -39,8 +39,8 @@ pub fn check(statements: &[Statement]) -> Vec<Diagnostic> {
     mistakes
 }
 
-/// Partitions are folders, which only files have; they are written and not read yet.
-fn wrong_partitions(declaration: &CreateTable, statements: &[Statement]) -> Option<Diagnostic> {
+/// Partitions are folders, which only files have.
+fn wrong_partitions(declaration: &CreateTable) -> Option<Diagnostic> {
     let first = declaration.partitioned_by.first()?;
     let connector = declaration.options.get("connector").map_or("", String::as_str);
     let name = &declaration.name.text;
@@ -49,11 +49,7 @@ fn wrong_partitions(declaration: &CreateTable, statements: &[Statement]) -> Opti
             format!("table '{name}': '{connector}' has no partitions that PARTITIONED BY could make");
         return Some(at(first.span, message).hint("remove PARTITIONED BY"));
     }
-    let is_read = roles_of(name, statements).contains(&Some(Role::Source));
-    is_read.then(|| {
-        at(first.span, format!("table '{name}': reading a table with PARTITIONED BY is not supported yet"))
-            .hint("declare a table without PARTITIONED BY over one of its folders, and read that")
-    })
+    None
 }
 
 /// A mistake in a table that was found when its connector was opened: at the option, or at the table's name.

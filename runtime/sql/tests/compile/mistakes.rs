@@ -460,13 +460,6 @@ INSERT INTO a SELECT 1, ROW(1), 'd';"
             format!("CREATE TABLE a (x INT) PARTITIONED BY (x) WITH ({files});\nINSERT INTO a SELECT 1;"),
             "1:40+1 all columns are in PARTITIONED BY, and nothing is left for the files",
         ),
-        (
-            format!(
-                "CREATE TABLE a (x INT, d INT) PARTITIONED BY (d) WITH ({files});\nCREATE TABLE b (x INT) WITH \
-                 ('connector' = 'print');\nINSERT INTO b SELECT x FROM a;"
-            ),
-            "1:47+1 table 'a': reading a table with PARTITIONED BY is not supported yet",
-        ),
     ];
     for (sql, expected) in cases {
         let mistakes = compile(&sql).unwrap_err();

@@ -45,7 +45,7 @@ impl Bucket {
 
     /// Objects below a folder, or the one of that name. Those with a part that begins with `.` or `_` are not found.
     pub async fn list(&self, folder: &str) -> Result<Vec<Found>, SourceError> {
-        let folder = Path::from(folder);
+        let folder = path_of(folder);
         let action = || format!("list 's3://{}/{folder}'", self.name);
         let listed = self.store.list(Some(&folder)).try_collect::<Vec<_>>().await;
         let listed = listed.map_err(|error| self.failed(action(), &error))?;
@@ -74,7 +74,7 @@ impl Bucket {
     /// Reads an object from a byte on.
     pub fn read(&self, found: Found, from: u64) -> Object {
         Object {
-            key: Path::from(found.path.as_str()),
+            key: path_of(&found.path),
             bucket: self.clone(),
             length: found.length,
             tag: found.tag,
@@ -89,6 +89,11 @@ impl Bucket {
     fn failed(&self, action: String, error: &Error) -> SourceError {
         SourceError::Io { action, source: std::io::Error::other(explain(error, &self.settings)) }
     }
+}
+
+/// A key as it is: names of partitions may be escaped already.
+fn path_of(key: &str) -> Path {
+    Path::parse(key).unwrap_or_else(|_| Path::from(key))
 }
 
 fn found(object: ObjectMeta) -> Found {

@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 use prost::Message;
 
 use super::super::{Read, RecordFormat, SourceError, SplitReader, excerpt};
-use super::{Input, Position, with_metadata};
+use super::{File, Input, Position};
 use crate::format::Decoder;
 
 /// A line longer than this is refused instead of filling the memory.
@@ -14,8 +14,7 @@ const LINE_BYTES_MAX: usize = 64 << 20;
 
 /// Reads one split.
 pub struct LineReader {
-    /// The file as a user names it.
-    url: String,
+    file: File,
     input: Box<dyn Input>,
     decoder: Decoder,
     format: RecordFormat,
@@ -31,7 +30,7 @@ pub struct LineReader {
 impl LineReader {
     /// Reads what `input` gives from byte `from` on: see [`LineReader::first_byte`].
     pub fn new(
-        url: String,
+        file: File,
         input: Box<dyn Input>,
         position: Position,
         decoder: Decoder,
@@ -39,7 +38,7 @@ impl LineReader {
         read_bytes: usize,
     ) -> Self {
         LineReader {
-            url,
+            file,
             input,
             decoder,
             format,
@@ -61,7 +60,7 @@ impl LineReader {
         if self.buffer.len() > LINE_BYTES_MAX {
             let message = format!(
                 "'{}' has a line of more than {LINE_BYTES_MAX} bytes at byte {}",
-                self.url, self.next
+                self.file.url, self.next
             );
             return Poll::Ready(Err(SourceError::Data { message }));
         }
@@ -139,7 +138,7 @@ impl LineReader {
             if let Some(why) = why {
                 let message = format!(
                     "'{}' has a line at byte {offset} that is not a row of the table: {why}; the line: {}; {}",
-                    self.url,
+                    self.file.url,
                     excerpt(line),
                     self.format.cure()
                 );
@@ -147,7 +146,7 @@ impl LineReader {
             }
             offset += line.len() as u64;
         }
-        SourceError::Data { message: format!("'{}' cannot be decoded at byte {start}", self.url) }
+        SourceError::Data { message: format!("'{}' cannot be decoded at byte {start}", self.file.url) }
     }
 
     fn rows(&mut self, lines: &[u8]) -> Result<Read, SourceError> {
@@ -157,7 +156,7 @@ impl LineReader {
         {
             return self.with_metadata(records);
         }
-        let place = format!("'{}' from byte {start}", self.url);
+        let place = format!("'{}' from byte {start}", self.file.url);
         let each: Vec<&[u8]> = lines.split_inclusive(|byte| *byte == b'\n').collect();
         match self.format.decode_lines(&mut self.decoder, &each, &place) {
             Some(rows) => self.with_metadata(rows),
@@ -167,7 +166,7 @@ impl LineReader {
 
     fn with_metadata(&self, records: RecordBatch) -> Result<Read, SourceError> {
         let layout = self.format.layout();
-        Ok(Read::Rows(with_metadata(records, layout, &self.url, self.position.length)?))
+        Ok(Read::Rows(self.file.complete(records, layout, self.position.length)?))
     }
 }
 

@@ -4,6 +4,7 @@ mod bucket;
 mod lines;
 mod local;
 mod parquet;
+mod partitions;
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -26,6 +27,7 @@ use bucket::Bucket;
 use lines::LineReader;
 use local::LocalFile;
 use parquet::{ParquetReader, Ranges};
+use partitions::{FolderColumns, OfFile, repeated};
 
 /// Splits are about this long: enough of them for any parallelism, and few for large inputs.
 const SPLIT_BYTES: RangeInclusive<u64> = 256 * 1024..=64 * 1024 * 1024;
@@ -95,6 +97,7 @@ impl Input for NoInput {
 pub struct Files {
     place: Place,
     format: Format,
+    folders: FolderColumns,
     /// Some rows at a time, because of a limited rate.
     is_slow: bool,
     /// How often new files are looked for; `None`: the files that are there at first are all.
@@ -148,9 +151,13 @@ impl Files {
         outside: &Outside,
     ) -> Result<Self, SourceError> {
         let path = options.required("path")?;
+        let folders = FolderColumns::new(plan, options);
         let format = match options.required("format")?.as_str() {
             "parquet" => Format::Parquet { leaves: plan.leaves.clone() },
-            _ => Format::Lines(Box::new(RecordFormat::new(plan, options, outside.clock)?)),
+            _ => {
+                let format = RecordFormat::new(plan, options, outside.clock)?;
+                Format::Lines(Box::new(format.without(plan, &folders.names)))
+            }
         };
         let place = place(&path, options, outside)?;
         let is_slow = options.optional("scan.rows-per-second").is_some();
@@ -158,7 +165,7 @@ impl Files {
         if monitor_interval.is_some_and(|interval| interval.is_zero()) {
             return Err(options.wrong("source.monitor-interval", "must be above 0").into());
         }
-        Ok(Files { place, format, is_slow, monitor_interval })
+        Ok(Files { place, format, folders, is_slow, monitor_interval })
     }
 
     fn open_lines(
@@ -183,7 +190,8 @@ impl Files {
         };
         let (decoder, format) = (format.decoder()?, format.clone());
         let read_bytes = if self.is_slow { READ_BYTES_SLOW } else { READ_BYTES };
-        Ok(Box::new(LineReader::new(url, input, position, decoder, format, read_bytes)))
+        let file = File { of_folders: self.of_folders(&url, &position.path)?, url };
+        Ok(Box::new(LineReader::new(file, input, position, decoder, format, read_bytes)))
     }
 
     fn open_parquet(&self, position: Position, leaves: &[Leaf]) -> Result<Box<dyn SplitReader>, SourceError> {
@@ -199,7 +207,17 @@ impl Files {
             }
         };
         let batch_rows = if self.is_slow { BATCH_ROWS_SLOW } else { BATCH_ROWS };
-        Ok(Box::new(ParquetReader::new(url, input, position, leaves, batch_rows)?))
+        let file = File { of_folders: self.of_folders(&url, &position.path)?, url };
+        let names = &self.folders.names;
+        Ok(Box::new(ParquetReader::new(file, input, position, leaves, names, batch_rows)?))
+    }
+
+    fn of_folders(&self, url: &str, path: &str) -> Result<OfFile, SourceError> {
+        let root = match &self.place {
+            Place::Folder(folder) => folder.display().to_string(),
+            Place::Bucket { folder, .. } => folder.clone(),
+        };
+        self.folders.of_file(url, path.strip_prefix(&root).unwrap_or(path))
     }
 
     async fn find(&self) -> Result<Vec<Found>, SourceError> {
@@ -210,25 +228,34 @@ impl Files {
     }
 }
 
-/// Adds what is known of the file.
-fn with_metadata(
-    records: RecordBatch,
-    layout: &Layout,
-    url: &str,
-    length: u64,
-) -> Result<RecordBatch, SourceError> {
-    let rows = records.num_rows();
-    let column = |key: &String| -> Result<ArrayRef, SourceError> {
-        let text = |text: &str| Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows)));
-        Ok(match key.as_str() {
-            "file.path" => text(url),
-            "file.name" => text(url.rsplit('/').next().unwrap_or(url)),
-            "file.size" => Arc::new(Int64Array::from_value(length as i64, rows)),
-            _ => return Err(SourceError::Data { message: format!("files have no metadata '{key}'") }),
-        })
-    };
-    let columns = layout.metadata().iter().map(column).collect::<Result<Vec<_>, _>>()?;
-    layout.join(records, &columns, &[])
+/// What is known of a file besides its rows.
+pub struct File {
+    /// As a user names it.
+    url: String,
+    of_folders: OfFile,
+}
+
+impl File {
+    /// Adds it to rows.
+    fn complete(
+        &self,
+        records: RecordBatch,
+        layout: &Layout,
+        length: u64,
+    ) -> Result<RecordBatch, SourceError> {
+        let (rows, url) = (records.num_rows(), self.url.as_str());
+        let column = |key: &String| -> Result<ArrayRef, SourceError> {
+            let text = |text: &str| Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows)));
+            Ok(match key.as_str() {
+                "file.path" => text(url),
+                "file.name" => text(url.rsplit('/').next().unwrap_or(url)),
+                "file.size" => Arc::new(Int64Array::from_value(length as i64, rows)),
+                _ => return Err(SourceError::Data { message: format!("files have no metadata '{key}'") }),
+            })
+        };
+        let columns = layout.metadata().iter().map(column).collect::<Result<Vec<_>, _>>()?;
+        layout.join(records, &columns, &repeated(&self.of_folders, rows)?)
+    }
 }
 
 fn split_id(path: &str, start: u64) -> String {
@@ -339,6 +366,7 @@ mod tests {
         Files {
             place: Place::Folder(path.to_owned()),
             format: Format::Lines(Box::new(format)),
+            folders: FolderColumns::default(),
             is_slow: false,
             monitor_interval: None,
         }

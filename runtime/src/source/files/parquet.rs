@@ -23,8 +23,8 @@ use parquet::file::metadata::{
 use prost::Message;
 
 use super::super::layout::Layout;
-use super::super::{Read, SourceError, SplitReader};
-use super::{Position, with_metadata};
+use super::super::{Read, SourceError, SplitReader, is_of};
+use super::{File, Position};
 use crate::format::leaf_schema;
 
 /// Bytes of a file at any place.
@@ -39,8 +39,7 @@ pub trait Ranges: Send {
 
 /// Reads one split.
 pub struct ParquetReader {
-    /// The file as a user names it.
-    url: String,
+    file: File,
     input: Box<dyn Ranges>,
     position: Position,
     /// Those that come out of files.
@@ -62,27 +61,29 @@ enum State {
 }
 
 impl ParquetReader {
-    /// Reads what `input` gives, from the position on.
+    /// Reads what `input` gives, from the position on; columns that folders name are not in the file.
     ///
     /// # Errors
     /// If the file is too short to be one.
     pub fn new(
-        url: String,
+        file: File,
         input: Box<dyn Ranges>,
         position: Position,
         leaves: &[Leaf],
+        of_folders: &[String],
         batch_rows: usize,
     ) -> Result<Self, SourceError> {
         let head = ParquetMetaDataPushDecoder::try_new(position.length);
-        let head = head.map_err(|error| not_readable(&url, &error))?;
+        let head = head.map_err(|error| not_readable(&file.url, &error))?;
+        let is_in_file = |leaf: &&Leaf| leaf.metadata.is_empty() && !is_of(leaf, of_folders);
         Ok(ParquetReader {
             state: State::Head(head.with_page_index_policy(PageIndexPolicy::Skip)),
-            url,
+            file,
             input,
             given: position.next.unwrap_or(0),
             position,
-            leaves: leaves.iter().filter(|leaf| leaf.metadata.is_empty()).cloned().collect(),
-            layout: Layout::new(leaves, |_| false),
+            leaves: leaves.iter().filter(is_in_file).cloned().collect(),
+            layout: Layout::new(leaves, |leaf| is_of(leaf, of_folders)),
             batch_rows,
             rows: None,
             needed: Vec::new(),
@@ -91,7 +92,7 @@ impl ParquetReader {
 
     /// The decoder of the split's row groups, without the rows that were given.
     fn begin(&mut self, head: ParquetMetaData) -> Result<State, SourceError> {
-        let failed = |error: &ParquetError| not_readable(&self.url, error);
+        let failed = |error: &ParquetError| not_readable(&self.file.url, error);
         let is_here = |group: &RowGroupMetaData| {
             let begins = group.columns().iter().map(|column| column.byte_range().0).min();
             begins.is_some_and(|begins| (self.position.start..self.position.end).contains(&begins))
@@ -124,7 +125,7 @@ impl ParquetReader {
         let columns = columns.collect::<Result<_, _>>()?;
         RecordBatch::try_new_with_options(self.schema(), columns, &options).map_err(|error| {
             SourceError::Data {
-                message: format!("'{}' has a row that is none of the table's: {error}", self.url),
+                message: format!("'{}' has a row that is none of the table's: {error}", self.file.url),
             }
         })
     }
@@ -136,7 +137,7 @@ impl ParquetReader {
     fn leaf_of(&self, leaf: &Leaf, records: &RecordBatch) -> Result<ArrayRef, SourceError> {
         let to = leaf.data_type.clone().unwrap_or_default();
         let wrong = |why: String| SourceError::Data {
-            message: format!("the column '{}' of '{}' {why}", leaf.path.join("."), self.url),
+            message: format!("the column '{}' of '{}' {why}", leaf.path.join("."), self.file.url),
         };
         let mut names = leaf.path.iter();
         let mut found = names.next().and_then(|name| records.column_by_name(name)).cloned();
@@ -223,7 +224,7 @@ impl SplitReader for ParquetReader {
                         Ok(DecodeResult::NeedsData(needed)) => self.needed = needed,
                         Ok(DecodeResult::Data(head)) => self.state = self.begin(head)?,
                         Ok(DecodeResult::Finished) => self.state = State::End,
-                        Err(error) => return failed(&self.url, error),
+                        Err(error) => return failed(&self.file.url, error),
                     }
                 }
                 State::Rows(rows) => {
@@ -233,11 +234,11 @@ impl SplitReader for ParquetReader {
                         Ok(DecodeResult::Data(records)) => {
                             let rows = self.leaves_of(&records)?;
                             self.given += rows.num_rows() as u64;
-                            let rows = with_metadata(rows, &self.layout, &self.url, self.position.length)?;
+                            let rows = self.file.complete(rows, &self.layout, self.position.length)?;
                             return Poll::Ready(Ok(Read::Rows(rows)));
                         }
                         Ok(DecodeResult::Finished) => self.state = State::End,
-                        Err(error) => return failed(&self.url, error),
+                        Err(error) => return failed(&self.file.url, error),
                     }
                 }
             }

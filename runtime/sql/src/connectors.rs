@@ -94,10 +94,15 @@ const fn connection(key: &'static str, value: ValueKind) -> Setting {
 const FORMAT: Setting = required("format", OneOf(FORMATS));
 
 /// Formats of records; the options of each begin with its name.
-const FORMATS: &[&str] = &["json", "csv"];
+const FORMATS: &[&str] = &["json", "csv", "raw"];
+
+/// Formats that have any number of columns.
+const RECORD_FORMATS: &[&str] = &["json", "csv"];
 
 /// Formats of files.
 const FILE_FORMATS: &[&str] = &["json", "csv", "parquet"];
+
+const ALL_FORMATS: &[&str] = &["json", "csv", "parquet", "raw"];
 const FILE_FORMAT: Setting = Setting { value: OneOf(FILE_FORMATS), ..FORMAT };
 
 const BOOLEAN: ValueKind = OneOf(&["true", "false"]);
@@ -343,11 +348,9 @@ fn is_kafka(connector: &str) -> bool {
 fn other_format(options: &BTreeMap<String, String>, key: &str) -> Option<Mistake> {
     let prefix = [kafka::VALUE, kafka::KEY].into_iter().find(|prefix| key.starts_with(prefix)).unwrap_or("");
     let name_of_format = format!("{prefix}format");
-    let format = options.get(&name_of_format).filter(|format| {
-        FILE_FORMATS.contains(&format.as_str()) || (prefix == kafka::KEY && format.as_str() == "raw")
-    })?;
+    let format = options.get(&name_of_format).filter(|format| ALL_FORMATS.contains(&format.as_str()))?;
     let bare = key.strip_prefix(prefix)?;
-    let of = FILE_FORMATS
+    let of = ALL_FORMATS
         .iter()
         .find(|name| bare.strip_prefix(**name).is_some_and(|rest| rest.starts_with('.')))?;
     (of != format).then(|| Mistake {

@@ -118,6 +118,25 @@ pub fn check(options: &BTreeMap<String, String>, columns: &[(&str, &DataType)]) 
     let type_of =
         |name: &&str| columns.iter().find(|(known, _)| known == name).map(|(_, data_type)| *data_type);
     wrong_types(options, &names.iter().filter_map(type_of).collect::<Vec<_>>())
+        .or_else(|| wrong_value(options, columns, if is_apart { &names } else { &[] }))
+}
+
+/// The mistake of a value that is bytes as they are, and should hold another number of columns than one.
+fn wrong_value(
+    options: &BTreeMap<String, String>,
+    columns: &[(&str, &DataType)],
+    in_key: &[&str],
+) -> Option<Mistake> {
+    let of_value: Vec<_> = columns.iter().filter(|(name, _)| !in_key.contains(name)).collect();
+    let is_right = matches!(of_value.as_slice(), [(_, one)] if is_raw(one));
+    let is_wrong = options.get("format").is_some_and(|format| format == "raw") && !is_right;
+    is_wrong.then(|| Mistake {
+        key: Some("format".to_owned()),
+        message: "the option 'format' = 'raw' takes one column that is STRING or BYTES in the value".to_owned(),
+        hint: Some(format!(
+            "declare one such column, beside those of 'key.fields' with '{INCLUDE}' = '{EXCEPT_KEY}', or use 'json'"
+        )),
+    })
 }
 
 /// Options of the keys of a table of rows by key that do not fit its primary key.
@@ -200,6 +219,8 @@ mod tests {
                 &[(FORMAT, "json"), (FIELDS, "v;k_id;k_name"), (INCLUDE, "EXCEPT_KEY")],
                 Some("values have none"),
             ),
+            (&[("format", "raw")], Some("'format' = 'raw' takes one column")),
+            (&[("format", "raw"), (FORMAT, "json"), (FIELDS, "k_id;v"), (INCLUDE, "EXCEPT_KEY")], None),
             (&[(FORMAT, "raw"), (FIELDS, "k_id")], Some("takes one column that is STRING or BYTES")),
             (&[(FORMAT, "raw"), (FIELDS, "k_name;v")], Some("takes one column that is STRING or BYTES")),
         ];

@@ -7,10 +7,11 @@ pub mod parquet;
 use std::sync::Arc;
 
 use ::parquet::errors::ParquetError;
-use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
+use arrow::array::{Array, ArrayRef, BinaryArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::{CastOptions, cast_with_options, concat_batches};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use arrow::util::display::FormatOptions;
 use millrace_sql::plan::{Leaf, Table};
 use snafu::Snafu;
 
@@ -44,6 +45,8 @@ pub enum InputFormat {
         /// The table's columns, in order.
         columns: Vec<String>,
     },
+    /// The bytes are the value of the one column.
+    Raw,
 }
 
 impl InputFormat {
@@ -56,6 +59,7 @@ impl InputFormat {
                 let needs_fields = options.flag("json.fail-on-missing-field")?;
                 Ok(InputFormat::Json { needs_fields })
             }
+            "raw" => Ok(InputFormat::Raw),
             "csv" => {
                 let fields = table.schema.iter().flat_map(|schema| &schema.fields);
                 let columns = fields.map(|field| field.name.clone()).collect();
@@ -72,7 +76,7 @@ impl InputFormat {
                 columns.retain(|column| !left_out.contains(column));
                 InputFormat::Csv { style, columns }
             }
-            json => json,
+            other => other,
         }
     }
 
@@ -81,6 +85,7 @@ impl InputFormat {
         match self {
             InputFormat::Json { .. } => "json",
             InputFormat::Csv { .. } => "csv",
+            InputFormat::Raw => "raw",
         }
     }
 
@@ -96,6 +101,7 @@ impl InputFormat {
                     || record.contains(&b'\n')
                     || (style.has_comments() && record.starts_with(b"#"))
             }
+            InputFormat::Raw => false,
         }
     }
 
@@ -119,6 +125,7 @@ impl InputFormat {
             InputFormat::Csv { style, columns } => {
                 Decoder::Csv(CsvDecoder::new(leaves, columns, style.clone()))
             }
+            InputFormat::Raw => Decoder::Raw(RawDecoder { schema: leaf_schema(leaves) }),
         })
     }
 }
@@ -127,6 +134,7 @@ impl InputFormat {
 pub enum Decoder {
     Json(Box<JsonDecoder>),
     Csv(CsvDecoder),
+    Raw(RawDecoder),
 }
 
 impl Decoder {
@@ -138,6 +146,9 @@ impl Decoder {
         Ok(match self {
             Decoder::Json(decoder) => decoder.decode(lines)?,
             Decoder::Csv(decoder) => decoder.decode(lines)?,
+            Decoder::Raw(decoder) => {
+                decoder.decode([lines.strip_suffix(b"\n").unwrap_or(lines)].into_iter())?
+            }
         })
     }
 
@@ -182,9 +193,35 @@ impl Decoder {
         match self {
             Decoder::Json(decoder) => decoder.schema(),
             Decoder::Csv(decoder) => decoder.schema(),
+            Decoder::Raw(decoder) => &decoder.schema,
         }
     }
 }
+
+/// Takes bytes for values of the one column that there is, if it is read.
+pub struct RawDecoder {
+    schema: SchemaRef,
+}
+
+impl RawDecoder {
+    /// A row of each record.
+    ///
+    /// # Errors
+    /// If one is no UTF-8, and the column a STRING.
+    pub fn decode<'a>(&self, records: impl Iterator<Item = &'a [u8]>) -> Result<RecordBatch, FormatError> {
+        let bytes: ArrayRef = Arc::new(BinaryArray::from_iter_values(records));
+        let options = RecordBatchOptions::new().with_row_count(Some(bytes.len()));
+        let column = |field: &Arc<Field>| cast_with_options(&bytes, field.data_type(), &STRICT);
+        let columns = self.schema.fields().iter().map(column).collect::<Result<_, _>>();
+        let rows = columns.and_then(|columns| {
+            RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+        });
+        rows.map_err(|source| FormatError::Together { source })
+    }
+}
+
+/// Bytes that are no UTF-8 are no text.
+pub const STRICT: CastOptions<'_> = CastOptions { safe: false, format_options: FormatOptions::new() };
 
 /// The schema of a batch of leaves.
 pub fn leaf_schema(leaves: &[Leaf]) -> SchemaRef {

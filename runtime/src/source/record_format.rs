@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options, concat_batches};
+use arrow::compute::{cast_with_options, concat_batches};
 use arrow::datatypes::SchemaRef;
-use arrow::util::display::FormatOptions;
 use bytes::Bytes;
 use millrace_sql::connectors::kafka;
 use millrace_sql::kafka_keys::{self, Keys};
@@ -19,7 +18,7 @@ use super::SourceError;
 use super::layout::Layout;
 use crate::clock::Clock;
 use crate::format::csv::CsvStyle;
-use crate::format::{Decoder, InputFormat, leaf_schema};
+use crate::format::{Decoder, InputFormat, STRICT, leaf_schema};
 use crate::options::{OptionError, TableOptions};
 
 /// The format of a source's records.
@@ -196,6 +195,7 @@ impl RecordFormat {
     pub fn cure(&self) -> &'static str {
         if self.replaces {
             return match self.format {
+                InputFormat::Raw => TAKE_BYTES,
                 InputFormat::Json { .. } => {
                     "correct it, or leave such records out with 'value.json.ignore-parse-errors' = 'true'"
                 }
@@ -205,6 +205,7 @@ impl RecordFormat {
             };
         }
         match self.format {
+            InputFormat::Raw => TAKE_BYTES,
             InputFormat::Json { needs_fields: true } => {
                 "correct it, or let missing fields be NULL: remove 'json.fail-on-missing-field'"
             }
@@ -222,6 +223,7 @@ impl RecordFormat {
         match self.format {
             InputFormat::Json { .. } => "JSON objects",
             InputFormat::Csv { .. } => "lines of CSV",
+            InputFormat::Raw => "values",
         }
     }
 
@@ -290,15 +292,14 @@ pub fn is_of(leaf: &Leaf, names: &[String]) -> bool {
     leaf.metadata.is_empty() && leaf.path.first().is_some_and(|name| names.contains(name))
 }
 
+const TAKE_BYTES: &str = "correct it, or declare the column BYTES";
+
 /// Names of the columns that come out of keys, in the key's order.
 fn keyed_columns(plan: &SourcePlan, keys: &Keys) -> Vec<String> {
     let schema = plan.table.as_ref().and_then(|table| table.schema.as_ref());
     let name = |column: &usize| schema?.fields.get(*column).map(|field| field.name.clone());
     keys.columns.iter().filter_map(name).collect()
 }
-
-/// Bytes that are no UTF-8 are no text.
-const STRICT: CastOptions<'_> = CastOptions { safe: false, format_options: FormatOptions::new() };
 
 /// Decodes keys of records.
 pub struct KeyDecoder {

@@ -442,6 +442,52 @@ INSERT INTO counts SELECT k, COUNT(*) FROM events GROUP BY k;"
 }
 
 #[test]
+fn values_that_are_bytes_pass_through_topics_as_they_are() {
+    let broker = Broker::start(2);
+    ["in", "out", "keyed"].iter().for_each(|topic| broker.create_topic(topic, 1));
+    broker.append_keyed(
+        "in",
+        0,
+        &[
+            (Some("1"), Some("plain")),
+            (Some("2"), Some("two\nlines")),
+            (None, Some("")),
+            (Some("4"), None),
+            (Some("5"), Some("{}")),
+        ],
+    );
+    let options = |topic: &str, format: &str| {
+        let servers = broker.address();
+        format!(
+            "'connector' = 'kafka', 'bootstrap.servers' = '{servers}', 'format' = '{format}', 'topic' = '{topic}'"
+        )
+    };
+    let in_key = ", 'key.format' = 'json', 'key.fields' = 'id', 'value.fields-include' = 'EXCEPT_KEY'";
+    let place = Place::new(
+        1,
+        &format!(
+            "CREATE TABLE given (text STRING, at BIGINT METADATA FROM 'offset' VIRTUAL) WITH ({}, 'scan.bounded.mode' = 'latest-offset');
+CREATE TABLE copied (text BYTES) WITH ({});
+CREATE TABLE keyed (id BIGINT, text STRING) WITH ({}{in_key});
+INSERT INTO copied SELECT CAST(text AS BYTES) FROM given;
+INSERT INTO keyed SELECT at, NULLIF(text, '') FROM given;",
+            options("in", "raw"),
+            options("out", "raw"),
+            options("keyed", "raw")
+        ),
+    );
+
+    let output = place.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    // The console shows a value with a line break as two lines, and an empty one as an empty line.
+    assert_eq!(broker.committed("out", 5), ["", "lines", "plain", "two", "{}"]);
+    let keyed = broker.keyed("keyed");
+    let has = |key: &str, value: &str| keyed.contains(&(format!("{{\"id\":{key}}}"), value.to_owned()));
+    assert!(has("0", "plain") && has("2", "null") && has("4", "{}"), "{keyed:?}");
+}
+
+#[test]
 fn lines_of_csv_pass_through_topics() {
     let broker = Broker::start(2);
     broker.create_topic("lines", 1);

@@ -73,7 +73,7 @@ pub const UPSERT_SOURCE: &[Setting] = &[
     SERVERS,
     SERVERS_SHORT,
     Setting { is_required: true, ..KEY_FORMAT },
-    required("value.format", OneOf(super::FORMATS)),
+    required("value.format", OneOf(super::RECORD_FORMATS)),
     KEY_PREFIX,
     VALUE_FIELDS,
     BOUNDED_MODE,

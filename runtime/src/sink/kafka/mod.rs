@@ -57,7 +57,8 @@ pub struct Kafka {
 
 #[derive(Debug)]
 struct Settings {
-    format: OutputFormat,
+    /// Of values; `None`: the bytes of their one column.
+    format: Option<OutputFormat>,
     /// Of batches of records.
     compression: Compression,
     bootstrap: Vec<String>,
@@ -101,7 +102,7 @@ impl RecordKey {
     fn of(
         options: &mut TableOptions<'_>,
         table: &Table,
-        format: &OutputFormat,
+        format: Option<&OutputFormat>,
     ) -> Result<Option<Self>, SinkError> {
         let given = options.optional(kafka_keys::FORMAT);
         for option in [kafka_keys::FIELDS, kafka_keys::PREFIX, kafka_keys::INCLUDE] {
@@ -113,7 +114,7 @@ impl RecordKey {
         let of_key = match (given.as_str(), format) {
             ("raw", _) => None,
             // Options of the format hold for keys, too.
-            ("json", OutputFormat::Json(_)) | ("csv", OutputFormat::Csv(_)) => Some(format.clone()),
+            ("json", Some(OutputFormat::Json(_))) | ("csv", Some(OutputFormat::Csv(_))) => format.cloned(),
             ("json", _) => Some(OutputFormat::Json(JsonStyle::default())),
             ("csv", _) => Some(OutputFormat::Csv(CsvStyle::new(options)?)),
             _ => return Err(options.wrong(kafka_keys::FORMAT, "is none of 'json', 'csv' and 'raw'").into()),
@@ -207,8 +208,11 @@ impl Kafka {
                     .into());
             }
         };
-        let format = OutputFormat::new(options)?;
-        let key = RecordKey::of(options, table, &format)?;
+        let format = match options.required("format")?.as_str() {
+            "raw" => None,
+            _ => Some(OutputFormat::new(options)?),
+        };
+        let key = RecordKey::of(options, table, format.as_ref())?;
         let partitioner = match (partitioner, &key) {
             (Partitioner::Sticky, Some(_)) if !is_round_robin => Partitioner::ByKey,
             (given, _) => given,
@@ -228,11 +232,10 @@ impl Kafka {
         if !matches!(options.optional("value.fields-include").as_deref(), None | Some("ALL")) {
             return Err(options.wrong("value.fields-include", "is not supported; use 'ALL'").into());
         }
-        let format = OutputFormat::Json(JsonStyle::default());
+        let format = Some(OutputFormat::Json(JsonStyle::default()));
         let columns = table.key_columns();
         let value = (0..physical(table)).collect();
-        let key =
-            RecordKey { columns, format: Some(format.clone()), prefix: String::new(), value, replaces: true };
+        let key = RecordKey { columns, format: format.clone(), prefix: String::new(), value, replaces: true };
         Self::open(options, table, identity, Partitioner::ByKey, Some(key), format)
     }
 
@@ -242,7 +245,7 @@ impl Kafka {
         identity: SinkIdentity,
         partitioner: Partitioner,
         key: Option<RecordKey>,
-        format: OutputFormat,
+        format: Option<OutputFormat>,
     ) -> Result<Self, SinkError> {
         let settings = Settings {
             format,
@@ -325,7 +328,8 @@ struct Writer {
 
 /// Of rows and of their keys.
 struct Encoders {
-    row: Encoder,
+    /// `None`: bytes as they are.
+    row: Option<Encoder>,
     /// `None`: there are no keys, or they are bytes as they are.
     key: Option<Encoder>,
 }
@@ -382,11 +386,10 @@ impl Writer {
             let format = &self.settings.format;
             let columns: Vec<usize> = (0..batch.records.num_columns() - self.metadata(batch).len()).collect();
             let rows = batch.records.project(&columns).map_err(not_writable)?;
-            let encoders = self
-                .encoders
-                .get_or_insert_with(|| Encoders { row: format.encoder(&rows.schema()), key: None });
-            let values = lines(&encoders.row, &rows, &mut self.text)?;
-            let record = |value| Record { key: None, value: Some(value), about: About::default() };
+            let encoder = || format.as_ref().map(|format| format.encoder(&rows.schema()));
+            let encoders = self.encoders.get_or_insert_with(|| Encoders { row: encoder(), key: None });
+            let values = values(encoders.row.as_ref(), &rows, &mut self.text)?;
+            let record = |value| Record { key: None, value, about: About::default() };
             return Ok(values.into_iter().map(record).collect());
         };
         if key.replaces {
@@ -395,19 +398,19 @@ impl Writer {
         let keys = key.project(&batch.records)?;
         let rows = batch.records.project(&key.value).map_err(not_writable)?;
         let encoders = self.encoders.get_or_insert_with(|| Encoders {
-            row: self.settings.format.encoder(&rows.schema()),
+            row: self.settings.format.as_ref().map(|format| format.encoder(&rows.schema())),
             key: key.format.as_ref().map(|format| format.encoder(&keys.schema())),
         });
-        let values = lines(&encoders.row, &rows, &mut self.text)?;
-        let keys = match &encoders.key {
-            Some(encoder) => lines(encoder, &keys, &mut self.text)?.into_iter().map(Some).collect(),
-            None => raw(&keys)?,
-        };
+        let of_rows = values(encoders.row.as_ref(), &rows, &mut self.text)?;
+        let keys = values(encoders.key.as_ref(), &keys, &mut self.text)?;
         if key.replaces {
-            return Ok(by_key::records(keys.into_iter().flatten().collect(), values, batch.kinds.as_deref()));
+            // In JSON all of both are there.
+            let (keys, of_rows) =
+                (keys.into_iter().flatten().collect(), of_rows.into_iter().flatten().collect());
+            return Ok(by_key::records(keys, of_rows, batch.kinds.as_deref()));
         }
-        let records = keys.into_iter().zip(values);
-        let record = |(key, value)| Record { key, value: Some(value), about: About::default() };
+        let records = keys.into_iter().zip(of_rows);
+        let record = |(key, value)| Record { key, value, about: About::default() };
         Ok(records.map(record).collect())
     }
 }
@@ -430,6 +433,18 @@ fn compression(options: &mut TableOptions<'_>) -> Result<Compression, SinkError>
 
 fn not_writable(error: impl std::fmt::Display) -> SinkError {
     SinkError::Data { message: error.to_string() }
+}
+
+/// Rows as records: encoded, or the bytes of their one column, of which NULL is none.
+fn values(
+    encoder: Option<&Encoder>,
+    rows: &RecordBatch,
+    text: &mut String,
+) -> Result<Vec<Option<Bytes>>, SinkError> {
+    match encoder {
+        Some(encoder) => Ok(lines(encoder, rows, text)?.into_iter().map(Some).collect()),
+        None => raw(rows),
+    }
 }
 
 /// Rows as records, without the line break at their end.

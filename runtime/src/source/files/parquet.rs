@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StructArray, new_null_array};
-use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
+use arrow::compute::{can_cast_types, cast_with_options};
 use arrow::datatypes::{DataType as ArrowType, SchemaRef};
-use arrow::util::display::FormatOptions;
 use bytes::Bytes;
 use millrace_sql::plan::{DataType, Leaf};
 use parquet::DecodeResult;
@@ -25,7 +24,7 @@ use prost::Message;
 use super::super::layout::Layout;
 use super::super::{Read, SourceError, SplitReader, is_of};
 use super::{File, Position};
-use crate::format::leaf_schema;
+use crate::format::{STRICT, leaf_schema};
 
 /// Bytes of a file at any place.
 pub trait Ranges: Send {
@@ -182,9 +181,6 @@ fn read_as(found: &ArrayRef, to: &DataType) -> Result<ArrayRef, String> {
     cast_with_options(found, &wanted, &STRICT)
         .map_err(|error| format!("has a value that is no {to}: {error}"))
 }
-
-/// What does not fit is a mistake and not NULL.
-const STRICT: CastOptions<'_> = CastOptions { safe: false, format_options: FormatOptions::new() };
 
 /// True if values of a file's type are values of the table's, or are looked at one by one whether they are.
 fn is_read_as(from: &ArrowType, to: &ArrowType) -> bool {

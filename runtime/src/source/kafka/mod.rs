@@ -390,12 +390,19 @@ impl PartitionReader {
         ends: &[(i64, usize)],
         is_countable: bool,
     ) -> Result<(RecordBatch, Option<UInt32Array>), SourceError> {
-        match self.decoder.decode(lines) {
+        let starts = || std::iter::once(0).chain(ends.iter().map(|(_, end)| *end));
+        let decoded = match &mut self.decoder {
+            // Bytes as they are may have line breaks in them.
+            Decoder::Raw(decoder) => {
+                decoder.decode(starts().zip(ends).map(|(start, (_, end))| &lines[start..*end - 1]))
+            }
+            decoder => decoder.decode(lines),
+        };
+        match decoded {
             Ok(rows) if is_countable && rows.num_rows() == ends.len() => return Ok((rows, None)),
             _ => {}
         }
-        let starts = std::iter::once(0).chain(ends.iter().map(|(_, end)| *end));
-        let records: Vec<&[u8]> = starts.zip(ends).map(|(start, (_, end))| &lines[start..*end]).collect();
+        let records: Vec<&[u8]> = starts().zip(ends).map(|(start, (_, end))| &lines[start..*end]).collect();
         let place = format!("'{}', partition {}", self.position.topic, self.position.partition);
         match self.format.decode_records(&mut self.decoder, &records, &place) {
             Some((rows, kept)) => Ok((rows, Some(UInt32Array::from(kept)))),

@@ -350,23 +350,8 @@ mod tests {
     use arrow::datatypes::Int64Type;
     use millrace_sql::plan::Field;
 
+    use super::super::testing::Given;
     use super::*;
-
-    #[derive(Default)]
-    struct Given(Vec<(RowKind, String)>);
-
-    impl Collector for Given {
-        fn batch(&mut self, batch: Batch) -> Result<(), OperatorError> {
-            for row in 0..batch.rows() {
-                let columns = batch.records.columns().iter();
-                let values =
-                    columns.map(|column| arrow::util::display::array_value_to_string(column, row).unwrap());
-                let kind = batch.kinds.as_ref().map_or(RowKind::Insert, |kinds| kinds[row]);
-                self.0.push((kind, values.collect::<Vec<_>>().join(",")));
-            }
-            Ok(())
-        }
-    }
 
     fn plan() -> Plan {
         let bigint = || Some(DataType::simple(TypeKind::BigInt));

@@ -13,6 +13,8 @@ pub mod local_aggregate;
 pub mod session_aggregate;
 mod slice;
 mod stacks;
+#[cfg(test)]
+mod testing;
 pub mod window_aggregate;
 
 use std::borrow::Cow;

@@ -30,6 +30,15 @@ fn sql(arguments: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// The rows of a query, as lines of CSV, sorted.
+fn shown(query: &str) -> Vec<String> {
+    let output = sql(&["-e", query, "--output", "csv"], "");
+    assert!(output.status.success(), "{}", text(&output));
+    let mut lines: Vec<String> = text(&output).lines().skip(1).map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
 #[test]
 fn the_rows_of_a_query_are_shown_in_every_form() {
     let query = "SELECT k, SUM(v) AS total, MIN(t) FROM s GROUP BY k";
@@ -71,14 +80,6 @@ fn the_rows_of_a_query_are_shown_in_every_form() {
 
 #[test]
 fn rows_can_stand_in_the_text_itself() {
-    let shown = |query: &str| {
-        let output = sql(&["-e", query, "--output", "csv"], "");
-        assert!(output.status.success(), "{}", text(&output));
-        let mut lines: Vec<String> = text(&output).lines().skip(1).map(str::to_owned).collect();
-        lines.sort();
-        lines
-    };
-
     assert_eq!(shown("SELECT 1 + 1, UPPER('x'), CAST(NULL AS INT)"), ["2,X,"]);
     assert_eq!(shown("SELECT 1 WHERE 2 > 3"), [""; 0]);
     assert_eq!(shown("VALUES (1, 'a', 0.5), (2, CAST(NULL AS STRING), 12.25), (3, 'c', 2)").len(), 3);
@@ -117,13 +118,6 @@ fn rows_can_stand_in_the_text_itself() {
 
 #[test]
 fn variances_and_deviations_have_the_type_of_their_values() {
-    let shown = |query: &str| {
-        let output = sql(&["-e", query, "--output", "csv"], "");
-        assert!(output.status.success(), "{}", text(&output));
-        let mut lines: Vec<String> = text(&output).lines().skip(1).map(str::to_owned).collect();
-        lines.sort();
-        lines
-    };
     let all = "VAR_POP(v), VAR_SAMP(v), VARIANCE(v), STDDEV_POP(v), STDDEV_SAMP(v), STDDEV(v)";
     let of = |values: &str| {
         shown(&format!("SELECT k, {all}, COUNT(*) FROM (VALUES {values}) AS t(k, v) GROUP BY k"))

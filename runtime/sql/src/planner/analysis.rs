@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use datafusion_common::config::ConfigOptions;
+use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{DFSchema, DataFusionError};
+use datafusion_expr::expr_rewriter::NamePreserver;
+use datafusion_expr::utils::merge_schema;
 use datafusion_expr::{Expr, LogicalPlan};
 use datafusion_optimizer::AnalyzerRule;
 use datafusion_optimizer::analyzer::Analyzer;
@@ -30,6 +33,28 @@ pub fn analyse(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
     let plan = analyzer.execute_and_check(plan, &ConfigOptions::default(), |_, _| {})?;
     let optimizer = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
     optimizer.optimize(plan, &OptimizerContext::new(), |_, _| {})
+}
+
+/// Changes every expression of a plan, each with the columns that it is over, and the types that follow from that. Columns keep their
+/// names.
+pub fn in_every_expression(
+    plan: LogicalPlan,
+    change: impl Fn(Expr, &DFSchema) -> Result<Transformed<Expr>, DataFusionError>,
+) -> Result<LogicalPlan, DataFusionError> {
+    let in_node = |node: LogicalPlan| {
+        let schema = match &node {
+            LogicalPlan::TableScan(_) => return Ok(Transformed::no(node)),
+            node => merge_schema(&node.inputs()),
+        };
+        let names = NamePreserver::new(&node);
+        let changed = node.map_expressions(|expression| {
+            let name = names.save(&expression);
+            let changed = expression.transform_up(|inner| change(inner, &schema))?;
+            Ok(changed.update_data(|changed| name.restore(changed)))
+        })?;
+        changed.map_data(LogicalPlan::recompute_schema)
+    };
+    plan.transform_up_with_subqueries(in_node).map(|changed| changed.data)
 }
 
 /// A column by its place.

@@ -2,14 +2,13 @@
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion_common::config::ConfigOptions;
-use datafusion_common::tree_node::{Transformed, TreeNode};
-use datafusion_common::{DataFusionError, Diagnostic, Result};
+use datafusion_common::tree_node::Transformed;
+use datafusion_common::{DFSchema, DataFusionError, Diagnostic, Result};
 use datafusion_expr::expr::{Cast, TryCast};
-use datafusion_expr::expr_rewriter::NamePreserver;
-use datafusion_expr::utils::merge_schema;
 use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, ScalarUDF};
 use datafusion_optimizer::AnalyzerRule;
 
+use super::analysis::in_every_expression;
 use super::words::{CANNOT_CAST, HINT};
 use crate::functions::CastTo;
 use crate::plan;
@@ -24,40 +23,28 @@ impl AnalyzerRule for FlinkCasts {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(in_node).map(|changed| changed.data)
+        in_every_expression(plan, in_expression)
     }
 }
 
-fn in_node(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    let schema = match &node {
-        LogicalPlan::TableScan(_) => return Ok(Transformed::no(node)),
-        node => merge_schema(&node.inputs()),
+fn in_expression(inner: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let (value, to, is_try) = match &inner {
+        Expr::Cast(Cast { expr, field }) => (expr, field.data_type(), false),
+        Expr::TryCast(TryCast { expr, field }) => (expr, field.data_type(), true),
+        _ => return Ok(Transformed::no(inner)),
     };
-    let names = NamePreserver::new(&node);
-    let changed = node.map_expressions(|expression| {
-        let name = names.save(&expression);
-        let changed = expression.transform_up(|inner| {
-            let (value, to, is_try) = match &inner {
-                Expr::Cast(Cast { expr, field }) => (expr, field.data_type(), false),
-                Expr::TryCast(TryCast { expr, field }) => (expr, field.data_type(), true),
-                _ => return Ok(Transformed::no(inner)),
-            };
-            // The planner's TIME has nanoseconds, Flink's has milliseconds at most.
-            let from = value.get_type(&schema)?;
-            if let Some(cure) = CastTo::cure(&from, to) {
-                return Err(refused(value, &from, to, cure));
-            }
-            let is_time = *to == DataType::Time64(TimeUnit::Nanosecond);
-            let to = if is_time { &DataType::Time32(TimeUnit::Millisecond) } else { to };
-            if !is_time && !CastTo::is_needed(&from, to) {
-                return Ok(Transformed::no(inner));
-            }
-            let function = ScalarUDF::from(CastTo::new(to.clone(), is_try));
-            Ok(Transformed::yes(function.call(vec![(**value).clone()])))
-        })?;
-        Ok(changed.update_data(|changed| name.restore(changed)))
-    })?;
-    changed.map_data(LogicalPlan::recompute_schema)
+    // The planner's TIME has nanoseconds, Flink's has milliseconds at most.
+    let from = value.get_type(schema)?;
+    if let Some(cure) = CastTo::cure(&from, to) {
+        return Err(refused(value, &from, to, cure));
+    }
+    let is_time = *to == DataType::Time64(TimeUnit::Nanosecond);
+    let to = if is_time { &DataType::Time32(TimeUnit::Millisecond) } else { to };
+    if !is_time && !CastTo::is_needed(&from, to) {
+        return Ok(Transformed::no(inner));
+    }
+    let function = ScalarUDF::from(CastTo::new(to.clone(), is_try));
+    Ok(Transformed::yes(function.call(vec![(**value).clone()])))
 }
 
 /// A conversion that there is none of, at the first column that it is of.

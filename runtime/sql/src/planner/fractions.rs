@@ -2,14 +2,13 @@
 //! with NaN, `NOT a < b` is not `a >= b`, and `a = a` is not always true.
 
 use datafusion_common::config::ConfigOptions;
-use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::tree_node::Transformed;
 use datafusion_common::{DFSchema, Result};
 use datafusion_expr::expr::{Between, BinaryExpr, InList};
-use datafusion_expr::expr_rewriter::NamePreserver;
-use datafusion_expr::utils::merge_schema;
 use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, Operator, ScalarUDF};
 use datafusion_optimizer::AnalyzerRule;
 
+use super::analysis::in_every_expression;
 use crate::functions::{CompareFractions, InFractions};
 
 /// Comes after the types of all expressions are known.
@@ -22,22 +21,8 @@ impl AnalyzerRule for Fractions {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(in_node).map(|changed| changed.data)
+        in_every_expression(plan, in_expression)
     }
-}
-
-fn in_node(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    let schema = match &node {
-        LogicalPlan::TableScan(_) => return Ok(Transformed::no(node)),
-        node => merge_schema(&node.inputs()),
-    };
-    let names = NamePreserver::new(&node);
-    let changed = node.map_expressions(|expression| {
-        let name = names.save(&expression);
-        let changed = expression.transform_up(|inner| in_expression(inner, &schema))?;
-        Ok(changed.update_data(|changed| name.restore(changed)))
-    })?;
-    changed.map_data(LogicalPlan::recompute_schema)
 }
 
 fn in_expression(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {

@@ -220,9 +220,17 @@ impl Test {
 
     /// A running job that is deleted takes everything that was made for it along.
     fn delete(&self) -> Outcome<()> {
-        let all = ["get", "deployments,services,configmaps,pods", "-n", &self.name, "-o", "name", "-l"];
+        let all = [
+            "get",
+            "deployments,services,configmaps,networkpolicies,poddisruptionbudgets,pods",
+            "-n",
+            &self.name,
+            "-o",
+            "name",
+            "-l",
+        ];
         let left = || kubectl(&[&all[..], &["app.kubernetes.io/instance=totals"]].concat());
-        if left()?.lines().count() < 5 {
+        if left()?.lines().count() < 7 {
             whatever!("the running job has fewer objects than there should be: {}", left()?);
         }
         kubectl(&["delete", "streamjob", "totals", "-n", &self.name])?;

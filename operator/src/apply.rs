@@ -32,6 +32,12 @@ pub async fn apply(job: &StreamJob, desired: &Desired, client: &Client) -> Resul
     if let Some(service) = &desired.service {
         put(client, namespace, service).await?;
     }
+    if let Some(network) = &desired.network {
+        put(client, namespace, network).await?;
+    }
+    if let Some(budget) = &desired.budget {
+        put(client, namespace, budget).await?;
+    }
     for deployment in &desired.deployments {
         if is_free(namespace, deployment, desired.keeps_deployments, client).await? {
             put(client, namespace, deployment).await?;

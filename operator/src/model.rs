@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use millrace_crds::contract::Report;
 use millrace_crds::v1alpha1::StreamJobSpec;
 
@@ -64,6 +66,8 @@ pub struct Desired {
     pub config: Option<ConfigMap>,
     pub account: Option<ServiceAccount>,
     pub service: Option<Service>,
+    pub network: Option<NetworkPolicy>,
+    pub budget: Option<PodDisruptionBudget>,
     pub deployments: Vec<Deployment>,
     /// The ConfigMap of an earlier spec stays: a suspended job is compared with it when it is resumed.
     pub keeps_config: bool,

@@ -31,3 +31,8 @@ pub fn pipeline(job: &str, hash: &str) -> String {
 pub fn service_account(job: &str) -> String {
     format!("{job}-runtime")
 }
+
+/// What protects a job's pods.
+pub fn protection(job: &str) -> String {
+    format!("{job}-pods")
+}

@@ -27,6 +27,7 @@ impl Jobs<'_> {
         self.checkpoint("life", 2)?;
         self.pods_have_no_rights("life")?;
         self.webhooks_reach_pods("life-coordinator")?;
+        self.pods_go_one_at_a_time("life")?;
 
         // The bucket is away: a last checkpoint cannot be taken, which is said, and the job runs on until it can.
         std::fs::rename(&bucket, &aside).whatever_context("failed to take the bucket away")?;
@@ -114,12 +115,46 @@ impl Jobs<'_> {
         self.condition("life", "Stalled", "True", "JobFinished", &["another name"])?;
         kubectl(&["delete", "streamjob/life", "-n", self.namespace, "--timeout=60s"])?;
         wait("nothing of the job is left", SECONDS, || {
-            let kinds = "deployments,services,configmaps,serviceaccounts,pods";
+            let kinds =
+                "deployments,services,configmaps,serviceaccounts,networkpolicies,poddisruptionbudgets,pods";
             let left =
                 kubectl(&["get", kinds, "-n", self.namespace, "-l", "millrace.dev/job=life", "-o", "name"])?;
             Ok(left.trim().is_empty().then_some(()))
         })?;
         (self.say)("life: finished, and deleted with all that belonged to it");
+        Ok(())
+    }
+
+    /// Who drains nodes is let to take one pod, and the next one only once the first one's successor is ready.
+    fn pods_go_one_at_a_time(&self, job: &str) -> Outcome<()> {
+        kubectl(&["get", "networkpolicy", &format!("{job}-pods"), "-n", self.namespace])?;
+        let budget = format!("poddisruptionbudget/{job}-pods");
+        let allowed = || {
+            let path = "jsonpath={.status.disruptionsAllowed}";
+            kubectl(&["get", &budget, "-n", self.namespace, "-o", path])
+        };
+        wait("one pod may be taken away", SECONDS, || Ok((allowed()? == "1").then_some(())))?;
+        let epoch = self.number(job, "/status/lastCheckpoint/epoch")?;
+        let pods = self.pods(job)?;
+        let evict = |pod: &str| {
+            let eviction = serde_json::json!({
+                "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.namespace}
+            });
+            let file = self.folder.join("eviction.json");
+            std::fs::write(&file, eviction.to_string()).whatever_context("failed to write an eviction")?;
+            let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", self.namespace);
+            kubectl(&["create", "--raw", &path, "-f", &file.display().to_string()])
+        };
+        let [first, second, ..] = pods.as_slice() else { whatever!("{job} has too few pods: {pods:?}") };
+        evict(first)?;
+        match evict(second) {
+            Ok(_) => whatever!("{second} was taken away right after {first}"),
+            Err(refused) if refused.to_string().contains("disruption budget") => {}
+            Err(other) => return Err(other),
+        }
+        wait("one pod may be taken away again", SECONDS, || Ok((allowed()? == "1").then_some(())))?;
+        self.checkpoint(job, epoch + 2)?;
+        (self.say)(&format!("{job}: a pod was evicted, the next one only after it was replaced"));
         Ok(())
     }
 

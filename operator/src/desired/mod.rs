@@ -5,6 +5,7 @@
 
 mod overlay;
 mod pod;
+mod protection;
 
 use std::collections::BTreeMap;
 
@@ -40,6 +41,8 @@ pub fn running(job: &StreamJob, attempt: u64, settings: &Settings) -> Desired {
     Desired {
         account: Some(account(job)),
         service: Some(service(job, attempt)),
+        network: Some(protection::network(job)),
+        budget: Some(protection::budget(job)),
         deployments: vec![
             coordinator(job, attempt, &config_name, settings),
             workers(job, attempt, &config_name, settings),
@@ -381,6 +384,8 @@ mod tests {
             &desired.config.as_ref().unwrap().metadata,
             &desired.account.as_ref().unwrap().metadata,
             &desired.service.as_ref().unwrap().metadata,
+            &desired.network.as_ref().unwrap().metadata,
+            &desired.budget.as_ref().unwrap().metadata,
             &desired.deployments[0].metadata,
             &desired.deployments[1].metadata,
         ];

@@ -21,6 +21,9 @@ pub fn with_cure(error: io::Error) -> io::Error {
             "give this user the right to use it, or name another place"
         }
         ErrorKind::NotFound => "put it there, or correct the option 'path'",
+        ErrorKind::NotADirectory => {
+            "there is a file where a folder should be; remove it, or correct the option 'path'"
+        }
         // Too many open files, in this process or on the machine.
         _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
             "raise the limit of open files (ulimit -n)"
@@ -98,6 +101,7 @@ mod tests {
             (libc::ENOSPC, "make room"),
             (libc::EACCES, "the right to use it"),
             (libc::ENOENT, "correct the option 'path'"),
+            (libc::ENOTDIR, "there is a file where a folder should be"),
             (libc::EMFILE, "ulimit"),
         ];
         for (number, cure) in cases {

@@ -359,11 +359,19 @@ impl FileEncoder {
         Ok(())
     }
 
-    /// Bytes of rows that were not handed out.
+    /// Bytes of memory for rows that were not handed out.
     pub fn held(&self) -> usize {
         match self {
             FileEncoder::Lines { .. } => 0,
             FileEncoder::Parquet(encoder) => encoder.held(),
+        }
+    }
+
+    /// How many bytes those rows will be in the file, about.
+    pub fn pending(&self) -> usize {
+        match self {
+            FileEncoder::Lines { .. } => 0,
+            FileEncoder::Parquet(encoder) => encoder.pending(),
         }
     }
 }

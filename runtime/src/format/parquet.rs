@@ -79,9 +79,14 @@ impl ParquetEncoder {
         Ok(())
     }
 
-    /// Bytes of rows that were not handed out.
+    /// Bytes of memory for rows that were not handed out.
     pub fn held(&self) -> usize {
         self.writer.memory_size()
+    }
+
+    /// How many bytes those rows will be in the file, about.
+    pub fn pending(&self) -> usize {
+        self.writer.in_progress_size()
     }
 
     /// The writer counts its bytes by itself, so that what it has written can be taken away.

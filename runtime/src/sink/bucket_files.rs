@@ -370,7 +370,7 @@ impl SinkWriter for BucketWriter {
             }
         };
         encoder.encode(&batch.records, &mut self.rows).map_err(not_writable)?;
-        let bytes = self.bytes + (self.rows.len() + encoder.held()) as u64;
+        let bytes = self.bytes + (self.rows.len() + encoder.pending()) as u64;
         if self.rolling.ends(bytes, self.began, self.patience.clock) {
             self.end()?;
         } else if self.rows.len() >= PART_BYTES {

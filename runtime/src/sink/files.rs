@@ -266,7 +266,7 @@ impl SinkWriter for FileWriter {
         open.encoder.encode(&batch.records, &mut bytes).map_err(not_writable)?;
         self.append(&mut open, &bytes)?;
         self.bytes = bytes;
-        match self.rolling.ends(open.bytes + open.encoder.held() as u64, open.began, self.clock) {
+        match self.rolling.ends(open.bytes + open.encoder.pending() as u64, open.began, self.clock) {
             true => {
                 // Its descriptor and buffer are given back; it is made durable with the checkpoint.
                 let ended = self.end(open)?;
@@ -373,7 +373,7 @@ impl Left {
         let action = || IoSnafu { action: format!("clean up the folder '{}'", folder.display()) };
         let entries = match fs::read_dir(folder) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            entries => entries.context(action())?,
+            entries => entries.map_err(with_cure).context(action())?,
         };
         for entry in entries {
             let entry = entry.context(action())?;

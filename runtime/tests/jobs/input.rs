@@ -763,8 +763,9 @@ fn values_of_all_types_pass_through_parquet_in_every_compression() {
 fn parquet_files_that_do_not_fit_the_table_are_named_with_their_cure() {
     let writing = Place::new(
         1,
-        "CREATE TABLE n (n BIGINT, s STRING, m DECIMAL(10, 4), r ROW<a INT>) WITH ('connector' = 'filesystem', 'path' = 'n', 'format' = 'parquet');
-         INSERT INTO n VALUES (CAST(300 AS BIGINT), 'x', 1.25, ROW(7)), (CAST(NULL AS BIGINT), 'y', 2.5, ROW(8));",
+        "CREATE TABLE n (n BIGINT, s STRING, m DECIMAL(10, 4), r ROW<a INT>, `a.b` INT, q ROW<`c.d` INT>)
+           WITH ('connector' = 'filesystem', 'path' = 'n', 'format' = 'parquet');
+         INSERT INTO n VALUES (CAST(300 AS BIGINT), 'x', 1.25, ROW(7), 1, ROW(3)), (CAST(NULL AS BIGINT), 'y', 2.5, ROW(8), 2, ROW(4));",
     );
     assert!(writing.run(&[]).status.success());
     let folder = writing.path().join("n");
@@ -791,6 +792,9 @@ fn parquet_files_that_do_not_fit_the_table_are_named_with_their_cure() {
             r#"{"n":null,"m":2.500000,"r":{"a":8,"z":null},"other":null,"s":"eQ=="}"#
         ]
     );
+    let (code, said, place) = read("`a.b` INT, q ROW<`c.d` INT>", &folder);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(place.rows("out"), [r#"{"a.b":1,"q":{"c.d":3}}"#, r#"{"a.b":2,"q":{"c.d":4}}"#]);
     for (columns, words) in [
         (
             "n STRING",
@@ -820,4 +824,29 @@ fn parquet_files_that_do_not_fit_the_table_are_named_with_their_cure() {
         assert_eq!(code, Some(3), "{said}");
         assert!(said.contains(words) && said.contains("rows.parquet"), "{said}");
     }
+}
+
+/// Each file is begun early, as their times are the same.
+#[test]
+fn more_files_are_read_than_the_process_can_have_open() {
+    let place = Place::new(
+        2,
+        "CREATE TABLE n (n BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts) WITH ('connector' = 'filesystem', 'path' = 'n', 'format' = 'json');
+         CREATE TABLE sums (w TIMESTAMP(3), n BIGINT, total BIGINT) WITH ('connector' = 'filesystem', 'path' = 'sums', 'format' = 'json');
+         INSERT INTO sums SELECT window_start, COUNT(*), SUM(n) FROM TABLE(TUMBLE(TABLE n, DESCRIPTOR(ts), INTERVAL '1' DAY))
+           GROUP BY window_start, window_end;",
+    );
+    fs::create_dir(place.path().join("n")).unwrap();
+    for n in 0..400 {
+        let row = format!("{{\"n\":{n},\"ts\":\"2024-02-29 12:00:00\"}}\n");
+        fs::write(place.path().join(format!("n/{n}.jsonl")), row).unwrap();
+    }
+
+    let mut job = place.start_through(&["sh", "-c", "ulimit -n 160; exec \"$0\" \"$@\""]);
+
+    assert!(job.wait().unwrap().success(), "{}", place.log());
+    assert_eq!(
+        place.rows("sums"),
+        [format!("{{\"w\":\"2024-02-29 00:00:00\",\"n\":400,\"total\":{}}}", 399 * 200)]
+    );
 }

@@ -1,7 +1,7 @@
 //! Files of a folder of the machine.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _, Seek, SeekFrom};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -46,18 +46,32 @@ fn collect(folder: &Path, files: &mut Vec<(String, u64)>) -> std::io::Result<()>
     Ok(())
 }
 
-/// A file, read in order.
+/// A file, read in order. It is opened for each read: there may be more files than a process can have open, and what is read at a time
+/// is much.
 pub struct LocalFile {
-    file: File,
     path: String,
+    /// The next byte.
+    next: u64,
+    /// What it was when it was found.
+    length: u64,
 }
 
 impl LocalFile {
-    /// Opens a file at a byte.
-    pub fn open(path: &str, from: u64, length: u64) -> Result<Self, SourceError> {
-        let action = format!("open '{path}'");
-        let mut file = File::open(path).map_err(with_cure).context(IoSnafu { action: action.clone() })?;
-        let now = file.metadata().context(IoSnafu { action: action.clone() })?.len();
+    /// A file from a byte on.
+    ///
+    /// # Errors
+    /// If it is not there, or shorter than it was.
+    pub fn new(path: &str, from: u64, length: u64) -> Result<Self, SourceError> {
+        let file = LocalFile { path: path.to_owned(), next: from, length };
+        file.open()?;
+        Ok(file)
+    }
+
+    fn open(&self) -> Result<File, SourceError> {
+        let (path, length) = (&self.path, self.length);
+        let action = || IoSnafu { action: format!("open '{path}'") };
+        let file = File::open(path).map_err(with_cure).context(action())?;
+        let now = file.metadata().context(action())?.len();
         if now < length {
             let message = format!(
                 "the file '{path}' has {now} bytes, and had {length} when the job began to read it: what is missing was not read \
@@ -65,8 +79,7 @@ impl LocalFile {
             );
             return Err(SourceError::Data { message });
         }
-        file.seek(SeekFrom::Start(from)).context(IoSnafu { action })?;
-        Ok(LocalFile { file, path: path.to_owned() })
+        Ok(file)
     }
 }
 
@@ -76,9 +89,10 @@ impl Ranges for LocalFile {
         _: &mut Context<'_>,
         ranges: &[Range<u64>],
     ) -> Poll<Result<Vec<Bytes>, SourceError>> {
+        let file = self.open()?;
         let read = |range: &Range<u64>| {
             let mut bytes = vec![0; (range.end - range.start) as usize];
-            self.file.read_exact_at(&mut bytes, range.start)?;
+            file.read_exact_at(&mut bytes, range.start)?;
             Ok(Bytes::from(bytes))
         };
         let read: std::io::Result<Vec<Bytes>> = ranges.iter().map(read).collect();
@@ -93,15 +107,18 @@ impl Input for LocalFile {
         buffer: &mut Vec<u8>,
         most: usize,
     ) -> Poll<Result<usize, SourceError>> {
+        let file = self.open()?;
         let start = buffer.len();
         buffer.resize(start + most, 0);
         let read = loop {
-            match self.file.read(&mut buffer[start..]) {
+            match file.read_at(&mut buffer[start..], self.next) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 read => break read.context(IoSnafu { action: format!("read '{}'", self.path) }),
             }
         };
-        buffer.truncate(start + read.as_ref().copied().unwrap_or(0));
+        let given = read.as_ref().copied().unwrap_or(0);
+        self.next += given as u64;
+        buffer.truncate(start + given);
         Poll::Ready(read)
     }
 }

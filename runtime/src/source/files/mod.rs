@@ -180,7 +180,7 @@ impl Files {
         let (url, input): (String, Box<dyn Input>) = match &self.place {
             _ if is_read => (path, Box::new(NoInput)),
             Place::Folder(_) => {
-                let file = LocalFile::open(&path, from, position.length)?;
+                let file = LocalFile::new(&path, from, position.length)?;
                 (path, Box::new(file))
             }
             Place::Bucket { name, bucket, .. } => {
@@ -198,7 +198,7 @@ impl Files {
         let path = position.path.clone();
         let (url, input): (String, Box<dyn Ranges>) = match &self.place {
             Place::Folder(_) => {
-                let file = LocalFile::open(&path, 0, position.length)?;
+                let file = LocalFile::new(&path, 0, position.length)?;
                 (path, Box::new(file))
             }
             Place::Bucket { name, bucket, .. } => {

@@ -19,6 +19,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{
     PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, RowGroupMetaData,
 };
+use parquet::schema::types::ColumnDescPtr;
 use prost::Message;
 
 use super::super::layout::Layout;
@@ -106,8 +107,13 @@ impl ParquetReader {
         // Whoever wrote it, types are those of the file.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let head = ArrowReaderMetadata::try_new(Arc::new(head), options).map_err(|error| failed(&error))?;
-        let paths: Vec<String> = self.leaves.iter().map(|leaf| leaf.path.join(".")).collect();
-        let mask = ProjectionMask::columns(head.parquet_schema(), paths.iter().map(String::as_str));
+        // By the parts of their paths, as names may have dots in them.
+        let is_read = |column: &ColumnDescPtr| {
+            self.leaves.iter().any(|leaf| column.path().parts().starts_with(&leaf.path))
+        };
+        let columns = head.parquet_schema().columns().iter().enumerate();
+        let read = columns.filter(|(_, column)| is_read(column)).map(|(number, _)| number);
+        let mask = ProjectionMask::leaves(head.parquet_schema(), read.collect::<Vec<_>>());
         let decoder = ParquetPushDecoderBuilder::new_with_metadata(head)
             .with_projection(mask)
             .with_row_groups(groups)

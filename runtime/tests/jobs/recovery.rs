@@ -78,14 +78,21 @@ fn killed_workers_change_nothing_in_the_output() {
     assert!(
         place.log().lines().filter(|line| line.contains(" deployed ")).all(|line| line.contains("tasks=4"))
     );
+    let mut whole = 0;
     for (generation, _) in (1..).zip(&restored).skip(1) {
         let of_generation = deployed.remove(&generation).unwrap_or_default();
+        if of_generation.len() < 2 && generation < restored.len() as u64 {
+            // The same death was noticed once more before both had begun, and another generation took over at once.
+            continue;
+        }
+        whole += 1;
         let survivors = of_generation.iter().filter(|(rolled_back, _)| *rolled_back > 0).count();
         assert!(survivors == 1 && of_generation.len() == 2, "{generation}: {of_generation:?}");
         for (rolled_back, segments) in of_generation {
             assert_eq!(rolled_back == 0, segments > 0, "{generation}: {rolled_back} {segments}");
         }
     }
+    assert!(whole >= 2, "{}", place.log());
 }
 
 /// By generation, for each worker: of how many subtasks the state was still in memory, and how many segments were fetched.

@@ -15,6 +15,15 @@ pub enum Role {
     Sink,
 }
 
+impl Role {
+    fn other(self) -> Self {
+        match self {
+            Role::Source => Role::Sink,
+            Role::Sink => Role::Source,
+        }
+    }
+}
+
 /// An option of a connector.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
@@ -275,6 +284,16 @@ pub fn is_connection(connector: &str, role: Role, key: &str) -> bool {
         .is_some_and(|settings| settings.iter().any(|setting| setting.key == key && setting.is_connection))
 }
 
+/// The options of a table without those that its connector has in its other role alone: one table may be written and read.
+pub fn of_role(options: &BTreeMap<String, String>, role: Role) -> BTreeMap<String, String> {
+    let connector = options.get("connector").map_or("", String::as_str);
+    let has = |role, key: &str| {
+        settings(connector, role).is_some_and(|settings| settings.iter().any(|setting| setting.key == key))
+    };
+    let is_kept = |(key, _): &(&String, &String)| has(role, key) || !has(role.other(), key);
+    options.iter().filter(is_kept).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
 /// All mistakes in the options of a table. A table that nothing reads or writes has no role.
 pub fn check(options: &BTreeMap<String, String>, role: Option<Role>) -> Vec<Mistake> {
     let Some(connector) = options.get("connector") else {
@@ -287,8 +306,11 @@ pub fn check(options: &BTreeMap<String, String>, role: Option<Role>) -> Vec<Mist
     if let Some(mistake) = check_connector(connector, role) {
         return vec![mistake];
     }
-    let Some(settings) = role.and_then(|role| settings(connector, role)) else { return Vec::new() };
-    let known: Vec<String> = settings.iter().map(|setting| setting.key.to_owned()).collect();
+    let Some(role) = role else { return Vec::new() };
+    let Some(settings) = settings(connector, role) else { return Vec::new() };
+    let of_other_role = self::settings(connector, role.other()).unwrap_or_default();
+    let fits = |setting: &&Setting| other_format(options, setting.key).is_none();
+    let known: Vec<String> = settings.iter().filter(fits).map(|setting| setting.key.to_owned()).collect();
     let missing = settings.iter().filter(|setting| setting.is_required && !options.contains_key(setting.key));
     let mut mistakes: Vec<Mistake> = missing.map(|setting| is_missing(setting.key, setting.value)).collect();
     if known.iter().any(|key| key == kafka::SERVERS.key)
@@ -307,7 +329,7 @@ pub fn check(options: &BTreeMap<String, String>, role: Option<Role>) -> Vec<Mist
             mistakes.extend(check_value(key, value, setting.value));
             continue;
         }
-        match settings.iter().find(|setting| setting.key == key) {
+        match settings.iter().chain(&of_other_role).find(|setting| setting.key == key) {
             Some(_) if other_format(options, key).is_some() => mistakes.extend(other_format(options, key)),
             Some(setting) if !setting.is_connection && !secrets::names(value).is_empty() => {
                 mistakes.push(Mistake {
@@ -335,7 +357,7 @@ pub fn check(options: &BTreeMap<String, String>, role: Option<Role>) -> Vec<Mist
     if is_kafka(connector) && mistakes.is_empty() {
         mistakes.extend(kafka_security::check(options));
         mistakes.extend(kafka::check_modes(options));
-        mistakes.extend(kafka::check_topics(options, role));
+        mistakes.extend(kafka::check_topics(options, Some(role)));
     }
     mistakes
 }
@@ -642,6 +664,17 @@ mod tests {
                 "connector=nexmark events=${secret:n}",
                 Some(Role::Source),
                 &[("'events' cannot be a secret", "write the value itself")],
+            ),
+            // One table may be written and read.
+            (
+                "connector=filesystem path=a format=json sink.rolling-policy.file-size=1mb",
+                Some(Role::Source),
+                &[],
+            ),
+            (
+                "connector=filesystem path=a format=json sink.rolling-policy.file-size=much",
+                Some(Role::Source),
+                &[("'much' is not a size", "'128 MB'")],
             ),
             (
                 "connector=blackhole colour=dark",

@@ -329,6 +329,44 @@ mod tests {
     fn functions_give_what_flink_gives() {
         let cases = [
             ("n / 2", "BIGINT", "3"),
+            // Times lie in the millisecond that has begun, also before 1970.
+            (
+                "CAST(TIMESTAMP '1969-12-31 23:59:59.999999' AS TIMESTAMP(3))",
+                "TIMESTAMP(3)",
+                "1969-12-31T23:59:59.999",
+            ),
+            (
+                "CAST(TIMESTAMP '1960-01-01 00:00:00.0000001' AS TIMESTAMP(6))",
+                "TIMESTAMP(6)",
+                "1960-01-01T00:00:00",
+            ),
+            (
+                "TRY_CAST(TIMESTAMP '1969-12-31 23:59:59.9999' AS TIMESTAMP(3))",
+                "TIMESTAMP(3)",
+                "1969-12-31T23:59:59.999",
+            ),
+            ("CAST(TIMESTAMP '1969-12-31 23:59:59.9999' AS DATE)", "DATE", "1969-12-31"),
+            ("FLOOR(TIMESTAMP '1969-12-31 23:59:59.9999' TO DAY)", "TIMESTAMP(3)", "1969-12-31T00:00:00"),
+            (
+                "DATE_FORMAT(TIMESTAMP '1969-12-31 23:59:59.9999', 'yyyy-MM-dd HH:mm:ss.SSS')",
+                "STRING",
+                "1969-12-31 23:59:59.999",
+            ),
+            ("EXTRACT(SECOND FROM TIMESTAMP '1969-12-31 23:59:59.9999')", "BIGINT", "59"),
+            (
+                "CAST(ARRAY[TIMESTAMP '1969-12-31 23:59:59.999999'] AS ARRAY<TIMESTAMP(3)>)[1]",
+                "TIMESTAMP(3)",
+                "1969-12-31T23:59:59.999",
+            ),
+            ("SIGN(CAST('NaN' AS DOUBLE))", "DOUBLE", "NaN"),
+            ("SIGN(CAST('-0.0' AS DOUBLE))", "DOUBLE", "-0.0"),
+            ("SIGN(-x)", "DOUBLE", "-1.0"),
+            ("CAST(d AS DECIMAL(38, 20)) * CAST(2 AS DECIMAL(38, 20))", "DECIMAL(38, 6)", "24.690000"),
+            (
+                "(CAST(d AS DECIMAL(38, 20)) * CAST(2 AS DECIMAL(38, 20)) + 1) * CAST(d AS DECIMAL(38, 36))",
+                "DECIMAL(38, 6)",
+                "317.143050",
+            ),
             ("m / 2", "BIGINT", "-3"),
             ("d / 3", "DECIMAL(23, 14)", "4.11500000000000"),
             ("m / d", "DECIMAL(38, 11)", "-0.56703118672"),

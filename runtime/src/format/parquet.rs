@@ -43,9 +43,14 @@ impl ParquetStyle {
         let properties = WriterProperties::builder()
             .set_compression(self.compression)
             .set_max_row_group_bytes(Some(GROUP_BYTES))
+            // Lists and maps have the names of the format's specification.
+            .set_coerce_types(true)
             .build();
         // Types are those that every reader of Parquet knows.
-        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties)
+            .with_skip_arrow_metadata(true)
+            .with_schema_root("schema".to_owned());
         Ok(ParquetEncoder {
             writer: ArrowWriter::try_new_with_options(Vec::new(), Arc::new(schema.clone()), options)?,
         })

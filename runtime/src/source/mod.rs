@@ -99,7 +99,16 @@ pub trait SplitReader: Send {
         None
     }
 
-    /// How much of a bounded split has been read, from 0 to 1.
+    /// Bytes that it has fetched, or is fetching, and that it would fetch again after [`SplitReader::release`]; `None`: it has
+    /// nothing of the kind, and is read whatever others hold.
+    fn held(&self) -> Option<usize> {
+        None
+    }
+
+    /// Gives up what it holds: others are to be read first.
+    fn release(&mut self) {}
+
+    /// How much of a bounded split has been read, from 0 to 1; `None`: it is not known, or not yet.
     fn progress(&self) -> Option<f64> {
         None
     }

@@ -1,15 +1,17 @@
 //! The source at the head of a chain: its splits, read in the order of event time, and its watermark.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::{cast, max};
-use arrow::datatypes::{DataType as ArrowType, TimeUnit, TimestampMillisecondType};
+use arrow::compute::max;
+use arrow::datatypes::{TimeUnit, TimestampMillisecondType};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use millrace_sql::evaluate::Evaluator;
+use millrace_sql::functions::at_or_before;
 use tracing::info;
 
 use super::discovery::Discovery;
@@ -22,6 +24,10 @@ use crate::source::{Read, SourceConnector, Split, SplitReader};
 
 /// Least time between two looks at whether splits are idle.
 const LOOK_MIN: Duration = Duration::from_millis(10);
+
+/// Bytes that the splits of a subtask hold ahead of what was read, beyond which those that are furthest ahead in event time give up
+/// theirs.
+const HELD_BYTES_MAX: usize = 128 << 20;
 
 /// What the source gives the driver.
 pub enum SourceRead {
@@ -85,8 +91,17 @@ pub struct SourceHead {
     operators: Vec<(usize, u64)>,
     connector: Arc<dyn SourceConnector>,
     discovery: Option<Discovery>,
-    splits: Vec<OpenSplit>,
+    /// By their numbers, which are given in the order of their coming.
+    splits: BTreeMap<u64, OpenSplit>,
+    next_number: u64,
+    /// In the order of event time, in which they are read.
+    order: BTreeSet<(EventTime, u64)>,
+    /// Those of them that hold something, and how much all of them do.
+    holders: BTreeSet<(EventTime, u64)>,
+    held: usize,
     done: Vec<SplitState>,
+    /// The sum of what has been read of the open splits, each from 0 to 1; unset: none tells.
+    progress: Option<f64>,
     lags: Lags,
     watermarks: SplitWatermarks,
     watermark: Option<Evaluator>,
@@ -109,6 +124,10 @@ struct OpenSplit {
     /// Since when it is caught up.
     quiet_since: Option<Duration>,
     is_idle: bool,
+    /// As it is among those in order.
+    time: EventTime,
+    held: usize,
+    progress: f64,
 }
 
 impl SourceHead {
@@ -127,8 +146,13 @@ impl SourceHead {
             operators,
             connector,
             discovery,
-            splits: Vec::new(),
+            splits: BTreeMap::new(),
+            next_number: 0,
+            order: BTreeSet::new(),
+            holders: BTreeSet::new(),
+            held: 0,
             done: Vec::new(),
+            progress: None,
             lags: Lags::default(),
             watermarks: SplitWatermarks::default(),
             watermark,
@@ -142,21 +166,73 @@ impl SourceHead {
             is_empty_idle: false,
         };
         for (state, reader) in splits {
-            let time = if reader.is_some() { EventTime(state.watermark) } else { EventTime::MAX };
-            // What has ended does not end the event time of a source that may get more.
-            if reader.is_some() || head.discovery.is_none() {
-                head.watermarks.add(&state.id, time);
-            }
             match reader {
                 Some(reader) => {
-                    head.lags.add(reader.lag());
                     let split = Split { id: state.id, position: state.position };
-                    head.splits.push(OpenSplit { split, reader, quiet_since: None, is_idle: false });
+                    head.add(split, reader, EventTime(state.watermark));
                 }
-                None => head.done.push(state),
+                None => {
+                    // What has ended does not end the event time of a source that may get more.
+                    if head.discovery.is_none() {
+                        let number = head.number();
+                        head.watermarks.add(number, EventTime::MAX);
+                    }
+                    head.done.push(state);
+                }
             }
         }
         head
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn add(&mut self, split: Split, reader: Box<dyn SplitReader>, time: EventTime) {
+        let number = self.number();
+        self.watermarks.add(number, time);
+        self.lags.add(reader.lag());
+        self.order.insert((time, number));
+        let (held, progress) = (0, 0.0);
+        let open = OpenSplit { split, reader, quiet_since: None, is_idle: false, time, held, progress };
+        self.splits.insert(number, open);
+        self.note(number);
+    }
+
+    /// Counts what a split holds and has read by now.
+    fn note(&mut self, number: u64) {
+        let Some(open) = self.splits.get_mut(&number) else { return };
+        if let Some(progress) = open.reader.progress() {
+            let before = std::mem::replace(&mut open.progress, progress);
+            self.progress = Some(self.progress.unwrap_or(0.0) + progress - before);
+        }
+        let held = open.reader.held().unwrap_or(0);
+        self.held = self.held + held - std::mem::replace(&mut open.held, held);
+        match held {
+            0 => self.holders.remove(&(open.time, number)),
+            _ => self.holders.insert((open.time, number)),
+        };
+    }
+
+    /// Makes room for what the next split will hold, at the cost of those that are read after it; false if there is none.
+    fn make_room(&mut self, next: (EventTime, u64)) -> bool {
+        while self.held >= HELD_BYTES_MAX {
+            let Some(last) = self.holders.last().copied().filter(|last| *last > next) else { return false };
+            if let Some(open) = self.splits.get_mut(&last.1) {
+                open.reader.release();
+            }
+            self.note(last.1);
+            // One that does not give up what it holds is not asked again.
+            self.holders.remove(&last);
+        }
+        true
+    }
+
+    /// The split that comes after one in the order of event time.
+    fn after(&self, place: Option<(EventTime, u64)>) -> Option<(EventTime, u64)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        self.order.range((place.map_or(Unbounded, Excluded), Unbounded)).next().copied()
     }
 
     /// True if the subtask was given no split at all; it is idle then.
@@ -175,9 +251,7 @@ impl SourceHead {
         for split in found {
             info!(split = split.id, "a new split is read");
             let reader = self.connector.open(&split)?;
-            self.watermarks.add(&split.id, EventTime::MIN);
-            self.lags.add(reader.lag());
-            self.splits.push(OpenSplit { split, reader, quiet_since: None, is_idle: false });
+            self.add(split, reader, EventTime::MIN);
         }
         (self.empty_since, self.is_empty_idle) = (None, false);
         Ok(true)
@@ -205,39 +279,56 @@ impl SourceHead {
             if self.is_look_due() && self.look_for_idle() == Some(None) {
                 return Poll::Ready(Ok(SourceRead::Quiet));
             }
-            let mut order: Vec<usize> = (0..self.splits.len()).collect();
-            order.sort_by_key(|index| self.watermarks.of(&self.splits[*index].split.id));
-            let mut ended = None;
-            for index in order {
-                match self.splits[index].reader.poll_read(cx) {
+            let (mut place, mut ended) = (None, None);
+            while let Some(next) = self.after(place) {
+                let (_, number) = next;
+                place = Some(next);
+                let begins = |open: &OpenSplit| open.held == 0 && open.reader.held().is_some();
+                if self.splits.get(&number).is_some_and(begins) && !self.make_room(next) {
+                    // Those that come before it have asked for as much as there may be.
+                    break;
+                }
+                let Some(open) = self.splits.get_mut(&number) else { continue };
+                let read = open.reader.poll_read(cx);
+                self.note(number);
+                match read {
                     Poll::Pending => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                     Poll::Ready(Ok(Read::Rows(rows))) => {
-                        return Poll::Ready(self.advance(index, &rows).map(|()| SourceRead::Rows(rows)));
+                        return Poll::Ready(self.advance(number, &rows).map(|()| SourceRead::Rows(rows)));
                     }
                     Poll::Ready(Ok(Read::End)) => {
-                        ended = Some(index);
+                        ended = Some(number);
                         break;
                     }
                 }
             }
-            let Some(index) = ended else { return self.poll_idle(cx).map(|()| Ok(SourceRead::Quiet)) };
-            let split = self.splits.remove(index);
-            match self.discovery {
-                Some(_) => self.watermarks.remove(&split.split.id),
-                None => self.watermarks.advance(&split.split.id, EventTime::MAX),
-            }
-            self.done.push(SplitState {
-                position: split.reader.position(),
-                id: split.split.id,
-                watermark: EventTime::MAX.0,
-                is_done: true,
-            });
+            let Some(number) = ended else { return self.poll_idle(cx).map(|()| Ok(SourceRead::Quiet)) };
+            self.end(number);
             if self.discovery.is_some() {
                 // The others may let the watermark advance now.
                 return Poll::Ready(Ok(SourceRead::Quiet));
             }
         }
+    }
+
+    /// A split has been read.
+    fn end(&mut self, number: u64) {
+        let Some(open) = self.splits.remove(&number) else { return };
+        self.order.remove(&(open.time, number));
+        self.holders.remove(&(open.time, number));
+        self.held -= open.held;
+        self.progress = self.progress.map(|sum| sum - open.progress);
+        match self.discovery {
+            Some(_) => self.watermarks.remove(number),
+            None => self.watermarks.advance(number, EventTime::MAX),
+        }
+        self.done.push(SplitState {
+            position: open.reader.position(),
+            id: open.split.id,
+            watermark: EventTime::MAX.0,
+            is_done: true,
+        });
     }
 
     /// Ready when a split has become idle, or is not any more.
@@ -268,7 +359,7 @@ impl SourceHead {
         }
         let mut look_again = often;
         let mut is_changed = false;
-        for open in &mut self.splits {
+        for (number, open) in &mut self.splits {
             let quiet = match open.reader.is_caught_up() {
                 true => now.saturating_sub(*open.quiet_since.get_or_insert(now)),
                 false => {
@@ -280,7 +371,7 @@ impl SourceHead {
             if open.is_idle != left.is_zero() {
                 open.is_idle = left.is_zero();
                 is_changed = true;
-                self.watermarks.set_idle(&open.split.id, open.is_idle);
+                self.watermarks.set_idle(*number, open.is_idle);
             }
             if !open.is_idle {
                 look_again = look_again.min(left);
@@ -306,23 +397,28 @@ impl SourceHead {
         })
     }
 
-    fn advance(&mut self, index: usize, rows: &RecordBatch) -> Result<(), TaskError> {
+    fn advance(&mut self, number: u64, rows: &RecordBatch) -> Result<(), TaskError> {
         self.rows += rows.num_rows() as u64;
         if let Some(throttle) = &mut self.throttle {
             throttle.rows += rows.num_rows() as u64;
         }
-        let open = &mut self.splits[index];
+        let Some(open) = self.splits.get_mut(&number) else { return Ok(()) };
         open.quiet_since = None;
         if std::mem::take(&mut open.is_idle) {
-            self.watermarks.set_idle(&open.split.id, false);
+            self.watermarks.set_idle(number, false);
         }
         let Some(watermark) = &self.watermark else { return Ok(()) };
         let times = watermark.evaluate(rows).map_err(crate::operator::OperatorError::from)?;
-        let millis = ArrowType::Timestamp(TimeUnit::Millisecond, None);
-        let times =
-            cast(&times, &millis).map_err(|source| crate::operator::OperatorError::Compute { source })?;
+        let times = at_or_before(&times, TimeUnit::Millisecond)
+            .map_err(|source| crate::operator::OperatorError::Compute { source })?;
         if let Some(highest) = max(times.as_primitive::<TimestampMillisecondType>()) {
-            self.watermarks.advance(&self.splits[index].split.id, EventTime(highest));
+            self.watermarks.advance(number, EventTime(highest));
+            let before = std::mem::replace(&mut open.time, self.watermarks.of(number));
+            for places in [&mut self.order, &mut self.holders] {
+                if places.remove(&(before, number)) {
+                    places.insert((open.time, number));
+                }
+            }
         }
         Ok(())
     }
@@ -339,10 +435,10 @@ impl SourceHead {
 
     /// Where all splits stand.
     pub fn snapshot(&self) -> Vec<SplitState> {
-        let open = self.splits.iter().map(|open| SplitState {
+        let open = self.splits.values().map(|open| SplitState {
             id: open.split.id.clone(),
             position: open.reader.position(),
-            watermark: self.watermarks.of(&open.split.id).0,
+            watermark: open.time.0,
             is_done: false,
         });
         open.chain(self.done.iter().cloned()).collect()
@@ -363,8 +459,159 @@ impl SourceHead {
         if self.discovery.is_some() {
             return None;
         }
-        let open = self.splits.iter().map(|open| open.reader.progress()).collect::<Option<Vec<f64>>>()?;
-        let all = (open.len() + self.done.len()).max(1);
-        Some(((open.iter().sum::<f64>() + self.done.len() as f64) / all as f64 * 1e6) as u64)
+        let all = (self.splits.len() + self.done.len()).max(1);
+        let of_open = self.progress.or(self.splits.is_empty().then_some(0.0))?;
+        Some(((of_open + self.done.len() as f64) / all as f64 * 1e6) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use arrow::array::{ArrayRef, TimestampMillisecondArray};
+    use async_trait::async_trait;
+    use millrace_sql::plan::Expr;
+
+    use super::*;
+    use crate::source::SourceError;
+
+    /// So many bytes are fetched at a time.
+    const FETCHED: usize = HELD_BYTES_MAX / 4;
+
+    /// What all splits hold, and the most that they did.
+    #[derive(Default)]
+    struct Held {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    /// Fetches, and then gives two rows a time, until it has none.
+    struct Fetcher {
+        times: Vec<i64>,
+        held: Arc<Held>,
+        has_fetched: bool,
+    }
+
+    impl Fetcher {
+        fn hold(&mut self, is_held: bool) {
+            match (std::mem::replace(&mut self.has_fetched, is_held), is_held) {
+                (false, true) => {
+                    let now = self.held.now.fetch_add(FETCHED, Ordering::Relaxed) + FETCHED;
+                    self.held.most.fetch_max(now, Ordering::Relaxed);
+                }
+                (true, false) => {
+                    self.held.now.fetch_sub(FETCHED, Ordering::Relaxed);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    impl SplitReader for Fetcher {
+        fn poll_read(&mut self, _: &mut Context<'_>) -> Poll<Result<Read, SourceError>> {
+            if !self.has_fetched {
+                self.hold(true);
+                return Poll::Pending;
+            }
+            if self.times.is_empty() {
+                self.hold(false);
+                return Poll::Ready(Ok(Read::End));
+            }
+            let rest = self.times.split_off(self.times.len().min(2));
+            let times: ArrayRef =
+                Arc::new(TimestampMillisecondArray::from(std::mem::replace(&mut self.times, rest)));
+            Poll::Ready(Ok(Read::Rows(RecordBatch::try_from_iter([("ts", times)]).unwrap())))
+        }
+
+        fn position(&self) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn held(&self) -> Option<usize> {
+            Some(if self.has_fetched { FETCHED } else { 0 })
+        }
+
+        fn release(&mut self) {
+            self.hold(false);
+        }
+    }
+
+    struct NoConnector;
+
+    #[async_trait]
+    impl SourceConnector for NoConnector {
+        async fn splits(&self, _: u32) -> Result<Vec<Split>, SourceError> {
+            Ok(Vec::new())
+        }
+
+        fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>, SourceError> {
+            Err(SourceError::Data { message: format!("there is no split '{}'", split.id) })
+        }
+
+        fn is_bounded(&self) -> bool {
+            true
+        }
+
+        fn position_text(&self, _: &[u8]) -> String {
+            String::new()
+        }
+    }
+
+    /// The times that are read, in order, and how many bytes were held at most.
+    fn read(splits: Vec<Vec<i64>>, has_watermark: bool) -> (Vec<i64>, usize) {
+        let held = Arc::new(Held::default());
+        let splits = splits.into_iter().enumerate().map(|(number, times)| {
+            let state = SplitState {
+                id: number.to_string(),
+                position: Vec::new(),
+                watermark: EventTime::MIN.0,
+                is_done: false,
+            };
+            let reader = Fetcher { times, held: Arc::clone(&held), has_fetched: false };
+            (state, Some(Box::new(reader) as Box<dyn SplitReader>))
+        });
+        let times: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![0]));
+        let schema = RecordBatch::try_from_iter([("ts", times)]).unwrap().schema();
+        let column = Expr::column(0);
+        let watermark = has_watermark.then(|| Evaluator::new(&column, &schema).unwrap());
+        let mut head =
+            SourceHead::new(Vec::new(), Arc::new(NoConnector), None, splits.collect(), watermark, None, None);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut read = Vec::new();
+        for _ in 0..100_000 {
+            match head.poll_read(&mut cx) {
+                Poll::Ready(Ok(SourceRead::Rows(rows))) => {
+                    read.extend(rows.column(0).as_primitive::<TimestampMillisecondType>().values());
+                }
+                Poll::Ready(Ok(SourceRead::Exhausted)) => {
+                    assert_eq!(held.now.load(Ordering::Relaxed), 0);
+                    assert_eq!(head.progress_ppm(), Some(1_000_000));
+                    return (read, held.most.load(Ordering::Relaxed));
+                }
+                Poll::Ready(Ok(SourceRead::Quiet)) | Poll::Pending => {}
+                Poll::Ready(Err(error)) => panic!("{error}"),
+            }
+        }
+        panic!("not read after 100000 turns: {read:?}")
+    }
+
+    #[test]
+    fn splits_are_read_in_the_order_of_event_time_and_hold_no_more_than_they_may() {
+        let splits = || (0..100).map(|day| (0..10).map(|hour| day * 10 + hour).collect()).collect();
+        let all: Vec<i64> = (0..1000).collect();
+        // Without a watermark they come one after the other.
+        assert_eq!(read(splits(), false), (all.clone(), HELD_BYTES_MAX));
+
+        // With one, all begin, and those that are later than others wait and hold nothing.
+        let (mut rows, most) = read(splits(), true);
+        let begins: Vec<i64> = (0..100).flat_map(|day| [day * 10, day * 10 + 1]).collect();
+        let (begun, rest) = rows.split_at(begins.len());
+        assert_eq!(begun, begins);
+        assert!(rest.is_sorted(), "{rest:?}");
+        rows.sort_unstable();
+        assert_eq!((rows, most), (all, HELD_BYTES_MAX));
     }
 }

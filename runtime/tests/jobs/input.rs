@@ -763,9 +763,12 @@ fn values_of_all_types_pass_through_parquet_in_every_compression() {
 fn parquet_files_that_do_not_fit_the_table_are_named_with_their_cure() {
     let writing = Place::new(
         1,
-        "CREATE TABLE n (n BIGINT, s STRING, m DECIMAL(10, 4), r ROW<a INT>, `a.b` INT, q ROW<`c.d` INT>)
+        "CREATE TABLE n (n BIGINT, s STRING, m DECIMAL(10, 4), r ROW<a INT>, `a.b` INT, q ROW<`c.d` INT>, us TIMESTAMP(6),
+           ar ARRAY<ROW<a INT, b STRING>>, mp MAP<STRING, INT>, ut MAP<STRING, TIMESTAMP(6)>)
            WITH ('connector' = 'filesystem', 'path' = 'n', 'format' = 'parquet');
-         INSERT INTO n VALUES (CAST(300 AS BIGINT), 'x', 1.25, ROW(7), 1, ROW(3)), (CAST(NULL AS BIGINT), 'y', 2.5, ROW(8), 2, ROW(4));",
+         INSERT INTO n SELECT n, s, m, r, x, q, us, ARRAY[ROW(x, s)], MAP[s, 300], MAP[s, us] FROM (VALUES
+           (CAST(300 AS BIGINT), 'x', 1.25, ROW(7), 1, ROW(3), TIMESTAMP '1969-12-31 23:59:59.999999'),
+           (CAST(NULL AS BIGINT), 'y', 2.5, ROW(8), 2, ROW(4), TIMESTAMP '2024-01-01 00:00:00.000001')) AS t (n, s, m, r, x, q, us);",
     );
     assert!(writing.run(&[]).status.success());
     let folder = writing.path().join("n");
@@ -795,6 +798,19 @@ fn parquet_files_that_do_not_fit_the_table_are_named_with_their_cure() {
     let (code, said, place) = read("`a.b` INT, q ROW<`c.d` INT>", &folder);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(place.rows("out"), [r#"{"a.b":1,"q":{"c.d":3}}"#, r#"{"a.b":2,"q":{"c.d":4}}"#]);
+    // Fields go by their names at any depth, and times by the millisecond that has begun.
+    let nested = "us TIMESTAMP(3), ar ARRAY<ROW<b STRING, z INT, a BIGINT>>, mp MAP<STRING, BIGINT>, ut MAP<STRING, TIMESTAMP(3)>";
+    let (code, said, place) = read(nested, &folder);
+    assert_eq!(code, Some(0), "{said}");
+    let row = |time: &str, name: &str, number: u8| {
+        format!(
+            r#"{{"us":"{time}","ar":[{{"b":"{name}","z":null,"a":{number}}}],"mp":{{"{name}":300}},"ut":{{"{name}":"{time}"}}}}"#
+        )
+    };
+    assert_eq!(
+        place.rows("out"),
+        [row("1969-12-31 23:59:59.999", "x", 1), row("2024-01-01 00:00:00", "y", 2)]
+    );
     for (columns, words) in [
         (
             "n STRING",
@@ -807,7 +823,18 @@ fn parquet_files_that_do_not_fit_the_table_are_named_with_their_cure() {
             &["the column 'r'", "has a field 'a' that is INT there, and the table declares STRING"],
         ),
         ("n TINYINT", &["the column 'n'", "has a value that is no TINYINT"]),
-        ("n BIGINT NOT NULL", &["has a row that is none of the table's"]),
+        ("n BIGINT NOT NULL", &["the column 'n'", "is NULL in some rows", "declare it without NOT NULL"]),
+        ("none BIGINT NOT NULL", &["the column 'none'", "is NULL in some rows"]),
+        (
+            "ar ARRAY<ROW<a STRING>>",
+            &[
+                "the column 'ar'",
+                "has an element that has a field 'a' that is INT there, and the table declares STRING",
+            ],
+        ),
+        ("ar ARRAY<INT>", &["the column 'ar'", "has an element that is ROW<a INT, b STRING> there"]),
+        ("mp MAP<STRING, TINYINT>", &["the column 'mp'", "has a value that has a value that is no TINYINT"]),
+        ("mp MAP<BIGINT, INT>", &["the column 'mp'", "has a key that is STRING there"]),
     ] {
         let (code, said, _) = read(columns, &folder);
         assert_eq!(code, Some(3), "{columns}: {said}");

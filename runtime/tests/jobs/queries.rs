@@ -143,6 +143,9 @@ fn variances_and_deviations_have_the_type_of_their_values() {
         "SELECT STDDEV_POP(v) FILTER (WHERE v > 0), SUM(v) FROM (VALUES (2e0), (4e0), (-9e0)) AS t(v)
                     HAVING VAR_POP(v) > 1";
     assert_eq!(shown(filtered), ["1.0,-3.0"]);
+    let output =
+        sql(&["-e", "SELECT VAR_POP(CAST(v AS DECIMAL(30, 20))) FROM (VALUES (1), (2)) AS t(v)"], "");
+    assert!(text(&output).contains("0.2500000"), "{}", text(&output));
     let output = sql(&["-e", "SELECT VAR_POP(DISTINCT v) FROM (VALUES (1)) AS t(v)"], "");
     assert!(!output.status.success() && text(&output).contains("DISTINCT in VAR_POP"), "{}", text(&output));
     let output = sql(&["-e", "SELECT STDDEV(v) FROM (VALUES ('x')) AS t(v)"], "");

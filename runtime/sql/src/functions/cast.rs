@@ -12,8 +12,9 @@ use arrow::array::{
 };
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{
-    DataType, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    DataType, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit,
 };
+use arrow::error::ArrowError;
 use arrow::util::display::FormatOptions;
 use datafusion_common::{DataFusionError, Result, ScalarValue, exec_err};
 use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
@@ -74,7 +75,7 @@ impl CastTo {
 
     /// True if the kernels do something else than Flink.
     pub fn is_needed(from: &DataType, to: &DataType) -> bool {
-        use DataType::{Boolean, Decimal128, Float32, Float64, List, Map, Null, Struct, Utf8};
+        use DataType::{Boolean, Decimal128, Float32, Float64, List, Map, Null, Struct, Timestamp, Utf8};
         match (from, to) {
             (Null, _) | (_, Null) => false,
             (from, to) if from == to => false,
@@ -82,6 +83,7 @@ impl CastTo {
             // By position, whatever the fields are called.
             (Struct(_), Struct(_)) | (List(_), List(_)) | (Map(..), Map(..)) => true,
             (Boolean, Decimal128(..)) | (Decimal128(..), Boolean) => true,
+            (Timestamp(from, _), Timestamp(to, _)) => per_second(from) > per_second(to),
             (Decimal128(..), to) if to.is_integer() => true,
             (Float32 | Float64, to) => to.is_integer() || matches!(to, Decimal128(..)),
             (from, to) if from.is_integer() && to.is_integer() => {
@@ -124,7 +126,7 @@ impl ScalarUDFImpl for CastTo {
 }
 
 fn convert(values: &ArrayRef, to: &DataType, is_try: bool) -> Result<ArrayRef> {
-    use DataType::{Boolean, Decimal128, Float32, Float64, Int32, List, Map, Struct, Utf8};
+    use DataType::{Boolean, Decimal128, Float32, Float64, Int32, List, Map, Struct, Timestamp, Utf8};
     match (values.data_type(), to) {
         (Utf8, _) => from_text(values.as_string(), to, is_try),
         (_, Utf8) => Ok(Arc::new(text::of_column(values)?)),
@@ -148,6 +150,7 @@ fn convert(values: &ArrayRef, to: &DataType, is_try: bool) -> Result<ArrayRef> {
             let (offsets, nulls) = (maps.offsets().clone(), maps.nulls().cloned());
             Ok(Arc::new(MapArray::try_new(Arc::clone(entries), offsets, rows, nulls, *is_sorted)?))
         }
+        (Timestamp(..), Timestamp(unit, _)) => kernel(&at_or_before(values, *unit)?, to, is_try),
         (Boolean, Decimal128(..)) => convert(&cast(values, &Int32)?, to, is_try),
         (Decimal128(..), Boolean) => {
             let numbers = values.as_primitive::<Decimal128Type>().iter();
@@ -180,6 +183,33 @@ fn convert(values: &ArrayRef, to: &DataType, is_try: bool) -> Result<ArrayRef> {
         }
         (Decimal128(..), Decimal128(precision, scale)) => rounded(values.as_primitive(), *precision, *scale),
         _ => kernel(values, to, is_try),
+    }
+}
+
+/// Times in a unit. What lies between two of a coarser one is at the earlier, also before 1970; the kernels go towards 1970.
+///
+/// # Errors
+/// If the values are no times, or are out of a finer unit's range.
+pub fn at_or_before(values: &ArrayRef, unit: TimeUnit) -> Result<ArrayRef, ArrowError> {
+    let DataType::Timestamp(from, zone) = values.data_type() else {
+        return Err(ArrowError::CastError(format!("{} is no time", values.data_type())));
+    };
+    let to = DataType::Timestamp(unit, zone.clone());
+    let coarser = per_second(from) / per_second(&unit);
+    if coarser <= 1 {
+        return cast_with_options(values, &to, &CastOptions { safe: false, ..Default::default() });
+    }
+    let numbers = cast(values, &DataType::Int64)?;
+    let floored: Int64Array = numbers.as_primitive::<Int64Type>().unary(|time| time.div_euclid(coarser));
+    cast(&floored, &to)
+}
+
+fn per_second(unit: &TimeUnit) -> i64 {
+    match unit {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
     }
 }
 

@@ -171,6 +171,13 @@ fn whole(arguments: &[Argument], rows: usize, how: Rounding, of_float: fn(f64) -
 
 fn sign(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
     let values = expand(&arguments[0], rows)?;
+    // Java's `signum`: zeros of either sign and what is no number stay what they are.
+    let of_fraction = |value: f64| if value == 0.0 || value.is_nan() { value } else { value.signum() };
+    if values.data_type().is_floating() {
+        let wide = cast(&values, &DataType::Float64)?;
+        let signs: Float64Array = wide.as_primitive::<Float64Type>().unary(of_fraction);
+        return Ok(cast(&signs, values.data_type())?);
+    }
     let wide = cast(&values, &DataType::Float64)?;
     let one = |value: Option<f64>| value.map(|value| i32::from(value > 0.0) - i32::from(value < 0.0));
     let signs: Int32Array = wide.as_primitive::<Float64Type>().iter().map(one).collect();

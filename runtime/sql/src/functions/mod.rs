@@ -28,7 +28,7 @@ use std::sync::Arc;
 use datafusion_common::Result;
 use datafusion_expr::ScalarUDF;
 
-pub use cast::{CastTo, NotANumber, TextError, decimal, of_texts};
+pub use cast::{CastTo, NotANumber, TextError, at_or_before, decimal, of_texts};
 pub use field::FIELD;
 pub use fractions::{CompareFractions, InFractions};
 use scalar::Scalar;

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMillisecondType};
 use chrono::{DateTime, Datelike, NaiveDateTime, Timelike};
 use datafusion_common::{Result, exec_datafusion_err, exec_err};
 
+use super::cast::at_or_before;
 use super::numbers::expand;
 use super::scalar::{Argument, Scalar};
 use super::strings::{Text, is_text, number};
@@ -166,7 +167,10 @@ fn unit(name: &str) -> Result<Unit> {
 /// A time for each row, from a time and a unit.
 fn times(arguments: &[Argument], rows: usize, value: fn(i64, Unit) -> Option<i64>) -> Result<ArrayRef> {
     let of = arguments[0].values.data_type();
-    let given = cast(&arguments[0].values, &MILLISECONDS)?;
+    let given = match of {
+        DataType::Timestamp(..) => at_or_before(&arguments[0].values, TimeUnit::Millisecond)?,
+        _ => cast(&arguments[0].values, &MILLISECONDS)?,
+    };
     let given: &TimestampMillisecondArray = given.as_primitive::<TimestampMillisecondType>();
     let units = Text::of(&arguments[1]);
     let mut out = Vec::with_capacity(rows);

@@ -4,15 +4,18 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
-use datafusion_common::{Column, Result, TableReference, plan_err};
+use arrow::datatypes::{DECIMAL128_MAX_SCALE, DataType, Field, SchemaRef};
+use datafusion_common::{Column, DFSchema, Result, TableReference, plan_err};
 use datafusion_expr::expr::ScalarFunction;
-use datafusion_expr::planner::{ContextProvider, ExprPlanner, PlannerResult};
+use datafusion_expr::planner::{ContextProvider, ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion_expr::{
-    AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF,
-    lit,
+    AggregateUDF, Expr, ExprSchemable, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF,
+    TableSource, WindowUDF, lit,
 };
+use sqlparser::ast::BinaryOperator;
 
+use super::decimal_arithmetic::times;
+use crate::connectors::{self, Role};
 use crate::functions;
 use crate::plan;
 
@@ -34,13 +37,14 @@ pub struct DeclaredTable {
 }
 
 impl DeclaredTable {
-    /// The table as a sink: without the metadata that it only reads.
+    /// The table as a sink: without the options and the metadata that it only reads with.
     pub fn as_sink(&self) -> Self {
         let mut sink = self.clone();
         let is_written = |column: &plan::MetadataColumn| {
             column.field.iter().any(|field| self.written.contains(&field.name))
         };
         sink.table.metadata.retain(is_written);
+        sink.table.options = connectors::of_role(&sink.table.options, Role::Sink);
         sink
     }
 
@@ -195,11 +199,25 @@ impl ContextProvider for Catalog {
     }
 }
 
-/// Plans `row.field` as our own function, and SUBSTRING's special grammar as the function of that name.
+/// Plans `row.field` as our own function, SUBSTRING's special grammar as the function of that name, and products that the planner
+/// has no type for.
 #[derive(Debug)]
 struct RowFields;
 
 impl ExprPlanner for RowFields {
+    fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        let scale = |side: &Expr| match side.get_type(schema) {
+            Ok(DataType::Decimal128(_, scale)) => i32::from(scale),
+            _ => 0,
+        };
+        let is_too_long =
+            |expr: &RawBinaryExpr| scale(&expr.left) + scale(&expr.right) > i32::from(DECIMAL128_MAX_SCALE);
+        if expr.op != BinaryOperator::Multiply || !is_too_long(&expr) {
+            return Ok(PlannerResult::Original(expr));
+        }
+        times(&expr.left, &expr.right, schema).map(PlannerResult::Planned)
+    }
+
     fn plan_compound_identifier(
         &self,
         field: &Field,

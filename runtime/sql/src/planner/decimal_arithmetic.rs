@@ -115,6 +115,12 @@ fn doubles<'a>(exprs: impl IntoIterator<Item = &'a mut Expr>, schema: &DFSchema)
     Ok(is_changed)
 }
 
+/// A product; the planner has no type for one of decimals with too many digits behind the point.
+pub fn times(left: &Expr, right: &Expr, schema: &DFSchema) -> Result<Expr> {
+    let ours = operation(left, Operator::Multiply, right, schema)?;
+    Ok(ours.unwrap_or_else(|| binary_expr(left.clone(), Operator::Multiply, right.clone())))
+}
+
 /// An operation as a call of ours; `None`: the planner's own is right.
 fn operation(left: &Expr, op: Operator, right: &Expr, schema: &DFSchema) -> Result<Option<Expr>> {
     use Operator::{Divide, Eq, Gt, GtEq, Lt, LtEq, Minus, Multiply, NotEq, Plus};

@@ -4,7 +4,7 @@
 use arrow::datatypes::DataType;
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::Transformed;
-use datafusion_common::{DataFusionError, Result, ScalarValue, internal_err, not_impl_err};
+use datafusion_common::{DFSchema, DataFusionError, Result, ScalarValue, internal_err, not_impl_err};
 use datafusion_expr::expr::{AggregateFunction, AggregateFunctionParams};
 use datafusion_expr::{
     Aggregate, Expr, ExprSchemable, LogicalPlan, Operator, Projection, binary_expr, cast, lit, when,
@@ -12,6 +12,7 @@ use datafusion_expr::{
 use datafusion_optimizer::AnalyzerRule;
 
 use super::analysis::plan_column;
+use super::decimal_arithmetic::times;
 use crate::functions;
 use crate::functions::aggregates::{self, Spread};
 
@@ -58,7 +59,7 @@ fn rewritten(node: Aggregate) -> Result<LogicalPlan> {
         None => Ok(Parts::Kept(place(expression.clone()))),
         Some((spread, call)) => {
             let data_type = expression.get_type(node.input.schema())?;
-            let [values, squares, count] = parts(call, &data_type)?.map(&mut place);
+            let [values, squares, count] = parts(call, &data_type, node.input.schema())?.map(&mut place);
             Ok(Parts::Spread { spread, data_type, values, squares, count })
         }
     });
@@ -72,7 +73,7 @@ fn rewritten(node: Aggregate) -> Result<LogicalPlan> {
             Parts::Kept(call) => column(call),
             Parts::Spread { spread, data_type, values, squares, count } => {
                 let name = node.schema.field(groups + index).name();
-                of_parts(spread, &data_type, [values, squares, count].map(column))?.alias(name)
+                of_parts(spread, &data_type, [values, squares, count].map(column), &schema)?.alias(name)
             }
         });
     }
@@ -85,7 +86,7 @@ enum Parts {
 }
 
 /// The sum of the values, that of their squares, and their number. Values are taken as the result's type first.
-fn parts(call: &AggregateFunction, data_type: &DataType) -> Result<[Expr; 3]> {
+fn parts(call: &AggregateFunction, data_type: &DataType, schema: &DFSchema) -> Result<[Expr; 3]> {
     let name = call.func.name().to_uppercase();
     if call.params.distinct {
         return not_impl_err!("DISTINCT in {name}");
@@ -94,7 +95,7 @@ fn parts(call: &AggregateFunction, data_type: &DataType) -> Result<[Expr; 3]> {
         return Err(DataFusionError::Plan(format!("{name} takes one argument")));
     };
     let value = cast(value.clone(), data_type.clone());
-    let square = binary_expr(value.clone(), Operator::Multiply, value.clone());
+    let square = times(&value, &value, schema)?;
     let of = |name: &str, argument: Expr| {
         let Some(function) = aggregates::aggregate(name) else { return internal_err!("no aggregate {name}") };
         let params = AggregateFunctionParams { args: vec![argument], ..call.params.clone() };
@@ -104,9 +105,14 @@ fn parts(call: &AggregateFunction, data_type: &DataType) -> Result<[Expr; 3]> {
 }
 
 /// The squares' sum without what the mean has of it, divided by the number of values.
-fn of_parts(spread: Spread, data_type: &DataType, [values, squares, count]: [Expr; 3]) -> Result<Expr> {
+fn of_parts(
+    spread: Spread,
+    data_type: &DataType,
+    [values, squares, count]: [Expr; 3],
+    schema: &DFSchema,
+) -> Result<Expr> {
     let divide = |left, right| binary_expr(left, Operator::Divide, right);
-    let of_mean = divide(binary_expr(values.clone(), Operator::Multiply, values), count.clone());
+    let of_mean = divide(times(&values, &values, schema)?, count.clone());
     let mut distances = binary_expr(squares, Operator::Minus, of_mean);
     if data_type.is_floating() {
         // What rounding leaves of nothing may be below it, and has no root.

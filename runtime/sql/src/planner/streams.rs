@@ -456,6 +456,7 @@ impl Conversion<'_> {
         });
         let schema = Schema { fields: fields.collect() };
         let mut table = table.table.clone();
+        table.options = connectors::of_role(&table.options, Role::Source);
         for (option, value) in &self.builder.of_sources {
             table.options.entry(option.clone()).or_insert_with(|| value.clone());
         }

@@ -20,6 +20,9 @@ use crate::checkpoint::bucket::{explain, open_bucket};
 /// Bytes asked for at a time: enough that the round trips do not count.
 const RANGE_BYTES: u64 = 4 << 20;
 
+/// The same where what was fetched ahead was not used: what is read at a time.
+const RANGE_BYTES_MIN: u64 = super::READ_BYTES as u64;
+
 /// Ranges that are asked for at a time.
 const RANGES_MAX: usize = 8;
 
@@ -79,10 +82,12 @@ impl Bucket {
             length: found.length,
             tag: found.tag,
             next: from,
+            range_bytes: RANGE_BYTES,
             runtime: Handle::current(),
             fetching: None,
             at_hand: Bytes::new(),
             ranges: None,
+            asked: 0,
         }
     }
 
@@ -124,12 +129,15 @@ pub struct Object {
     tag: Option<String>,
     /// First byte that was not asked for.
     next: u64,
+    range_bytes: u64,
     /// Where requests run: not on the threads of tasks.
     runtime: Handle,
     fetching: Option<JoinHandle<Result<Bytes, Error>>>,
     at_hand: Bytes,
     /// Ranges that were asked for.
     ranges: Option<JoinHandle<Result<Vec<Bytes>, Error>>>,
+    /// Bytes that are under way.
+    asked: usize,
 }
 
 impl Object {
@@ -137,8 +145,9 @@ impl Object {
         if self.next >= self.length {
             return;
         }
-        let end = (self.next + RANGE_BYTES).min(self.length);
+        let end = (self.next + self.range_bytes).min(self.length);
         let fetch = self.range(self.next..end);
+        self.asked = (end - self.next) as usize;
         self.next = end;
         self.fetching = Some(self.runtime.spawn(fetch));
     }
@@ -210,17 +219,30 @@ impl Input for Object {
             }
             let Some(fetching) = &mut self.fetching else { return Poll::Ready(Ok(0)) };
             let fetched = ready!(fetching.poll_unpin(cx));
-            self.fetching = None;
+            (self.fetching, self.asked) = (None, 0);
             match fetched {
                 Ok(Ok(bytes)) => self.at_hand = bytes,
                 Ok(Err(error)) => return Poll::Ready(Err(self.not_read(Ok(error)))),
                 Err(error) => return Poll::Ready(Err(self.not_read(Err(error)))),
             }
             self.fetch();
+            self.range_bytes = (2 * self.range_bytes).min(RANGE_BYTES);
         }
         let given = self.at_hand.split_to(most.min(self.at_hand.len()));
         buffer.extend_from_slice(&given);
         Poll::Ready(Ok(given.len()))
+    }
+
+    fn held(&self) -> usize {
+        self.at_hand.len() + self.asked
+    }
+
+    fn go_on_at(&mut self, next: u64) {
+        if let Some(fetching) = self.fetching.take() {
+            fetching.abort();
+        }
+        (self.at_hand, self.asked, self.next) = (Bytes::new(), 0, next);
+        self.range_bytes = (self.range_bytes / 4).max(RANGE_BYTES_MIN);
     }
 }
 
@@ -233,16 +255,28 @@ impl Ranges for Object {
         if self.ranges.is_none() {
             let fetches: Vec<_> = ranges.iter().map(|range| self.range(range.clone())).collect();
             let fetches = futures::stream::iter(fetches).buffered(RANGES_MAX).try_collect();
+            self.asked = ranges.iter().map(|range| (range.end - range.start) as usize).sum();
             self.ranges = Some(self.runtime.spawn(fetches));
         }
         let Some(fetching) = &mut self.ranges else { return Poll::Ready(Ok(Vec::new())) };
         let fetched = ready!(fetching.poll_unpin(cx));
-        self.ranges = None;
+        (self.ranges, self.asked) = (None, 0);
         Poll::Ready(match fetched {
             Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(error)) => Err(self.not_read(Ok(error))),
             Err(error) => Err(self.not_read(Err(error))),
         })
+    }
+
+    fn asked(&self) -> usize {
+        self.asked
+    }
+
+    fn forget(&mut self) {
+        if let Some(fetching) = self.ranges.take() {
+            fetching.abort();
+        }
+        self.asked = 0;
     }
 }
 

@@ -181,6 +181,16 @@ impl SplitReader for LineReader {
         Position { next, ..self.position.clone() }.encode_to_vec()
     }
 
+    fn held(&self) -> Option<usize> {
+        Some(self.buffer.len() + self.input.held())
+    }
+
+    fn release(&mut self) {
+        self.buffer = Vec::new();
+        self.is_at_end = false;
+        self.input.go_on_at(self.next);
+    }
+
     fn progress(&self) -> Option<f64> {
         let length = (self.position.end - self.position.start).max(1);
         Some((self.next.saturating_sub(self.position.start) as f64 / length as f64).min(1.0))

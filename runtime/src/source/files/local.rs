@@ -121,4 +121,8 @@ impl Input for LocalFile {
         buffer.truncate(start + given);
         Poll::Ready(read)
     }
+
+    fn go_on_at(&mut self, next: u64) {
+        self.next = next;
+    }
 }

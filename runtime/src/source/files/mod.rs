@@ -71,6 +71,14 @@ pub trait Input: Send {
         buffer: &mut Vec<u8>,
         most: usize,
     ) -> Poll<Result<usize, SourceError>>;
+
+    /// Bytes that it has fetched, or is fetching, and has not given yet.
+    fn held(&self) -> usize {
+        0
+    }
+
+    /// Forgets them, and goes on at this byte.
+    fn go_on_at(&mut self, next: u64);
 }
 
 /// What is in the files.
@@ -91,6 +99,8 @@ impl Input for NoInput {
     ) -> Poll<Result<usize, SourceError>> {
         Poll::Ready(Ok(0))
     }
+
+    fn go_on_at(&mut self, _: u64) {}
 }
 
 /// Files as a source.

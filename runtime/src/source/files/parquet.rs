@@ -6,11 +6,16 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StructArray, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, ListArray, MapArray, RecordBatch, RecordBatchOptions, StructArray,
+    new_null_array,
+};
 use arrow::compute::{can_cast_types, cast_with_options};
 use arrow::datatypes::{DataType as ArrowType, SchemaRef};
+use arrow::error::ArrowError;
 use bytes::Bytes;
-use millrace_sql::plan::{DataType, Leaf};
+use millrace_sql::functions::at_or_before;
+use millrace_sql::plan::{DataType, Field, Leaf};
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
@@ -27,6 +32,10 @@ use super::super::{Read, SourceError, SplitReader, is_of};
 use super::{File, Position};
 use crate::format::{STRICT, leaf_schema};
 
+/// Of a column or a field that the table declares NOT NULL.
+const WITHOUT_VALUES: &str =
+    "is NULL in some rows, and the table declares it NOT NULL; declare it without NOT NULL";
+
 /// Bytes of a file at any place.
 pub trait Ranges: Send {
     /// The bytes of these ranges; asked for the same ones until they are there.
@@ -35,6 +44,14 @@ pub trait Ranges: Send {
         cx: &mut Context<'_>,
         ranges: &[Range<u64>],
     ) -> Poll<Result<Vec<Bytes>, SourceError>>;
+
+    /// Bytes that are under way.
+    fn asked(&self) -> usize {
+        0
+    }
+
+    /// Forgets what was asked for.
+    fn forget(&mut self) {}
 }
 
 /// Reads one split.
@@ -52,12 +69,22 @@ pub struct ParquetReader {
     state: State,
     /// What the state waits for.
     needed: Vec<Range<u64>>,
+    /// Bytes that the state was given last: those of a group of rows, which are given all at once.
+    held: usize,
 }
 
 enum State {
     Head(ParquetMetaDataPushDecoder),
     Rows(Box<ParquetPushDecoder>),
     End,
+}
+
+impl State {
+    /// Of a file that nothing is known of but its length.
+    fn of_length(length: u64) -> Result<Self, ParquetError> {
+        let head = ParquetMetaDataPushDecoder::try_new(length)?;
+        Ok(State::Head(head.with_page_index_policy(PageIndexPolicy::Skip)))
+    }
 }
 
 impl ParquetReader {
@@ -73,11 +100,10 @@ impl ParquetReader {
         of_folders: &[String],
         batch_rows: usize,
     ) -> Result<Self, SourceError> {
-        let head = ParquetMetaDataPushDecoder::try_new(position.length);
-        let head = head.map_err(|error| not_readable(&file.url, &error))?;
+        let state = State::of_length(position.length).map_err(|error| not_readable(&file.url, &error))?;
         let is_in_file = |leaf: &&Leaf| leaf.metadata.is_empty() && !is_of(leaf, of_folders);
         Ok(ParquetReader {
-            state: State::Head(head.with_page_index_policy(PageIndexPolicy::Skip)),
+            state,
             file,
             input,
             given: position.next.unwrap_or(0),
@@ -87,6 +113,7 @@ impl ParquetReader {
             batch_rows,
             rows: None,
             needed: Vec::new(),
+            held: 0,
         })
     }
 
@@ -154,52 +181,90 @@ impl ParquetReader {
             found = row.column_by_name(name).cloned();
         }
         match found {
+            Some(found) if !leaf.nullable && found.is_nullable() => Err(wrong(WITHOUT_VALUES.to_owned())),
             Some(found) => read_as(&found, &to).map_err(wrong),
+            None if !leaf.nullable && records.num_rows() > 0 => Err(wrong(WITHOUT_VALUES.to_owned())),
             None => Ok(new_null_array(&to.to_arrow(), records.num_rows())),
         }
     }
 }
 
-/// Values of a file as the table's type; the fields of a ROW by their names.
+/// Values of a file as the table's type; the fields of a ROW by their names, at any depth.
 ///
 /// # Errors
 /// What is wrong with them.
 fn read_as(found: &ArrayRef, to: &DataType) -> Result<ArrayRef, String> {
     let wanted = to.to_arrow();
-    if *found.data_type() == wanted {
-        return Ok(Arc::clone(found));
+    let inner = |index: usize| to.fields.get(index).map(Field::data_type).unwrap_or_default();
+    let broken = |error: ArrowError| error.to_string();
+    match (found.data_type(), &wanted) {
+        (from, wanted) if from == wanted => Ok(Arc::clone(found)),
+        (ArrowType::Struct(_), ArrowType::Struct(fields)) => {
+            let row = found.as_struct();
+            let is_lacking = |found: Option<&ArrayRef>| match found {
+                Some(found) => found.is_nullable() && found.logical_null_count() > row.null_count(),
+                None => row.null_count() < row.len(),
+            };
+            let columns = to.fields.iter().map(|field| match row.column_by_name(&field.name) {
+                found if !field.nullable && is_lacking(found) => {
+                    Err(format!("has a field '{}' that {WITHOUT_VALUES}", field.name))
+                }
+                Some(found) => read_as(found, &field.data_type())
+                    .map_err(|why| format!("has a field '{}' that {why}", field.name)),
+                None => Ok(new_null_array(&field.data_type().to_arrow(), row.len())),
+            });
+            let columns = columns.collect::<Result<_, _>>()?;
+            let nulls = row.nulls().cloned();
+            Ok(Arc::new(
+                StructArray::try_new_with_length(fields.clone(), columns, nulls, row.len())
+                    .map_err(broken)?,
+            ))
+        }
+        (ArrowType::List(_), ArrowType::List(element)) => {
+            let lists = found.as_list::<i32>();
+            let values =
+                read_as(lists.values(), &inner(0)).map_err(|why| format!("has an element that {why}"))?;
+            let (offsets, nulls) = (lists.offsets().clone(), lists.nulls().cloned());
+            Ok(Arc::new(ListArray::try_new(Arc::clone(element), offsets, values, nulls).map_err(broken)?))
+        }
+        (ArrowType::Map(..), ArrowType::Map(entries, is_sorted)) => {
+            let maps = found.as_map();
+            let part = |column: &ArrayRef, index: usize, name: &str| {
+                read_as(column, &inner(index)).map_err(|why| format!("has a {name} that {why}"))
+            };
+            let columns = vec![part(maps.keys(), 0, "key")?, part(maps.values(), 1, "value")?];
+            let ArrowType::Struct(fields) = entries.data_type() else {
+                return Err("is a map without entries".to_owned());
+            };
+            let rows = StructArray::try_new(fields.clone(), columns, None).map_err(broken)?;
+            let (offsets, nulls) = (maps.offsets().clone(), maps.nulls().cloned());
+            let maps = MapArray::try_new(Arc::clone(entries), offsets, rows, nulls, *is_sorted);
+            Ok(Arc::new(maps.map_err(broken)?))
+        }
+        (from, wanted) if !is_read_as(from, wanted) => {
+            let of_file =
+                DataType::from_arrow(from).map_or_else(|| from.to_string(), |known| known.to_string());
+            Err(format!("is {of_file} there, and the table declares {to}; declare it {of_file}"))
+        }
+        (ArrowType::Timestamp(..), ArrowType::Timestamp(unit, _)) => {
+            let times = at_or_before(found, *unit).map_err(broken)?;
+            cast_with_options(&times, &wanted, &STRICT).map_err(broken)
+        }
+        (_, wanted) => cast_with_options(found, wanted, &STRICT)
+            .map_err(|error| format!("has a value that is no {to}: {error}")),
     }
-    if let (Some(row), ArrowType::Struct(fields)) = (found.as_struct_opt(), &wanted) {
-        let columns = to.fields.iter().map(|field| match row.column_by_name(&field.name) {
-            Some(found) => read_as(found, &field.data_type())
-                .map_err(|why| format!("has a field '{}' that {why}", field.name)),
-            None => Ok(new_null_array(&field.data_type().to_arrow(), row.len())),
-        });
-        let row =
-            StructArray::try_new(fields.clone(), columns.collect::<Result<_, _>>()?, row.nulls().cloned());
-        return Ok(Arc::new(row.map_err(|error| error.to_string())?));
-    }
-    if !is_read_as(found.data_type(), &wanted) {
-        let of_file = DataType::from_arrow(found.data_type())
-            .map_or_else(|| found.data_type().to_string(), |known| known.to_string());
-        return Err(format!("is {of_file} there, and the table declares {to}; declare it {of_file}"));
-    }
-    cast_with_options(found, &wanted, &STRICT)
-        .map_err(|error| format!("has a value that is no {to}: {error}"))
 }
 
 /// True if values of a file's type are values of the table's, or are looked at one by one whether they are.
 fn is_read_as(from: &ArrowType, to: &ArrowType) -> bool {
     use ArrowType::{
-        Binary, Date32, Decimal128, FixedSizeBinary, LargeBinary, LargeList, LargeUtf8, List, Map, Time32,
-        Time64, Timestamp, Utf8,
+        Binary, Date32, Decimal128, FixedSizeBinary, LargeBinary, LargeUtf8, Time32, Time64, Timestamp, Utf8,
     };
     let is_kin = match (from, to) {
         (Decimal128(_, scale), Decimal128(_, wanted)) => scale <= wanted,
         (Timestamp(..), Timestamp(..)) | (Time32(_) | Time64(_), Time32(_)) | (Date32, Date32) => true,
         // Writers that know no texts write bytes.
         (Binary | LargeBinary | FixedSizeBinary(_) | LargeUtf8 | Utf8, Utf8 | Binary) => true,
-        (List(_) | LargeList(_), List(_)) | (Map(..), Map(..)) => true,
         (from, to) => from.is_integer() && to.is_integer() || from.is_floating() && *to == ArrowType::Float64,
     };
     is_kin && can_cast_types(from, to)
@@ -217,9 +282,15 @@ impl SplitReader for ParquetReader {
                 false => ready!(self.input.poll_ranges(cx, &self.needed))?,
             };
             let ranges = std::mem::take(&mut self.needed);
+            if !bytes.is_empty() {
+                self.held = bytes.iter().map(Bytes::len).sum();
+            }
             let failed = |url: &str, error: ParquetError| Poll::Ready(Err(not_readable(url, &error)));
             match &mut self.state {
-                State::End => return Poll::Ready(Ok(Read::End)),
+                State::End => {
+                    self.held = 0;
+                    return Poll::Ready(Ok(Read::End));
+                }
                 State::Head(head) => {
                     let decoded = head.push_ranges(ranges, bytes).and_then(|()| head.try_decode());
                     match decoded {
@@ -249,6 +320,21 @@ impl SplitReader for ParquetReader {
 
     fn position(&self) -> Vec<u8> {
         Position { next: Some(self.given), ..self.position.clone() }.encode_to_vec()
+    }
+
+    fn held(&self) -> Option<usize> {
+        Some(self.held + self.input.asked())
+    }
+
+    fn release(&mut self) {
+        self.input.forget();
+        // A file that was long enough once is so again.
+        if let Ok(anew) = State::of_length(self.position.length)
+            && !matches!(self.state, State::End)
+        {
+            (self.state, self.held) = (anew, 0);
+            self.needed.clear();
+        }
     }
 
     fn progress(&self) -> Option<f64> {

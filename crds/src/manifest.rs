@@ -27,16 +27,37 @@ impl std::error::Error for ManifestError {}
 /// # Errors
 /// Unknown fields, wrong types and broken rules, each with what to change.
 pub fn read(yaml: &str) -> Result<StreamJob, ManifestError> {
-    let value: Value = serde_saphyr::from_str(yaml).map_err(|error| refuse(error.to_string()))?;
-    check_kind(&value)?;
-    let checked = checked(yaml, &value);
-    checked.map_err(|mistakes| {
-        let sql = value.pointer("/spec/pipeline/sql").and_then(Value::as_str);
-        ManifestError { mistakes, sql: sql.map(str::to_owned) }
-    })
+    let mut value: Value = serde_saphyr::from_str(yaml).map_err(|error| refuse(error.to_string()))?;
+    let has_nulls = without_nulls(&mut value);
+    let mut mistakes = check_kind(&value)?;
+    // Only the text knows lines, and only the value has no nulls.
+    match checked((!has_nulls).then_some(yaml), &value) {
+        Ok(job) if mistakes.is_empty() => return Ok(job),
+        Ok(_) => {}
+        // Without a version nothing else is a mistake of its own.
+        Err(found) => mistakes.extend(found.into_iter().filter(|found| !found.contains("`apiVersion`"))),
+    }
+    let sql = value.pointer("/spec/pipeline/sql").and_then(Value::as_str);
+    Err(ManifestError { mistakes, sql: sql.map(str::to_owned) })
 }
 
-fn checked(yaml: &str, value: &Value) -> Result<StreamJob, Vec<String>> {
+/// Takes fields without a value out, as an API server does: they have their defaults then. True if there were some.
+fn without_nulls(value: &mut Value) -> bool {
+    let mut has_nulls = false;
+    match value {
+        Value::Object(fields) => {
+            let before = fields.len();
+            fields.retain(|_, value| !value.is_null());
+            has_nulls = fields.len() < before;
+            fields.values_mut().for_each(|value| has_nulls |= without_nulls(value));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|value| has_nulls |= without_nulls(value)),
+        _ => {}
+    }
+    has_nulls
+}
+
+fn checked(yaml: Option<&str>, value: &Value) -> Result<StreamJob, Vec<String>> {
     let mut mistakes = unknown_fields(value);
     let job = typed(yaml, value).map_err(|found| mistakes.extend(found)).ok();
     let (Some(mut job), true) = (job, mistakes.is_empty()) else { return Err(mistakes) };
@@ -54,16 +75,15 @@ fn checked(yaml: &str, value: &Value) -> Result<StreamJob, Vec<String>> {
 }
 
 /// The job, or all fields that are unknown or of a wrong type.
-fn typed(yaml: &str, value: &Value) -> Result<StreamJob, Vec<String>> {
+fn typed(yaml: Option<&str>, value: &Value) -> Result<StreamJob, Vec<String>> {
     let mut rest = value.clone();
     let mut mistakes: Vec<String> = Vec::new();
     // The reader of YAML knows line and column, and this one knows the field.
-    let mut in_text = serde_saphyr::from_str::<StreamJob>(yaml).err().map(|error| error.to_string());
-    if in_text.is_none()
-        && let Ok(job) = serde_saphyr::from_str::<StreamJob>(yaml)
-    {
-        return Ok(job);
-    }
+    let mut in_text = match yaml.map(serde_saphyr::from_str::<StreamJob>) {
+        Some(Ok(job)) => return Ok(job),
+        Some(Err(error)) => Some(error.to_string()),
+        None => None,
+    };
     loop {
         let error = match serde_path_to_error::deserialize::<_, StreamJob>(&rest) {
             Ok(job) if mistakes.is_empty() && in_text.is_none() => return Ok(job),
@@ -212,16 +232,19 @@ fn ranges(job: &StreamJob) -> Vec<String> {
     mistakes
 }
 
-fn check_kind(value: &Value) -> Result<(), ManifestError> {
+/// The mistakes of what kind of object it is. One of another kind has other fields, and nothing more is said of it.
+fn check_kind(value: &Value) -> Result<Vec<String>, ManifestError> {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("nothing").to_owned();
     let (version, kind) = (text("apiVersion"), text("kind"));
+    let mut mistakes = Vec::new();
     if version != "millrace.dev/v1alpha1" {
-        return Err(refuse(format!("apiVersion: is {version}, write millrace.dev/v1alpha1")));
+        mistakes.push(format!("apiVersion: is {version}, write millrace.dev/v1alpha1"));
     }
     if kind != "StreamJob" {
-        return Err(refuse(format!("kind: is {kind}, write StreamJob")));
+        mistakes.push(format!("kind: is {kind}, write StreamJob"));
+        return Err(ManifestError { mistakes, sql: None });
     }
-    Ok(())
+    Ok(mistakes)
 }
 
 fn refuse(mistake: String) -> ManifestError {

@@ -44,6 +44,7 @@ fn mistakes_name_the_field_and_the_cure() {
             "apiVersion: v1",
             &["apiVersion: is v1, write millrace.dev/v1alpha1"],
         ),
+        ("apiVersion: millrace.dev/v1alpha1", "", &["apiVersion: is nothing, write millrace.dev/v1alpha1"]),
         ("kind: StreamJob", "kind: Deployment", &["kind: is Deployment, write StreamJob"]),
         ("name: totals", "name: Totals", &["metadata.name", "lower-case"]),
         ("name: totals", "labels: {}", &["metadata.name", "missing"]),
@@ -79,7 +80,10 @@ fn mistakes_name_the_field_and_the_cure() {
         (
             "spec:",
             "spec:\n  restart: {maxDelay: 500ms}",
-            &["spec.restart.maxDelay: at least spec.restart.initialDelay", "1s unless it is given"],
+            &[
+                "spec.restart.maxDelay: at least spec.restart.initialDelay",
+                "they are 1m and 1s unless they are given",
+            ],
         ),
         (
             "spec:",
@@ -108,6 +112,23 @@ fn mistakes_name_the_field_and_the_cure() {
             &[
                 "spec.restart.backoffMultiplier: 0.5 is not from 1 to 100",
                 "spec.restart.jitter: 1.5 is not from 0 to 1",
+            ],
+        ),
+        (
+            "spec:",
+            "spec:\n  restart: {resetAfter: 0s, initialDelay: 2m}",
+            &[
+                "spec.restart.resetAfter: at least 1s",
+                "spec.restart.maxDelay: at least spec.restart.initialDelay; they are 1m and 1s",
+            ],
+        ),
+        (
+            "spec:",
+            "spec:\n  restart: {strategy: FailureRate, interval: 3s, delay: 3s, initialDelay: 2s, maxDelay: 2m}",
+            &[
+                "spec.restart.interval: longer than spec.restart.delay",
+                "spec.restart.initialDelay: only with spec.restart.strategy Exponential",
+                "spec.restart.maxDelay: only with spec.restart.strategy Exponential",
             ],
         ),
         (
@@ -179,6 +200,27 @@ fn all_wrong_fields_are_told_at_once_and_the_sql_is_known() {
     // One that was wrong is not said to be missing, too.
     let refused = manifest::read(&GOOD.replace("sql: INSERT INTO a SELECT 1", "sql: [1]")).unwrap_err();
     assert_eq!((refused.mistakes.len(), refused.sql), (1, None), "{:?}", refused.mistakes);
+}
+
+#[test]
+fn a_wrong_version_hides_no_other_mistake() {
+    let text = GOOD.replace("millrace.dev/v1alpha1", "v1").replace("spec:", "spec:\n  parallelism: many");
+    let refused = manifest::read(&text).unwrap_err();
+    let fields: Vec<&str> =
+        refused.mistakes.iter().map(|mistake| mistake.split(": ").next().unwrap()).collect();
+    assert_eq!(fields, ["apiVersion", "spec.parallelism"]);
+    let refused = manifest::read(&GOOD.replace("apiVersion: millrace.dev/v1alpha1", "")).unwrap_err();
+    assert_eq!(refused.mistakes, ["apiVersion: is nothing, write millrace.dev/v1alpha1"]);
+}
+
+#[test]
+fn a_field_without_a_value_has_its_default_as_on_a_cluster() {
+    let nulls = "spec:\n  restart:\n  parallelism: null\n  checkpoint: {interval: ~, retain: 5}";
+    let mut expected = manifest::read(GOOD).unwrap();
+    expected.spec.checkpoint.retain = 5;
+    assert_eq!(manifest::read(&GOOD.replace("spec:", nulls)).unwrap().spec, expected.spec);
+    let refused = manifest::read(&GOOD.replace("sql: INSERT INTO a SELECT 1", "sql: ")).unwrap_err();
+    assert!(refused.to_string().contains("missing field `sql`"), "{refused}");
 }
 
 #[test]

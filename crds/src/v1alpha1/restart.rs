@@ -13,7 +13,8 @@ pub struct RestartSpec {
     /// FixedDelay: after `delay`, and `maxRestarts` times in all.
     /// FailureRate: after `delay`, unless there were more than `maxFailures` failures within `interval`.
     /// None: a failure ends the job. Default: Exponential, which also tries a job again that would fail for the same reason, such
-    /// as a bad record: it waits for its cure. With the others, and with `maxRestarts`, such a failure ends the job at once.
+    /// as a bad record: it waits for its cure. With the others, with `maxRestarts`, and by `millrace run`, which somebody looks at,
+    /// such a failure ends the job at once.
     pub strategy: RestartStrategy,
 
     /// Exponential: the delay after the second failure in a row. Default: 1s.
@@ -33,7 +34,8 @@ pub struct RestartSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<f64>,
 
-    /// Exponential: after so long without a failure the next one is the first again. Default: twice `maxDelay`.
+    /// Exponential: if a job has run for so long since its restart, the next failure is the first again; at least 1s.
+    /// Default: twice `maxDelay`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reset_after: Option<Duration>,
 
@@ -52,7 +54,8 @@ pub struct RestartSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_failures: Option<u32>,
 
-    /// FailureRate: the time in which failures are counted. Default: 1m.
+    /// FailureRate: the time in which failures are counted, longer than `delay`. As long as it is no longer than `maxFailures` times
+    /// `delay`, there are never more than those. Default: 1m.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<Duration>,
 }

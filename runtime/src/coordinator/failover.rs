@@ -6,8 +6,8 @@ use std::time::Duration;
 /// How often and how soon a job is restarted.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RestartStrategy {
-    /// Delays grow by `multiplier` from `initial` to `max` while failures follow each other, and start over after `reset_after`
-    /// without one. The first failure of a series restarts at once, and so many restarts a series may have.
+    /// Delays grow by `multiplier` from `initial` to `max` while failures follow each other, and start over once a restart was followed
+    /// by `reset_after` without one. The first failure of a series restarts at once, and so many restarts a series may have.
     Exponential {
         initial: Duration,
         max: Duration,
@@ -30,6 +30,7 @@ pub struct Restart {
     strategy: RestartStrategy,
     count: u32,
     series: u32,
+    /// When the job was to go on after its last failure.
     last: Option<Duration>,
     /// When the newest failures were, for those whose rate counts.
     failures: VecDeque<Duration>,
@@ -53,7 +54,10 @@ impl Restart {
                 if most.is_some_and(|most| series >= most) {
                     return None;
                 }
-                backoff(series, initial, max, multiplier).mul_f64(1.0 + jitter * (2.0 * random - 1.0))
+                let delay =
+                    backoff(series, initial, max, multiplier).mul_f64(1.0 + jitter * (2.0 * random - 1.0));
+                self.last = Some(now + delay);
+                delay
             }
             RestartStrategy::FixedDelay { delay, max } if self.count < max => delay,
             RestartStrategy::FailureRate { delay, max, interval } if self.is_rare(now, max, interval) => {
@@ -112,8 +116,10 @@ mod tests {
             (2, 0.5, 2000),
             (3, 0.0, 3600),
             (4, 0.5, 5000),
-            (70, 0.5, 0),
-            (71, 0.5, 1000),
+            // It went on at 9 s.
+            (69, 0.5, 5000),
+            (135, 0.5, 0),
+            (136, 0.5, 1000),
         ];
         for (now, random, expected_ms) in steps {
             assert_eq!(
@@ -122,7 +128,7 @@ mod tests {
                 "at {now} s"
             );
         }
-        assert_eq!(restart.count(), 7);
+        assert_eq!(restart.count(), 8);
         assert_eq!(Restart::new(RestartStrategy::None).next(seconds(1), 0.0), None);
     }
 

@@ -94,8 +94,17 @@ pub enum JobError {
     #[snafu(display("{message}"))]
     Failed { kind: String, message: String },
     /// The restart strategy gives up.
-    #[snafu(display("gave up after {restarts} restarts: {message}"))]
+    #[snafu(display("{}{message}", after(*restarts)))]
     GaveUp { restarts: u32, message: String },
+}
+
+/// Where the strategy wants no restart at all, the failure says it all.
+fn after(restarts: u32) -> String {
+    match restarts {
+        0 => String::new(),
+        1 => "gave up after 1 restart: ".to_owned(),
+        restarts => format!("gave up after {restarts} restarts: "),
+    }
 }
 
 /// Rest before the next generation when a worker went away before its tasks had started.

@@ -43,12 +43,12 @@ struct Job {
 /// Where the rows of an undisturbed run are kept while this program runs.
 pub const UNDISTURBED: &str = "undisturbed";
 
-/// A namespace with one job after the other.
+/// A namespace with jobs.
 pub struct Jobs<'a> {
     pub folder: &'a Path,
     pub namespace: &'a str,
     pub kafka: &'a Kafka,
-    pub say: &'a dyn Fn(&str),
+    pub say: &'a (dyn Fn(&str) + Sync),
 }
 
 impl Jobs<'_> {
@@ -80,29 +80,52 @@ impl Jobs<'_> {
         }
     }
 
+    /// What the cases do is mostly to wait: three lines of them go on side by side.
     fn cases(&self) -> Outcome<()> {
         self.secret("s3", None)?;
-        // The kubelet takes a minute or more to write a changed Secret; other cases go on meanwhile.
-        self.missing_secret()?;
+        // For all lines, once.
+        self.expected()?;
+        let lines: [fn(&Self) -> Outcome<()>; 3] = [Self::of_lives, Self::of_stores, Self::of_topics];
+        let failures: Vec<String> = std::thread::scope(|scope| {
+            let running =
+                lines.map(|line| scope.spawn(move || line(self).map_err(|error| error.to_string())));
+            let ended = running.into_iter().map(|line| line.join().unwrap_or(Err("a panic".to_owned())));
+            ended.filter_map(Result::err).collect()
+        });
+        if !failures.is_empty() {
+            whatever!("{}", failures.join("; and "));
+        }
+        // Of all jobs.
+        self.upgrade()
+    }
+
+    fn of_lives(&self) -> Outcome<()> {
         self.broken_manifests()?;
         self.life()?;
-        // The broker waits for a while before it ends a transaction; other cases go on meanwhile.
-        let cut_off = self.commits_are_cut_off()?;
         self.broken_sql_and_foreign_state()?;
-        self.damaged_state()?;
-        self.transaction_is_lost(cut_off)?;
+        self.damaged_state()
+    }
+
+    fn of_stores(&self) -> Outcome<()> {
         // The store answers errors for a minute, while other jobs reach it by another way.
         let outage = self.store_goes_out()?;
         self.missing_files()?;
-        self.wrong_secret()?;
         self.missing_bucket()?;
-        self.missing_topic()?;
         self.full_disk()?;
-        self.store_comes_back(outage)?;
+        self.store_comes_back(outage)
+    }
+
+    fn of_topics(&self) -> Outcome<()> {
+        // The kubelet takes a minute or more to write a changed Secret; other cases go on meanwhile.
+        self.missing_secret()?;
+        // The broker waits for a while before it ends a transaction, too.
+        let cut_off = self.commits_are_cut_off()?;
         self.missing_source_topic()?;
+        self.wrong_secret()?;
         self.poison()?;
-        self.right_secret()?;
-        self.upgrade()
+        self.transaction_is_lost(cut_off)?;
+        self.missing_topic()?;
+        self.right_secret()
     }
 
     fn files(&self, folder: &str) -> String {

@@ -49,6 +49,11 @@ pub enum CheckpointError {
          goes on. To begin anew choose another checkpoint.location"
     ))]
     Missing { key: String, location: String },
+    #[snafu(display(
+        "{damage}, in '{location}'; put it back from a copy, and the job goes on. No older checkpoint can take the place of the newest: \
+         {why}. To begin anew choose another checkpoint.location"
+    ))]
+    Irreplaceable { damage: String, location: String, why: String },
 }
 
 /// Which job a store is used for.
@@ -105,6 +110,17 @@ pub struct TakenOver {
     /// Generations before this one, from that of the restored checkpoint on: what they have begun outside may be open still. Of very
     /// many only the last ones.
     pub earlier: Vec<Led>,
+}
+
+impl TakenOver {
+    /// Goes on from an older checkpoint than the newest.
+    pub async fn go_back(&mut self, to: Manifest) -> Result<(), CheckpointError> {
+        let store = self.checkpoints.store.as_ref();
+        self.replays_commit = store.get(&paths::commit(Epoch(to.epoch))).await?.is_none();
+        self.earlier = led(store, to.generation, self.checkpoints.generation).await?;
+        self.restored = Some(to);
+        Ok(())
+    }
 }
 
 /// Whether a bounded job has ended; its end is the last epoch.

@@ -6,6 +6,8 @@
 //! Numbers are little-endian. Without length and checksum an object that is cut short would be another message: of an epoch's
 //! record nothing would be left, which is a seal.
 
+use std::collections::BTreeMap;
+
 use millrace_sql::plan::Plan;
 use prost::Message;
 use snafu::{OptionExt, Snafu, ensure};
@@ -150,6 +152,14 @@ pub struct Manifest {
     /// The place of the state that the job began from; empty if it began with nothing.
     #[prost(string, tag = "14")]
     pub begun_from: String,
+}
+
+impl Manifest {
+    /// Keys of the segments that the checkpoint needs, and their bytes.
+    pub fn segments(&self) -> BTreeMap<&str, u64> {
+        let tables = self.subtasks.iter().flat_map(|state| &state.tables);
+        tables.flat_map(|table| &table.runs).map(|run| (run.segment.as_str(), run.segment_bytes)).collect()
+    }
 }
 
 /// State of one subtask of one operator.

@@ -21,8 +21,7 @@ pub struct Kept {
 impl Kept {
     /// What a manifest needs.
     pub fn of(manifest: &Manifest) -> Self {
-        let tables = manifest.subtasks.iter().flat_map(|state| &state.tables);
-        let segments = tables.flat_map(|table| &table.runs).map(|run| run.segment.clone());
+        let segments = manifest.segments().into_keys().map(str::to_owned);
         Kept { epoch: Epoch(manifest.epoch), segments: segments.collect() }
     }
 }

@@ -203,16 +203,10 @@ async fn listed(store: &dyn Store, manifest: &Manifest) -> Result<Listed, UserEr
         rows_in: reported.rows_in,
         rows_out: reported.rows_out,
         added_bytes: manifest.bytes,
-        needed_bytes: segments(manifest).values().sum(),
+        needed_bytes: manifest.segments().values().sum(),
         is_committed: commit.is_some(),
         is_final: manifest.is_final,
     })
-}
-
-/// Segments that a checkpoint needs, and their bytes.
-fn segments(manifest: &Manifest) -> BTreeMap<&str, u64> {
-    let tables = manifest.subtasks.iter().flat_map(|state| &state.tables);
-    tables.flat_map(|table| &table.runs).map(|run| (run.segment.as_str(), run.segment_bytes)).collect()
 }
 
 fn table(lines: &[Listed], now_ms: u64) -> String {
@@ -324,7 +318,7 @@ async fn verify(store: &dyn Store, found: Vec<protocol::Complete>) -> Result<Exi
         match &one.manifest {
             Err(error) => damage.push(chain(error)),
             Ok(manifest) => {
-                for key in segments(manifest).into_keys() {
+                for key in manifest.segments().into_keys() {
                     if !known.contains_key(key) {
                         known.insert(key.to_owned(), damage_of(store, key).await?);
                     }

@@ -12,6 +12,7 @@ pub mod assignment;
 pub mod checkpointing;
 pub mod failover;
 mod generation;
+mod older;
 pub mod report;
 mod workers;
 
@@ -37,6 +38,7 @@ use crate::source::{self, SourceError};
 use crate::state::verify_segment;
 use failover::{Restart, RestartStrategy};
 use generation::{GenerationEnd, RunningJob};
+use older::Looked;
 pub use report::{JobReport, Phase};
 pub use workers::Workers;
 
@@ -153,6 +155,9 @@ pub async fn run(
     let nonce = rand::Rng::random(&mut *context.random.lock());
     let mut claimant = Claimant::new(nonce, settings.parallelism);
     let mut looks_before = false;
+    // Of segments, once a worker could not read one.
+    let mut looked: Option<Looked> = None;
+    let job = Job { settings: &settings, plan: &plan, context: &context, report: &report };
     // Failures since the job was asked to stop.
     let mut failed_stopping = 0;
     loop {
@@ -160,8 +165,7 @@ pub async fn run(
             if looks_before {
                 look_before(&settings, &plan, &context).await?;
             }
-            one_generation(&settings, &plan, &context, &mut workers, wish.clone(), &report, &mut claimant)
-                .await
+            one_generation(job, &mut workers, wish.clone(), &mut claimant, looked.as_mut()).await
         };
         let failure = match ended.await {
             Ok(end) => {
@@ -208,6 +212,11 @@ pub async fn run(
             return Ok(JobEnd::Stopped);
         }
         workers.cancel().await;
+        if failure.kind == STATE_DAMAGED && looked.is_none() {
+            warn!(error = %failure.message, "looking for a checkpoint that is whole");
+            looked = Some(Looked::default());
+            continue;
+        }
         JobReport::change(&report, |report| {
             report.phase = if failure.is_permanent { Phase::Failed } else { Phase::Recovering };
             report.tries_again = goes_on(&settings, failure.is_permanent, &failure.kind);
@@ -262,6 +271,9 @@ async fn stop_wished(mut wish: watch::Receiver<Wish>) {
         std::future::pending().await
     }
 }
+
+/// Of a checkpoint that cannot be restored.
+const STATE_DAMAGED: &str = "StateDamaged";
 
 /// Results that the broker has thrown away, or may have: to go on would be to pretend that they were written. Somebody has to decide.
 const LOST_FOR_GOOD: [&str; 2] = ["SinkTransactionLost", "SinkTransactionUndecided"];
@@ -318,8 +330,10 @@ impl From<CheckpointError> for Stop {
             CheckpointError::Refused { .. } => {
                 Stop::Error(JobError::Failed { kind: "StateRefused".to_owned(), message: chain(&source) })
             }
-            CheckpointError::Malformed { .. } | CheckpointError::Missing { .. } => {
-                Stop::Error(JobError::Failed { kind: "StateDamaged".to_owned(), message: chain(&source) })
+            CheckpointError::Malformed { .. }
+            | CheckpointError::Missing { .. }
+            | CheckpointError::Irreplaceable { .. } => {
+                Stop::Error(JobError::Failed { kind: STATE_DAMAGED.to_owned(), message: chain(&source) })
             }
         }
     }
@@ -339,15 +353,24 @@ impl From<SourceError> for Stop {
     }
 }
 
+/// What all generations of a job have in common.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    settings: &'a JobSettings,
+    plan: &'a Plan,
+    context: &'a CoordinatorContext,
+    report: &'a watch::Sender<JobReport>,
+}
+
+/// Runs one generation; `looked` is set if state could not be read.
 async fn one_generation(
-    settings: &JobSettings,
-    plan: &Plan,
-    context: &CoordinatorContext,
+    job: Job<'_>,
     workers: &mut Workers,
     wish: watch::Receiver<Wish>,
-    sender: &watch::Sender<JobReport>,
     claimant: &mut Claimant,
+    looked: Option<&mut Looked>,
 ) -> Result<JobEnd, Stop> {
+    let Job { settings, plan, context, report: sender } = job;
     // Whose state it is comes first: the end of a namesake is not the end of this job.
     protocol::check_owner(context.store.as_ref(), &settings.identity).await?;
     if protocol::finished(context.store.as_ref()).await?.is_some() {
@@ -370,6 +393,20 @@ async fn one_generation(
     claimant.own = Some(generation);
     if let (Some(from), None) = (&context.begins_from, &taken.restored) {
         begin_from(from.as_ref(), settings, plan, &mut taken).await?;
+    }
+    if let (Some(looked), Some(newest)) = (looked, &taken.restored)
+        && !newest.is_final
+    {
+        looked.again();
+        let whole = older::whole(context.store.as_ref(), newest, looked).await?;
+        if whole.epoch < newest.epoch {
+            warn!(
+                damaged_epoch = newest.epoch,
+                epoch = whole.epoch,
+                "an older checkpoint takes the place of the newest, which cannot be read; nothing was written since"
+            );
+            taken.go_back(whole).await?;
+        }
     }
     let restored_epoch = taken.restored.as_ref().map_or(0, |manifest| manifest.epoch);
     let Succession { plan, changes } = &plan_to_run(taken.restored.as_ref(), &settings.sql, plan)?;

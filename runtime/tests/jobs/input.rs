@@ -545,7 +545,8 @@ INSERT INTO result SELECT bid.auction, COUNT(*) FROM TABLE(TUMBLE(TABLE events, 
         whole.push((path, bytes));
     }
 
-    refused(&place, 3, &["segments/", "cut short", "put it back from a copy"]);
+    let why = "No older checkpoint can take the place of the newest: ";
+    refused(&place, 3, &["segments/", "cut short", "put it back from a copy", why]);
 
     whole.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
     let output = place.run(&[]);
@@ -554,6 +555,72 @@ INSERT INTO result SELECT bid.auction, COUNT(*) FROM TABLE(TUMBLE(TABLE events, 
     assert!(straight.run(&[]).status.success());
     let rows = place.rows("result");
     assert!(!rows.is_empty() && rows == straight.rows("result"), "{} rows", rows.len());
+}
+
+/// A job that was killed after some checkpoints, of which the newest is damaged then; with what was in its segments.
+fn damaged_after_checkpoints(sql: &str) -> (Place, Vec<(std::path::PathBuf, Vec<u8>)>) {
+    let place = Place::new(1, sql);
+    let mut job = place.start(&[]);
+    super::harness::wait_until("three checkpoints are complete", || {
+        place.log().matches("checkpoint complete").count() >= 3
+    });
+    job.kill().unwrap();
+    job.wait().unwrap();
+    let folder = |name: &str| {
+        let listed = fs::read_dir(place.path().join(".millrace/default/job").join(name)).unwrap();
+        let mut paths: Vec<_> = listed.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    };
+    let number = |path: &std::path::PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.split('-').next().unwrap().trim_start_matches('0').parse::<u64>().unwrap()
+    };
+    let newest = folder("manifests").iter().map(number).max().unwrap();
+    let of_newest = folder("segments").into_iter().filter(|segment| number(segment) >= newest);
+    let whole: Vec<_> = of_newest.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+    assert!(!whole.is_empty(), "{:?}", folder("segments"));
+    whole.iter().for_each(|(segment, _)| fs::write(segment, "not what it was").unwrap());
+    (place, whole)
+}
+
+#[test]
+fn an_older_checkpoint_takes_the_place_of_a_damaged_one_if_nothing_was_written_since() {
+    let sql = |more: &str, rate: &str| {
+        format!(
+            "CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, `dateTime` TIMESTAMP(3)>, ts AS bid.`dateTime`,
+               WATERMARK FOR ts AS ts) WITH ('connector' = 'nexmark', 'events' = '60000'{rate});
+             CREATE TABLE result (auction BIGINT, n BIGINT) WITH ('connector' = 'filesystem', 'path' = 'result', 'format' = 'json');
+             INSERT INTO result SELECT bid.auction, COUNT(*)
+               FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' HOUR))
+               WHERE event_type = 2 GROUP BY bid.auction, window_start, window_end;{more}"
+        )
+    };
+    let beside = "CREATE TABLE beside (event_type INT) WITH ('connector' = 'filesystem', 'path' = 'beside', 'format' = 'json');
+             INSERT INTO beside SELECT event_type FROM events WHERE event_type = 0;";
+    let slow = ", 'rows-per-second' = '20000'";
+    for (more, has_results) in [("", false), (beside, true)] {
+        let (place, whole) = damaged_after_checkpoints(&sql(more, slow));
+        if has_results {
+            let why = "has results that are written already, and an older one would write them again";
+            refused(&place, 3, &["segments/", "put it back from a copy", why]);
+            whole.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+        }
+        let output = place.run(&[]);
+        let said = text(&output);
+        assert!(output.status.success(), "{said}");
+        assert_eq!(
+            said.contains("an older checkpoint takes the place of the newest"),
+            !has_results,
+            "{said}"
+        );
+        let straight = Place::new(2, &sql(more, ""));
+        assert!(straight.run(&[]).status.success());
+        for folder in ["result", "beside"].into_iter().take(1 + usize::from(has_results)) {
+            let rows = place.rows(folder);
+            assert!(!rows.is_empty() && rows == straight.rows(folder), "{folder}: {} rows", rows.len());
+        }
+    }
 }
 
 /// Every object of a checkpoint is cut to nothing, to its half and by a byte, each in turn: named, and never taken for another one.

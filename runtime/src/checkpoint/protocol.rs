@@ -14,7 +14,7 @@ use super::records::{
 use super::resolve::{self, Claim, Owner};
 use super::retention::{self, Kept, Removal};
 use super::store::{Created, Store, StoreError};
-use crate::fault::Safeguards;
+use crate::fault::{CrashPoint, Safeguards, crash_at};
 use crate::model::key_encoding::KEY_ENCODING_VERSION;
 use crate::model::{Attempt, Epoch, Generation, JobUid, Led, MaxParallelism};
 
@@ -182,6 +182,7 @@ async fn removal(store: &dyn Store, kept: &[Kept]) -> Result<Option<Removal>, Ch
 async fn remove_all(store: &dyn Store, removal: &Removal) -> Result<(), CheckpointError> {
     let marker = Marker { epoch: removal.floor.0, at_ms: 0 };
     create_or_own(store, &paths::floor(removal.floor), records::encode(&marker)).await?;
+    crash_at(CrashPoint::FloorRaised);
     store.delete(&removal.keys).await?;
     Ok(())
 }
@@ -237,6 +238,7 @@ impl Checkpoints {
         check_owner(store.as_ref(), &identity).await?;
         let nonce = claimant.nonce;
         let generation = claim(store.as_ref(), &identity, claimant).await?;
+        crash_at(CrashPoint::GenerationClaimed);
         // Before a seal takes the place of what is missing.
         check_records(store.as_ref()).await?;
         let last_record = Mutex::new(Epoch(0));
@@ -245,6 +247,7 @@ impl Checkpoints {
             Checkpoints { store, identity, generation, nonce, safeguards, last_record, begun_from };
         let sealed = checkpoints.seal().await?;
         *checkpoints.last_record.lock() = sealed;
+        crash_at(CrashPoint::EpochSealed);
         let records = epoch_records(checkpoints.store.as_ref()).await?;
         let (mut restored, mut replays_commit) = (None, false);
         if let Some((epoch, record)) = resolve::newest_checkpoint(&records) {
@@ -296,6 +299,7 @@ impl Checkpoints {
         let epoch = Epoch(manifest.epoch);
         let key = paths::manifest(epoch, self.generation);
         create_once(self.store.as_ref(), &key, records::encode(manifest)).await?;
+        crash_at(CrashPoint::ManifestWritten);
         loop {
             let next = self.last_record.lock().next();
             let of_record = if next < epoch { String::new() } else { key.clone() };

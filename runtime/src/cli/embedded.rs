@@ -135,7 +135,6 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
         outside: outside.clone(),
         sinks: Arc::new(StandardSinks),
         safeguards: Safeguards::default(),
-        crashes_before_commit: crate::fault::crashes_before_commit(),
     };
     let (wish_sender, wish) = watch::channel(Wish::Run);
     let (report_sender, report) = watch::channel(JobReport::new(job.name(), &uid.0, Attempt(1)));

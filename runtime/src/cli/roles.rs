@@ -136,7 +136,6 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
             outside: Outside::new(clock, job::buckets(&job.manifest)),
             sinks: Arc::new(StandardSinks),
             safeguards: Safeguards::default(),
-            crashes_before_commit: crate::fault::crashes_before_commit(),
         };
         let (wish_sender, wish) = watch::channel(Wish::Run);
         let (report_sender, report) = watch::channel(JobReport::new(job.name(), &uid.0, attempt));

@@ -185,7 +185,6 @@ async fn run(plan: Plan, format: Format, parallelism: u32) -> Result<Exit, UserE
         outside: outside.clone(),
         sinks: Arc::new(shown.clone()),
         safeguards: Safeguards::default(),
-        crashes_before_commit: false,
     };
     let (_wish, wish) = watch::channel(Wish::Run);
     let (report, reported) = watch::channel(JobReport::new("sql", &uid.0, Attempt(1)));

@@ -17,6 +17,7 @@ use super::{Committers, CoordinatorContext, Failure, JobSettings, Stop, Wish, as
 use crate::checkpoint::records::{Manifest, SubtaskState, splits_of};
 use crate::checkpoint::retention::{self, Kept};
 use crate::checkpoint::{CheckpointError, TakenOver};
+use crate::fault::{CrashPoint, crash_at};
 use crate::model::{Epoch, Generation, WorkerId};
 use crate::rpc::{CoordinatorSays, Deploy, Empty, FromWorker, Peer, WorkerSays};
 use crate::sink::SinkError;
@@ -92,6 +93,7 @@ impl RunningJob<'_> {
         let slots = self.wait_for_slots(workers, &mut wish).await?;
         let Some(slots) = slots else { return Ok(GenerationEnd::Stopped) };
         let mut run = self.deploy(workers, slots).await?;
+        crash_at(CrashPoint::WorkersReady);
         workers.tell(run.members.iter(), self.generation(), &CoordinatorSays::Start(Empty {})).await;
         info!(generation = %self.generation(), workers = run.members.len(), "running");
         JobReport::change(self.report, |report| {
@@ -264,6 +266,7 @@ impl RunningJob<'_> {
         let is_final = run.sources_left.is_empty();
         run.pending = Some(Pending::new(epoch, now, members).ending(is_last, is_final));
         workers.tell(run.members.iter(), self.generation(), &CoordinatorSays::Checkpoint(epoch.0)).await;
+        crash_at(CrashPoint::CheckpointBegun);
     }
 
     fn event<'r>(&'r self, workers: &mut Workers, run: &mut Run<'r>, event: WorkerEvent) -> Result<(), Stop> {
@@ -379,14 +382,18 @@ impl RunningJob<'_> {
             })
             .await?;
             let has_results = manifest.subtasks.iter().any(|state| !state.committables.is_empty());
-            if self.context.crashes_before_commit && has_results {
-                std::process::abort();
+            if has_results {
+                crash_at(CrashPoint::RecordWritten);
             }
             commit(&self.committers, &manifest).await?;
+            if has_results {
+                crash_at(CrashPoint::ResultsCommitted);
+            }
             self.until_stored(|| async move {
                 Ok(checkpoints.mark_committed(epoch, self.context.clock.now_ms()).await)
             })
             .await?;
+            crash_at(CrashPoint::CommitMarked);
             Ok((manifest, started))
         }
         .boxed()
@@ -432,6 +439,7 @@ impl RunningJob<'_> {
             return Ok(GenerationEnd::Stopped);
         }
         self.taken.checkpoints.mark_finished(Epoch(manifest.epoch), self.context.clock.now_ms()).await?;
+        crash_at(CrashPoint::JobFinished);
         Ok(GenerationEnd::Finished)
     }
 }

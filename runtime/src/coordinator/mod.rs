@@ -30,7 +30,7 @@ use crate::checkpoint::records::{Manifest, SplitState, SubtaskState};
 use crate::checkpoint::{CheckpointError, Checkpoints, Claimant, Store, TakenOver, savepoint};
 use crate::clock::Clock;
 use crate::error::chain;
-use crate::fault::Safeguards;
+use crate::fault::{CrashPoint, Safeguards, crash_at};
 use crate::model::{Epoch, EventTime, Generation, Led};
 use crate::outside::Outside;
 use crate::sink::{self, SinkCommitter, SinkError, SinkIdentity, Sinks};
@@ -73,8 +73,6 @@ pub struct CoordinatorContext {
     pub outside: Outside,
     pub sinks: Arc<dyn Sinks>,
     pub safeguards: Safeguards,
-    /// Tests make the process crash after a checkpoint and before its commit.
-    pub crashes_before_commit: bool,
 }
 
 /// How a job's run ended.
@@ -595,6 +593,7 @@ async fn replay(
         && replays
     {
         commit(committers, manifest).await?;
+        crash_at(CrashPoint::CommitReplayed);
         taken.checkpoints.mark_committed(Epoch(manifest.epoch), clock.now_ms()).await?;
     }
     let nothing = Manifest::default();
@@ -748,7 +747,6 @@ mod tests {
             outside: Outside::new(clock, crate::checkpoint::BucketSettings::default()),
             sinks: Arc::new(StandardSinks),
             safeguards: Safeguards::default(),
-            crashes_before_commit: false,
         };
         let listener = Tcp.listen("127.0.0.1:0").await.unwrap();
         let workers =

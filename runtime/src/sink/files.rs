@@ -24,6 +24,7 @@ use super::{
     file_prefix,
 };
 use crate::clock::Clock;
+use crate::fault::{CrashPoint, crash_at};
 use crate::folders::{local_path, sync_folder, with_cure};
 use crate::format::{FileEncoder, FileFormat, FormatError};
 use crate::model::{Batch, Epoch, Generation, Led, Subtask};
@@ -337,7 +338,10 @@ impl SinkCommitter for FileCommitter {
     async fn commit(&self, committables: &[Committable]) -> Result<(), SinkError> {
         let staged = decode(committables)?;
         blocking_result(move || {
-            staged.iter().try_for_each(show)?;
+            for file in &staged {
+                show(file)?;
+                crash_at(CrashPoint::FileShown);
+            }
             for folder in staged.iter().map(|file| &file.folder).collect::<std::collections::BTreeSet<_>>() {
                 sync_folder(Path::new(folder))
                     .map_err(with_cure)

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::checkpoint::Store;
 use crate::clock::Clock;
-use crate::fault::{CrashAfterRows, Safeguards};
+use crate::fault::{CrashAfterRows, CrashPoint, Safeguards, crash_at};
 use crate::model::{Attempt, Epoch, Generation, JobUid, WorkerId};
 use crate::outside::Outside;
 use crate::rpc::{
@@ -223,6 +223,7 @@ impl Session<'_> {
                 match alive_while(deployed, self.worker.context.clock, sender).await? {
                     Ok(run) => {
                         self.run = Some(run);
+                        crash_at(CrashPoint::TasksDeployed);
                         Some(WorkerSays::Deployed(Empty {}))
                     }
                     Err(failed) => {

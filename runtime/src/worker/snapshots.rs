@@ -10,7 +10,7 @@ use super::retained::Retained;
 use crate::checkpoint::records::{Run, SubtaskState, TableState};
 use crate::checkpoint::store::Created;
 use crate::checkpoint::{Store, StoreError, paths};
-use crate::fault::Safeguards;
+use crate::fault::{CrashPoint, Safeguards, crash_at};
 use crate::model::{Epoch, Generation, MaxParallelism, WorkerId};
 use crate::operator::OperatorTable;
 use crate::rpc::Snapshot;
@@ -200,6 +200,7 @@ impl Snapshots {
             self.is_broken = true;
             return Err(error);
         }
+        crash_at(CrashPoint::SinksPrepared);
         let is_full = |snapshot: &TaskSnapshot| {
             snapshot
                 .operators
@@ -253,6 +254,7 @@ impl Snapshots {
             }
         }
         segments.store().await?;
+        crash_at(CrashPoint::StateStored);
         let runs = self.states.values_mut().flat_map(|state| &mut state.tables);
         for run in runs.flat_map(|table| &mut table.runs) {
             if let Some(bytes) = segments.stored.get(&run.segment) {

@@ -66,7 +66,12 @@ impl Place {
 
     /// Starts a job that crashes where a variable says.
     pub fn start_crashing(&self, variable: &str, value: &str) -> Job {
-        let mut command = self.command(&[]);
+        self.start_with(&[], variable, value)
+    }
+
+    /// Starts a job with a variable for all of its processes.
+    pub fn start_with(&self, arguments: &[&str], variable: &str, value: &str) -> Job {
+        let mut command = self.command(arguments);
         command.env(variable, value);
         self.spawn(command)
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use millrace::checkpoint::paths;
 use millrace::checkpoint::records::{self, Manifest};
+use millrace::fault::{CRASH_AT, CrashPoint};
 
 use super::harness::{Place, signal, text, wait_until};
 
@@ -30,7 +31,11 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 /// The output of an undisturbed run, as fast as it goes.
 fn straight() -> (Vec<String>, Vec<String>) {
-    let place = Place::new(2, &SQL.replace(", 'rows-per-second' = '50000'", ""));
+    undisturbed(SQL)
+}
+
+fn undisturbed(sql: &str) -> (Vec<String>, Vec<String>) {
+    let place = Place::new(2, &sql.replace(", 'rows-per-second' = '50000'", ""));
     let output = place.run(&[]);
     assert!(output.status.success(), "{}", text(&output));
     (place.rows("picked"), place.rows("totals"))
@@ -138,6 +143,44 @@ fn everything_killed_at_once_goes_on_with_another_parallelism() {
         "{}",
         text(&again)
     );
+}
+
+/// Crash points that no transaction has to do with, every other one.
+fn crash_points(first: usize) -> impl Iterator<Item = CrashPoint> {
+    let points = CrashPoint::ALL.iter().copied().filter(|point| *point != CrashPoint::TransactionCommitted);
+    points.skip(first).step_by(2)
+}
+
+/// Of each job a checkpoint is complete and not committed when it starts again, and then one of its processes dies at the point.
+fn a_crash_changes_nothing(point: CrashPoint) {
+    let sql = SQL.replace("'400000'", "'100000'");
+    let place = Place::new(2, &sql);
+    let crashed = place.start_crashing(CRASH_AT, "record-written:2").wait().unwrap();
+    assert!(!crashed.success(), "{}", place.log());
+    let mark = place.path().join("mark");
+    let at = format!("{}@{}", point.name(), mark.display());
+
+    let first = place.start_with(&["--workers", "2"], CRASH_AT, &at).wait().unwrap();
+
+    assert!(mark.exists(), "{} was not reached: {}", point.name(), place.log());
+    assert!(restored_epochs(&place.log()).iter().all(|epoch| *epoch > 0), "{}", place.log());
+    // Without a worker the others go on.
+    let of_worker = [CrashPoint::TasksDeployed, CrashPoint::SinksPrepared, CrashPoint::StateStored];
+    assert_eq!(first.success(), of_worker.contains(&point), "{}: {}", point.name(), place.log());
+    let output = place.run(&["--workers", "2"]);
+    assert!(output.status.success(), "{}: {}", point.name(), text(&output));
+    let rows = (place.rows("picked"), place.rows("totals"));
+    assert!(rows == undisturbed(&sql), "{}: {} and {} rows", point.name(), rows.0.len(), rows.1.len());
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_checkpoint_changes_nothing_0() {
+    crash_points(0).for_each(a_crash_changes_nothing);
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_checkpoint_changes_nothing_1() {
+    crash_points(1).for_each(a_crash_changes_nothing);
 }
 
 #[test]

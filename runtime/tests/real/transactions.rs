@@ -1,5 +1,9 @@
 //! Transactions through what a broker answers when they were ended, superseded, forgotten or are being committed.
 
+use std::collections::BTreeSet;
+
+use millrace::fault::{CRASH_AT, CrashPoint};
+
 use crate::broker::Broker;
 use crate::harness::{Place, signal, text};
 use crate::kafka::{expected, last, restored, row, sql, stop};
@@ -52,7 +56,7 @@ fn cut_off_once_there_is_a_sink(broker: &Broker, timeout_ms: u64) -> Place {
     broker.append("events", 0, &[row(3), row(4), row(10)]);
     let timeout = format!("'topic' = 'picked', 'properties.transaction.timeout.ms' = '{timeout_ms}'");
     let place = Place::new(1, &sql(broker.address()).replace("'topic' = 'picked'", &timeout));
-    let crashed = place.start_crashing("MILLRACE_TEST_CRASH_BEFORE_COMMIT", "1").wait().unwrap();
+    let crashed = place.start_crashing("MILLRACE_TEST_CRASH_AT", "record-written").wait().unwrap();
     assert!(!crashed.success());
     assert!(!broker.open_transactions().is_empty(), "{}", place.log());
     place
@@ -253,4 +257,50 @@ fn a_producer_that_wakes_up_after_it_was_replaced_adds_nothing() {
     assert!(broker.open_transactions().is_empty(), "{:?} hold back readers", broker.open_transactions());
     assert_eq!(broker.committed("picked", picked.len()), picked);
     assert_eq!(broker.committed("totals", totals.len()), totals);
+}
+
+/// One process of a job dies at each step between rows that are written and rows that are committed, after a start that had a commit to
+/// make again.
+#[test]
+fn a_crash_at_any_step_of_a_commit_loses_and_doubles_nothing() {
+    const ROWS: usize = 3_000;
+    let broker = Broker::start(2);
+    let expected: BTreeSet<String> = (0..ROWS).map(|n| format!("{{\"n\":{n}}}")).collect();
+    for point in [
+        CrashPoint::CommitReplayed,
+        CrashPoint::SinksPrepared,
+        CrashPoint::StateStored,
+        CrashPoint::ManifestWritten,
+        CrashPoint::RecordWritten,
+        CrashPoint::TransactionCommitted,
+        CrashPoint::ResultsCommitted,
+        CrashPoint::CommitMarked,
+    ] {
+        let topic = point.name();
+        broker.create_topic(topic, 2);
+        let sql = format!(
+            "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'splits' = '2', 'rows-per-second' = '3000',
+               'fields.n.kind' = 'sequence', 'fields.n.start' = '0', 'fields.n.end' = '{}');
+             CREATE TABLE written (n BIGINT) WITH ('connector' = 'kafka', 'topic' = '{topic}', 'format' = 'json',
+               'properties.bootstrap.servers' = '{}');
+             INSERT INTO written SELECT n FROM numbers;",
+            ROWS - 1,
+            broker.address()
+        );
+        let place = Place::new(2, &sql);
+        let crashed = place.start_crashing(CRASH_AT, "record-written:2").wait().unwrap();
+        assert!(!crashed.success(), "{topic}: {}", place.log());
+        let mark = place.path().join("mark");
+        let at = format!("{topic}@{}", mark.display());
+        place.start_with(&["--workers", "2"], CRASH_AT, &at).wait().unwrap();
+        assert!(mark.exists(), "{topic} was not reached: {}", place.log());
+        let output = place.run(&["--workers", "2"]);
+        assert!(output.status.success(), "{topic}: {}", text(&output));
+
+        let rows = broker.committed(topic, ROWS);
+
+        let different: BTreeSet<String> = rows.iter().cloned().collect();
+        assert!(rows.len() == ROWS && different == expected, "{topic}: {} rows", rows.len());
+        assert!(broker.open_transactions().is_empty(), "{topic}: {:?}", broker.open_transactions());
+    }
 }

@@ -18,6 +18,7 @@ use super::slots::SLOTS;
 use super::{Settings, Transaction, failed, transactional_id};
 use crate::clock::Clock;
 use crate::error::chain;
+use crate::fault::{CrashPoint, crash_at};
 use crate::kafka::{
     CONCURRENT_TRANSACTIONS, Client, INVALID_PRODUCER_ID_MAPPING, INVALID_TXN_STATE, KafkaError,
     PRODUCER_FENCED, TRANSACTIONAL_ID_NOT_FOUND, checked,
@@ -73,7 +74,7 @@ impl Committer {
             let (mut again, mut passing) = (Vec::new(), None);
             for transaction in left {
                 match end(client, &transaction).await {
-                    Ok(()) => {}
+                    Ok(()) => crash_at(CrashPoint::TransactionCommitted),
                     Err(error) if error.code() == Some(INVALID_TXN_STATE) => {
                         match describe(client, &transaction.id).await {
                             Ok((state, _)) if state == ABORTED => {

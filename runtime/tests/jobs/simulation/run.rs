@@ -363,7 +363,6 @@ impl Run {
             outside: self.outside(process),
             sinks: Arc::new(SimulatedSinks { world: self.world.clone(), process }),
             safeguards: self.safeguards,
-            crashes_before_commit: false,
         };
         async move {
             let uid = JobUid("uid".to_owned());

@@ -1,8 +1,9 @@
 //! Aggregate functions: how rows change their state, how states merge, what results from them.
 //!
 //! State layouts are those of `Aggregate::state_types` in the plan and never change for a function number. Integer
-//! sums wrap as Java's do; SUM, MIN, MAX and AVG ignore NULL and are NULL without a value.
+//! sums wrap as Java's do; all but COUNT ignore NULL and are NULL without a value.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Float64Array, Int64Array};
@@ -28,6 +29,7 @@ pub struct Accumulator {
     argument: Option<usize>,
     argument_type: DataType,
     result_type: DataType,
+    separator: String,
 }
 
 /// Prepares all aggregates of an operator; returns them and the layout of their state table.
@@ -55,6 +57,7 @@ pub fn prepare_behind(
             argument: aggregate.argument.map(|argument| argument as usize),
             argument_type: aggregate.argument_type.clone().unwrap_or_default(),
             result_type: aggregate.result_type.clone().unwrap_or_default(),
+            separator: aggregate.separator.clone(),
             state_types: state_types.clone(),
         });
         layout.extend(state_types.iter().map(StateType::of));
@@ -80,7 +83,7 @@ impl Rows<'_> {
 }
 
 impl Accumulator {
-    /// Adds rows. The least and the greatest do not mind what is taken back: the planner lets no such rows come here.
+    /// Adds rows. Those that keep values do not mind what is taken back: the planner lets no such rows come here.
     pub fn add(
         &self,
         columns: &[ArrayRef],
@@ -119,7 +122,7 @@ impl Accumulator {
             (_, Some(values)) => {
                 let state_type = StateType::of(&self.state_types[0]);
                 let values = state_type.physical(values).context(ComputeSnafu)?;
-                self.extreme(&Values::of(state_type, &values), rows, chunks);
+                self.take(&Values::of(state_type, &values), rows, chunks);
             }
         }
         Ok(())
@@ -150,7 +153,7 @@ impl Accumulator {
                 let Values::I64(counts) = Values::of(StateType::I64, &counts) else { return malformed() };
                 self.sum(&values, Some(counts), Rows { rows, slots, signs: None }, chunks);
             }
-            _ => self.extreme(&values, Rows { rows, slots, signs: None }, chunks),
+            _ => self.take(&values, Rows { rows, slots, signs: None }, chunks),
         }
         Ok(())
     }
@@ -195,40 +198,69 @@ impl Accumulator {
         }
     }
 
-    fn extreme(&self, values: &Values<'_>, rows: Rows<'_>, chunks: &mut ChunksMut<'_>) {
-        let is_min = self.function == AggregateFunction::Min;
+    fn take(&self, values: &Values<'_>, rows: Rows<'_>, chunks: &mut ChunksMut<'_>) {
+        match self.function {
+            AggregateFunction::ListAgg => self.append(values, rows, chunks),
+            _ => self.keep(values, rows, chunks),
+        }
+    }
+
+    /// Keeps one of the values: the least, the greatest, the first or the last.
+    fn keep(&self, values: &Values<'_>, rows: Rows<'_>, chunks: &mut ChunksMut<'_>) {
         for (row, slot, _) in rows.each() {
             let (chunk, offset) = chunks.at(slot);
             match (&mut chunk.columns[self.column], values) {
-                (StateColumn::I64(best, valid), Values::I64(values)) if values.is_valid(row) => {
+                (StateColumn::I64(kept, valid), Values::I64(values)) if values.is_valid(row) => {
                     let value = values.value(row);
-                    if !valid[offset] || (value < best[offset]) == is_min && value != best[offset] {
-                        best[offset] = value;
-                        valid[offset] = true;
+                    if self.takes(valid[offset], || value.cmp(&kept[offset])) {
+                        (kept[offset], valid[offset]) = (value, true);
                     }
                 }
-                (StateColumn::I128(best, valid), Values::I128(values)) if values.is_valid(row) => {
+                (StateColumn::I128(kept, valid), Values::I128(values)) if values.is_valid(row) => {
                     let value = values.value(row);
-                    if !valid[offset] || (value < best[offset]) == is_min && value != best[offset] {
-                        best[offset] = value;
-                        valid[offset] = true;
+                    if self.takes(valid[offset], || value.cmp(&kept[offset])) {
+                        (kept[offset], valid[offset]) = (value, true);
                     }
                 }
-                (StateColumn::F64(best, valid), Values::F64(values)) if values.is_valid(row) => {
+                (StateColumn::F64(kept, valid), Values::F64(values)) if values.is_valid(row) => {
                     let value = values.value(row);
-                    if !valid[offset] || value.total_cmp(&best[offset]).is_lt() == is_min {
-                        best[offset] = value;
-                        valid[offset] = true;
+                    if self.takes(valid[offset], || value.total_cmp(&kept[offset])) {
+                        (kept[offset], valid[offset]) = (value, true);
                     }
                 }
-                (StateColumn::Bytes(best), Values::Bytes(values)) if values.is_valid(row) => {
-                    let value = values.value(row);
-                    if best[offset].as_deref().is_none_or(|best| (value < best) == is_min && value != best) {
-                        best[offset] = Some(Arc::from(value));
+                (StateColumn::Bytes(kept), Values::Bytes(values)) if values.is_valid(row) => {
+                    let (value, kept) = (values.value(row), &mut kept[offset]);
+                    if self.takes(kept.is_some(), || value.cmp(kept.as_deref().unwrap_or_default())) {
+                        *kept = Some(Arc::from(value));
                     }
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Whether a value takes the place of the one that is kept.
+    fn takes(&self, has_value: bool, order: impl FnOnce() -> Ordering) -> bool {
+        match self.function {
+            AggregateFunction::LastValue => true,
+            _ if !has_value => true,
+            AggregateFunction::Min => order().is_lt(),
+            AggregateFunction::Max => order().is_gt(),
+            _ => false,
+        }
+    }
+
+    /// Appends texts.
+    fn append(&self, values: &Values<'_>, rows: Rows<'_>, chunks: &mut ChunksMut<'_>) {
+        let Values::Bytes(values) = values else { return };
+        for (row, slot, _) in rows.each().filter(|(row, ..)| values.is_valid(*row)) {
+            let (chunk, offset) = chunks.at(slot);
+            let StateColumn::Bytes(texts) = &mut chunk.columns[self.column] else { continue };
+            let text = &mut texts[offset];
+            *text = Some(match &text {
+                Some(before) => [before, self.separator.as_bytes(), values.value(row)].concat().into(),
+                None => values.value(row).into(),
+            });
         }
     }
 
@@ -347,6 +379,7 @@ mod tests {
             argument: Some(0),
             argument_type: Some(argument),
             result_type: Some(result),
+            separator: "-".to_owned(),
             ..Default::default()
         }
     }
@@ -371,7 +404,7 @@ mod tests {
 
     #[test]
     fn results_are_flinks() {
-        use AggregateFunction::{Avg, Count, Max, Min, Sum};
+        use AggregateFunction::{Avg, Count, FirstValue, LastValue, ListAgg, Max, Min, Sum};
         let bigint = || DataType::simple(TypeKind::BigInt);
         let int = || DataType::simple(TypeKind::Int);
         let string = || DataType::simple(TypeKind::String);
@@ -420,6 +453,30 @@ mod tests {
             (Max, bigint(), bigint(), longs(vec![None, Some(-5), Some(-6)]), longs(vec![Some(-5)])),
             (Max, string(), string(), texts(vec![Some("b"), Some("a"), None]), texts(vec![Some("b")])),
             (Min, string(), string(), texts(vec![None, None]), texts(vec![None])),
+            (
+                FirstValue,
+                bigint(),
+                bigint(),
+                longs(vec![None, Some(7), Some(-5), None]),
+                longs(vec![Some(7)]),
+            ),
+            (
+                LastValue,
+                bigint(),
+                bigint(),
+                longs(vec![None, Some(7), Some(-5), None]),
+                longs(vec![Some(-5)]),
+            ),
+            (FirstValue, string(), string(), texts(vec![None, Some("b"), Some("a")]), texts(vec![Some("b")])),
+            (LastValue, string(), string(), texts(vec![None, None]), texts(vec![None])),
+            (
+                ListAgg,
+                string(),
+                string(),
+                texts(vec![Some("b"), None, Some(""), Some("a")]),
+                texts(vec![Some("b--a")]),
+            ),
+            (ListAgg, string(), string(), texts(vec![None]), texts(vec![None])),
         ];
         for (function, argument, result, values, expected) in cases {
             let found = result_of(&aggregate(function, argument, result), values.clone());

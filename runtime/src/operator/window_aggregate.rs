@@ -40,6 +40,8 @@ pub struct WindowAggregate {
     firing: VecDeque<(i64, Part)>,
     /// Some of the state has gone to the disk.
     is_short_of_memory: bool,
+    /// Slices have to be merged in the order of their times.
+    minds_order: bool,
     watermark: EventTime,
     /// Column of partial states that counts the rows behind each.
     rows_column: Option<usize>,
@@ -59,6 +61,7 @@ impl WindowAggregate {
             pending: BTreeSet::new(),
             firing: VecDeque::new(),
             is_short_of_memory: false,
+            minds_order: plan.aggregates.iter().any(|aggregate| aggregate.function().minds_order()),
             watermark: EventTime::MIN,
             rows_column: plan.rows_column.map(|column| column as usize),
             late_rows: 0,
@@ -95,6 +98,7 @@ impl WindowAggregate {
         }
         let parts: Vec<&Slice> = self.slices.range(start + 1..=window_end).map(|(_, slice)| slice).collect();
         let pays = !self.is_short_of_memory
+            && !self.minds_order
             && self.stacks.pay(&self.window, parts.iter().map(|slice| slice.len()).sum());
         if !pays {
             self.stacks.clear();

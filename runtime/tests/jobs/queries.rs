@@ -116,6 +116,61 @@ fn rows_can_stand_in_the_text_itself() {
     assert!(!output.status.success() && text(&output).contains("VALUES"), "{}", text(&output));
 }
 
+/// Rows come in one order here, as there is one split.
+#[test]
+fn the_first_the_last_and_the_list_of_values_go_by_the_order_of_rows() {
+    let all = "FIRST_VALUE(v), LAST_VALUE(v), LISTAGG(s), LISTAGG(DISTINCT s, ' | '), LISTAGG(s, '') FILTER (WHERE v > 1)";
+    let rows = "(VALUES ('a', 3, 'x'), ('b', CAST(NULL AS INT), CAST(NULL AS STRING)), ('a', 1, CAST(NULL AS STRING)), ('a', 2, 'y'),
+                  ('a', CAST(NULL AS INT), 'x')) AS t(k, v, s)";
+    let of_groups = shown(&format!("SELECT k, {all} FROM {rows} GROUP BY k"));
+    assert_eq!(of_groups, ["a,3,2,\"x,y,x\",x | y,xy", "b,,,,,"]);
+
+    let numbers = "CREATE TABLE g (n BIGINT, ts AS CAST(TO_TIMESTAMP_LTZ(n * 1000, 3) AS TIMESTAMP(3)), WATERMARK FOR ts AS ts)
+      WITH ('connector' = 'datagen', 'splits' = '1', 'fields.n.kind' = 'sequence', 'fields.n.start' = '0', 'fields.n.end' = '39');";
+    let of_windows = |window: &str, condition: &str| {
+        shown(&format!(
+            "{numbers} SELECT FIRST_VALUE(n), LAST_VALUE(n), LISTAGG(CAST(n AS STRING)) FROM TABLE({window}) {condition}
+             GROUP BY window_start, window_end"
+        ))
+    };
+    let list = |range: std::ops::RangeInclusive<i32>| {
+        let (first, last) = (*range.start(), *range.end());
+        let all: Vec<String> = range.map(|n| n.to_string()).collect();
+        format!("{first},{last},\"{}\"", all.join(","))
+    };
+    let sorted = |mut rows: Vec<String>| {
+        rows.sort();
+        rows
+    };
+    let tumble = of_windows("TUMBLE(TABLE g, DESCRIPTOR(ts), INTERVAL '20' SECOND)", "");
+    assert_eq!(tumble, [list(0..=19), list(20..=39)]);
+    // Of so many slices that their merges would be shared.
+    let hop = of_windows("HOP(TABLE g, DESCRIPTOR(ts), INTERVAL '2' SECOND, INTERVAL '20' SECOND)", "");
+    let windows = (-18..=38).step_by(2).map(|start| list(start.max(0)..=(start + 19).min(39)));
+    assert_eq!(hop, sorted(windows.collect()));
+    let sessions = of_windows(
+        "SESSION(TABLE g, DESCRIPTOR(ts), INTERVAL '5' SECOND)",
+        "WHERE n < 10 OR n BETWEEN 20 AND 25",
+    );
+    assert_eq!(sessions, [list(0..=9), list(20..=25)]);
+
+    for (query, words) in [
+        (
+            "SELECT LISTAGG(s, k) FROM (VALUES ('a', 'b')) AS t(k, s)",
+            "the separator of LISTAGG is a text in quotes",
+        ),
+        ("SELECT LISTAGG(v) FROM (VALUES (1)) AS t(v)", "'LISTAGG' does not take values of the type INT"),
+        (
+            "SELECT LAST_VALUE(n) FROM (SELECT COUNT(*) AS n FROM (VALUES (1)) AS t(v) GROUP BY v) AS u",
+            "LAST_VALUE over rows that change",
+        ),
+        ("SELECT LISTAGG(s ORDER BY s) FROM (VALUES ('a')) AS t(s)", "rows are taken as they come"),
+    ] {
+        let output = sql(&["-e", query], "");
+        assert!(!output.status.success() && text(&output).contains(words), "{query}: {}", text(&output));
+    }
+}
+
 #[test]
 fn variances_and_deviations_have_the_type_of_their_values() {
     let all = "VAR_POP(v), VAR_SAMP(v), VARIANCE(v), STDDEV_POP(v), STDDEV_SAMP(v), STDDEV(v)";

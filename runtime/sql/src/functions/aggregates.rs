@@ -15,7 +15,8 @@ pub fn aggregate(name: &str) -> Option<Arc<AggregateUDF>> {
     // Those of how far values lie apart are rewritten before anything runs; their types are those of an average.
     let function = by_name(name).or_else(|| spread(name).map(|_| AggregateFunction::Avg))?;
     let name = name.to_ascii_lowercase();
-    let types = vec![TypeSignature::Any(1), TypeSignature::Nullary];
+    let mut types = vec![TypeSignature::Any(1), TypeSignature::Nullary];
+    types.extend((function == AggregateFunction::ListAgg).then_some(TypeSignature::Any(2)));
     let signature = Signature::one_of(types, Volatility::Immutable);
     Some(Arc::new(AggregateUDF::from(Marker { function, name, signature })))
 }
@@ -28,6 +29,9 @@ pub fn by_name(name: &str) -> Option<AggregateFunction> {
         "min" => AggregateFunction::Min,
         "max" => AggregateFunction::Max,
         "avg" => AggregateFunction::Avg,
+        "first_value" => AggregateFunction::FirstValue,
+        "last_value" => AggregateFunction::LastValue,
+        "listagg" => AggregateFunction::ListAgg,
         _ => return None,
     })
 }
@@ -54,12 +58,15 @@ pub fn spread(name: &str) -> Option<Spread> {
 }
 
 /// Names of all aggregate functions.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 14] = [
     "count",
     "sum",
     "min",
     "max",
     "avg",
+    "first_value",
+    "last_value",
+    "listagg",
     "stddev",
     "stddev_pop",
     "stddev_samp",
@@ -131,7 +138,14 @@ fn result_type(function: AggregateFunction, argument: &DataType) -> Option<DataT
             DataType::Decimal128(_, scale) => DataType::Decimal128(38, (*scale).max(6)),
             other => other.clone(),
         }),
-        AggregateFunction::Min | AggregateFunction::Max => {
+        AggregateFunction::ListAgg => (*argument == DataType::Utf8).then(|| argument.clone()),
+        AggregateFunction::FirstValue | AggregateFunction::LastValue if *argument == DataType::Binary => {
+            Some(argument.clone())
+        }
+        AggregateFunction::Min
+        | AggregateFunction::Max
+        | AggregateFunction::FirstValue
+        | AggregateFunction::LastValue => {
             let is_ordered = is_summable
                 || matches!(
                     argument,

@@ -90,7 +90,8 @@ pub fn reference() -> String {
     lines.extend(aggregates::NAMES.map(|name| {
         let distinct = if aggregates::spread(name).is_some() { "" } else { "[DISTINCT] " };
         let name = name.to_uppercase();
-        format!("| `{name}` | `{name}({distinct}value) [FILTER (WHERE condition)]` |")
+        let value = if name == "LISTAGG" { "text[, separator]" } else { "value" };
+        format!("| `{name}` | `{name}({distinct}{value}) [FILTER (WHERE condition)]` |")
     }));
     lines.sort();
     format!(

@@ -245,6 +245,9 @@ pub struct Aggregate {
     /// Equal arguments count once.
     #[prost(bool, tag = "6")]
     pub is_distinct: bool,
+    /// What stands between the texts of LISTAGG.
+    #[prost(string, tag = "7")]
+    pub separator: String,
 }
 
 /// Aggregate functions with a state layout of their own.
@@ -257,6 +260,39 @@ pub enum AggregateFunction {
     Min = 3,
     Max = 4,
     Avg = 5,
+    /// Of values other than NULL, in the order in which rows come.
+    FirstValue = 6,
+    LastValue = 7,
+    /// Texts behind each other, with the separator between them.
+    ListAgg = 8,
+}
+
+impl AggregateFunction {
+    /// Its name in SQL.
+    pub fn sql_name(self) -> &'static str {
+        match self {
+            AggregateFunction::Unknown => "?",
+            AggregateFunction::Count => "COUNT",
+            AggregateFunction::Sum => "SUM",
+            AggregateFunction::Min => "MIN",
+            AggregateFunction::Max => "MAX",
+            AggregateFunction::Avg => "AVG",
+            AggregateFunction::FirstValue => "FIRST_VALUE",
+            AggregateFunction::LastValue => "LAST_VALUE",
+            AggregateFunction::ListAgg => "LISTAGG",
+        }
+    }
+
+    /// True if a row that was added can be taken out again.
+    pub fn takes_back(self) -> bool {
+        matches!(self, AggregateFunction::Count | AggregateFunction::Sum | AggregateFunction::Avg)
+    }
+
+    /// True if the result depends on which row came first.
+    pub fn minds_order(self) -> bool {
+        use AggregateFunction::{FirstValue, LastValue, ListAgg};
+        matches!(self, FirstValue | LastValue | ListAgg)
+    }
 }
 
 /// Writes a table outside.
@@ -307,7 +343,11 @@ impl Aggregate {
             AggregateFunction::Unknown => Vec::new(),
             AggregateFunction::Count => vec![count],
             AggregateFunction::Sum | AggregateFunction::Avg => vec![sum_type(&argument), count],
-            AggregateFunction::Min | AggregateFunction::Max => vec![argument],
+            AggregateFunction::Min
+            | AggregateFunction::Max
+            | AggregateFunction::FirstValue
+            | AggregateFunction::LastValue
+            | AggregateFunction::ListAgg => vec![argument],
         }
     }
 }

@@ -120,14 +120,15 @@ fn decimal(unscaled: i128, scale: i32) -> String {
 
 /// An aggregate call over columns of these names.
 pub fn aggregate(aggregate: &Aggregate, names: &[String]) -> String {
-    let name = match aggregate.function() {
-        AggregateFunction::Unknown => "?".to_owned(),
-        function => format!("{function:?}").to_uppercase(),
-    };
+    let name = aggregate.function().sql_name();
     let argument = aggregate.argument.map_or("*".to_owned(), |argument| column(names, argument));
     let distinct = if aggregate.is_distinct { "DISTINCT " } else { "" };
     let filter = aggregate.filter.map(|filter| format!(" FILTER (WHERE {})", column(names, filter)));
-    format!("{name}({distinct}{argument}){}", filter.unwrap_or_default())
+    let separator = match aggregate.function() {
+        AggregateFunction::ListAgg => format!(", '{}'", aggregate.separator.replace('\'', "''")),
+        _ => String::new(),
+    };
+    format!("{name}({distinct}{argument}{separator}){}", filter.unwrap_or_default())
 }
 
 /// A window as the function that makes it.

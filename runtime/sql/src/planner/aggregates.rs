@@ -1,6 +1,6 @@
 //! Aggregates: over windows, over sessions, and running ones.
 
-use datafusion_common::{Column, DFSchemaRef, DataFusionError, Result, not_impl_err};
+use datafusion_common::{Column, DFSchemaRef, DataFusionError, Result, ScalarValue, not_impl_err, plan_err};
 use datafusion_expr::expr::AggregateFunction as AggregateCall;
 use datafusion_expr::{Aggregate as AggregateNode, Expr, ExprSchemable, LogicalPlan};
 
@@ -326,15 +326,29 @@ impl AggregateRows {
     }
 }
 
-/// The least and the greatest of values cannot be known once some were taken back.
+/// The least of values, or the first, cannot be known once some were taken back.
 fn can_take_back(aggregate: &Aggregate) -> Result<(), Refused> {
-    match aggregate.function() {
-        AggregateFunction::Min | AggregateFunction::Max => {
-            let name = format!("{:?}", aggregate.function()).to_uppercase();
-            let message = format!("{name} over rows that change is not supported yet");
-            Err((DataFusionError::NotImplemented(message), Some(name)))
+    let function = aggregate.function();
+    if function.takes_back() {
+        return Ok(());
+    }
+    let name = function.sql_name().to_owned();
+    let message = format!("{name} over rows that change is not supported yet");
+    Err((DataFusionError::NotImplemented(message), Some(name)))
+}
+
+/// What LISTAGG puts between texts.
+fn separator(function: AggregateFunction, arguments: &[Expr]) -> Result<String> {
+    match (function, arguments) {
+        (AggregateFunction::ListAgg, [_, Expr::Literal(ScalarValue::Utf8(Some(text)), _)]) => {
+            Ok(text.clone())
         }
-        _ => Ok(()),
+        (AggregateFunction::ListAgg, [_, _]) => {
+            plan_err!("the separator of LISTAGG is a text in quotes, such as ', '")
+        }
+        // As in Flink.
+        (AggregateFunction::ListAgg, _) => Ok(",".to_owned()),
+        _ => Ok(String::new()),
     }
 }
 
@@ -354,8 +368,8 @@ fn aggregate_call(
         return not_impl_err!("the aggregate function {}", func.name());
     };
     let result_type = Some(data_type(&expression.get_type(schema)?)?);
-    // Once or twice, the least and the greatest are the same.
-    let is_distinct = params.distinct && !matches!(function, AggregateFunction::Min | AggregateFunction::Max);
+    // Once or twice, the least and the greatest are the same, and so are the first and the last.
+    let is_distinct = params.distinct && (function.takes_back() || function == AggregateFunction::ListAgg);
     let condition =
         params.filter.as_ref().map(|condition| convert(condition, schema, columns)).transpose()?;
     if condition.as_ref().is_some_and(mentions_window) {
@@ -398,8 +412,9 @@ fn aggregate_call(
         condition => (value, field, filter(condition, rows)),
     };
     let column = rows.argument(value, field) as u32;
+    let separator = separator(function, &params.args)?;
     let (function, argument) = (function.into(), Some(column));
-    Ok(Aggregate { function, argument, argument_type, result_type, filter, is_distinct })
+    Ok(Aggregate { function, argument, argument_type, result_type, filter, is_distinct, separator })
 }
 
 /// CASE WHEN condition THEN value END.

@@ -10,6 +10,7 @@ use super::special_forms::extracted;
 use crate::diagnostic::Diagnostic;
 use crate::dialect::Query as Source;
 use crate::functions::aggregates;
+use crate::plan::AggregateFunction;
 
 /// Finds every construct of a query that cannot run.
 pub fn check(query: &Query, source: &Source) -> Vec<Diagnostic> {
@@ -491,7 +492,7 @@ fn function_parts(function: &ast::Function, span: Span, refused: &mut Vec<Refusa
         refuse(format!("FILTER of {name}"), "only aggregates have it; use CASE WHEN … THEN …", &["FILTER"]);
     }
     if !function.within_group.is_empty() {
-        refuse(format!("WITHIN GROUP of {name}"), "remove it", &["WITHIN"]);
+        refuse(format!("WITHIN GROUP of {name}"), "remove it: rows are taken as they come", &["WITHIN"]);
     }
     let FunctionArguments::List(list) = &function.args else { return };
     if list.duplicate_treatment.is_some() {
@@ -512,7 +513,11 @@ fn function_parts(function: &ast::Function, span: Span, refused: &mut Vec<Refusa
     for clause in &list.clauses {
         match clause {
             FunctionArgumentClause::OrderBy(_) => {
-                refuse(format!("ORDER BY in {name}"), "its result does not depend on an order", &["ORDER"]);
+                let hint = match aggregates::by_name(&name).is_some_and(AggregateFunction::minds_order) {
+                    true => "remove it: rows are taken as they come",
+                    false => "its result does not depend on an order",
+                };
+                refuse(format!("ORDER BY in {name}"), hint, &["ORDER"]);
             }
             FunctionArgumentClause::Limit(_) => refuse(format!("LIMIT in {name}"), "remove it", &["LIMIT"]),
             FunctionArgumentClause::Having(_) => {

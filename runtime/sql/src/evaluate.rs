@@ -7,6 +7,7 @@ use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{DataType, IntervalMonthDayNano, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use datafusion_common::config::ConfigOptions;
+use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{DataFusionError, Result, ScalarValue, internal_err};
 use datafusion_expr::{ColumnarValue, Operator, ScalarUDF};
 use datafusion_physical_expr::expressions;
@@ -14,6 +15,7 @@ use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use snafu::Snafu;
 
 use crate::functions;
+use crate::functions::clock::{AtTime, BatchTime};
 use crate::plan::{self, Node, TypeKind, Value, function};
 
 /// An expression could not be prepared or a row could not be computed.
@@ -47,6 +49,19 @@ impl Evaluator {
     /// Prepares an expression over a schema.
     pub fn new(expression: &plan::Expr, input: &SchemaRef) -> Result<Self, EvaluateError> {
         Ok(Evaluator { expression: lower(expression, input)? })
+    }
+
+    /// The same, of which functions that ask the clock get this time.
+    pub fn at(expression: &plan::Expr, input: &SchemaRef, time: &BatchTime) -> Result<Self, EvaluateError> {
+        let lowered = lower(expression, input)?;
+        let timed = lowered.transform_up(|inner| {
+            let Some(call) = inner.downcast_ref::<ScalarFunctionExpr>() else {
+                return Ok(Transformed::no(inner));
+            };
+            let Some(clock) = AtTime::by_name(call.name(), time) else { return Ok(Transformed::no(inner)) };
+            call_of(Arc::new(ScalarUDF::from(clock)), Vec::new(), input).map(Transformed::yes)
+        });
+        Ok(Evaluator { expression: timed?.data })
     }
 
     /// One value a row.

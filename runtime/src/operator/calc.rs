@@ -6,10 +6,12 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use millrace_sql::evaluate::Evaluator;
+use millrace_sql::functions::clock::BatchTime;
 use millrace_sql::plan::Calc as CalcPlan;
 use snafu::ResultExt;
 
 use super::{Collector, ComputeSnafu, Operator, OperatorError};
+use crate::clock::Clock;
 use crate::model::{Batch, RowKind};
 
 /// Evaluates a condition and expressions.
@@ -17,20 +19,32 @@ pub struct Calc {
     filter: Option<Evaluator>,
     columns: Vec<Evaluator>,
     output: SchemaRef,
+    /// If some expression asks for the time.
+    clock: Option<(Clock, BatchTime)>,
 }
 
 impl Calc {
     /// Prepares the expressions over the input's schema.
-    pub fn new(plan: &CalcPlan, input: &SchemaRef, output: SchemaRef) -> Result<Self, OperatorError> {
-        let filter = plan.filter.as_ref().map(|filter| Evaluator::new(filter, input)).transpose()?;
-        let columns =
-            plan.output.iter().map(|column| Evaluator::new(column, input)).collect::<Result<_, _>>()?;
-        Ok(Calc { filter, columns, output })
+    pub fn new(
+        plan: &CalcPlan,
+        input: &SchemaRef,
+        output: SchemaRef,
+        clock: Clock,
+    ) -> Result<Self, OperatorError> {
+        let time = BatchTime::default();
+        let evaluator = |expression| Evaluator::at(expression, input, &time);
+        let filter = plan.filter.as_ref().map(evaluator).transpose()?;
+        let columns = plan.output.iter().map(evaluator).collect::<Result<_, _>>()?;
+        let asks = plan.filter.iter().chain(&plan.output).any(|expression| expression.clock().is_some());
+        Ok(Calc { filter, columns, output, clock: asks.then_some((clock, time)) })
     }
 }
 
 impl Operator for Calc {
     fn process(&mut self, batch: Batch, out: &mut dyn Collector) -> Result<(), OperatorError> {
+        if let Some((clock, time)) = &self.clock {
+            time.set(clock.now_ms());
+        }
         let (mut records, mut kinds) = (batch.records, batch.kinds);
         if let Some(filter) = &self.filter
             && let Some(matches) = filter.matches(&records)?

@@ -17,6 +17,7 @@ use super::restored::Restored;
 use super::source_head::{Idleness, SourceHead, Throttle};
 use super::{Lags, TaskEvent, TaskFigures, TaskHandle};
 use crate::checkpoint::records::SubtaskState;
+use crate::clock::Clock;
 use crate::exchange::{Gate, Inbox, Output};
 use crate::fault::{CrashAfterRows, Safeguards};
 use crate::model::{Epoch, Generation, JobUid, MaxParallelism, Subtask};
@@ -215,7 +216,7 @@ fn chain_of<'a>(
             Some(kind) => {
                 let input =
                     above.context(PlanSnafu { message: format!("'{}' has no input", operator.id) })?;
-                let mut step = make_operator(kind, &input, output.clone())?;
+                let mut step = make_operator(kind, &input, output.clone(), context.outside.clock)?;
                 restored.restore(step.as_mut(), &state, context.max_parallelism, memory)?;
                 steps.push(Step { index: *index, operator: step });
             }
@@ -306,9 +307,10 @@ fn make_operator(
     kind: &OperatorKind,
     input: &SchemaRef,
     output: SchemaRef,
+    clock: Clock,
 ) -> Result<Box<dyn Operator>, BuildError> {
     Ok(match kind {
-        OperatorKind::Calc(plan) => Box::new(Calc::new(plan, input, output)?),
+        OperatorKind::Calc(plan) => Box::new(Calc::new(plan, input, output, clock)?),
         OperatorKind::LocalAggregate(plan) => Box::new(LocalAggregate::new(plan)?),
         OperatorKind::WindowAggregate(plan) => Box::new(WindowAggregate::new(plan)?),
         OperatorKind::SessionAggregate(plan) => Box::new(SessionAggregate::new(plan)?),

@@ -172,6 +172,36 @@ fn the_first_the_last_and_the_list_of_values_go_by_the_order_of_rows() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "compares with the time of a job")]
+fn functions_that_ask_the_clock_tell_the_time_of_the_batch() {
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let before = now();
+    let rows = shown(
+        "SELECT UNIX_TIMESTAMP(), UNIX_TIMESTAMP(DATE_FORMAT(NOW(), 'yyyy-MM-dd HH:mm:ss')), NOW() = CURRENT_TIMESTAMP, PROCTIME() = current_row_timestamp(),
+           CAST(LOCALTIMESTAMP AS DATE) = CURRENT_DATE, CAST(LOCALTIMESTAMP AS STRING) LIKE CONCAT(CAST(CURRENT_DATE AS STRING), ' ', CAST(LOCALTIME AS STRING), '%'),
+           CURRENT_TIME = LOCALTIME, DATE '2024-01-01' < CURRENT_DATE, CAST('2999-01-01 00:00:00' AS TIMESTAMP(3)) > LOCALTIMESTAMP - INTERVAL '1' DAY
+         FROM (VALUES (1)) AS t(v) WHERE CURRENT_TIMESTAMP > TO_TIMESTAMP_LTZ(0, 3)",
+    );
+    let after = now();
+    let fields: Vec<&str> = rows[0].split(',').collect();
+    for seconds in &fields[..2] {
+        assert!((before..=after).contains(&seconds.parse().unwrap()), "{before} {rows:?} {after}");
+    }
+    assert_eq!(fields[2..], ["TRUE"; 7], "{rows:?}");
+    // A column of that name has quotes.
+    assert_eq!(shown("SELECT `LOCALTIME` FROM (VALUES (7)) AS t(`LOCALTIME`)"), ["7"]);
+    let typed = "CREATE TABLE out (a TIMESTAMP_LTZ(3), b TIMESTAMP(3), c DATE, d TIME, e BIGINT, f TIMESTAMP_LTZ(3)) WITH ('connector' = 'print');
+      CREATE TABLE one (n BIGINT, at AS PROCTIME()) WITH ('connector' = 'datagen', 'number-of-rows' = '3', 'splits' = '1');
+      INSERT INTO out SELECT CURRENT_TIMESTAMP, LOCALTIMESTAMP, CURRENT_DATE, LOCALTIME, UNIX_TIMESTAMP(), at FROM one;";
+    let output = Place::new(1, typed).run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.contains("> +I[2")).count(),
+        3
+    );
+}
+
+#[test]
 fn variances_and_deviations_have_the_type_of_their_values() {
     let all = "VAR_POP(v), VAR_SAMP(v), VARIANCE(v), STDDEV_POP(v), STDDEV_SAMP(v), STDDEV(v)";
     let of = |values: &str| {

@@ -4,6 +4,7 @@
 
 pub mod aggregates;
 mod cast;
+pub mod clock;
 pub mod decimals;
 mod encodings;
 mod field;
@@ -37,7 +38,7 @@ pub use text::of_column as texts;
 /// Every function by its SQL names; the first is the one that plans store.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let tables = tables().into_iter().flatten().flat_map(|function| function.names.iter().copied());
-    tables.chain(rounding::NAMES)
+    tables.chain(rounding::NAMES).chain(clock::names())
 }
 
 /// Looks a scalar function up by its SQL name, in any case.
@@ -48,6 +49,9 @@ pub fn scalar(name: &str) -> Option<Arc<ScalarUDF>> {
     let name = name.to_ascii_lowercase();
     if let Some(round) = rounding::RoundTo::by_name(&name) {
         return Some(Arc::new(ScalarUDF::from(round)));
+    }
+    if let Some(clock) = clock::AtTime::by_name(&name, &clock::BatchTime::default()) {
+        return Some(Arc::new(ScalarUDF::from(clock)));
     }
     let function = tables().into_iter().flatten().find(|function| function.names.contains(&name.as_str()))?;
     Some(Arc::new(ScalarUDF::from(scalar::Function::new(function))))
@@ -86,6 +90,7 @@ pub fn reference() -> String {
     lines.extend(
         rounding::NAMES.map(|name| format!("| `{0}` | `{0}(number[, digits])` |", name.to_uppercase())),
     );
+    lines.extend(clock::listed().map(|(name, usage)| format!("| `{name}` | `{usage}` |")));
     lines.extend(special().map(|(name, usage)| format!("| `{name}` | `{usage}` |")));
     lines.extend(aggregates::NAMES.map(|name| {
         let distinct = if aggregates::spread(name).is_some() { "" } else { "[DISTINCT] " };

@@ -42,7 +42,7 @@ pub const FUNCTIONS: &[Scalar] = &[
     },
     Scalar {
         names: &["unix_timestamp"],
-        usage: "UNIX_TIMESTAMP(string[, 'yyyy-MM-dd HH:mm:ss'])",
+        usage: "UNIX_TIMESTAMP([string[, 'yyyy-MM-dd HH:mm:ss']])",
         accepts: texts,
         returns: |_| DataType::Int64,
         call: |arguments, rows| {

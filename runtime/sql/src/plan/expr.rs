@@ -108,6 +108,18 @@ pub struct FieldAccess {
 
 /// Names of the operators that [`Call`] spells as functions. Scalar functions use their SQL name in lower case.
 pub mod function {
+    /// They ask the clock, and give another value at another time.
+    pub const CLOCKS: [&str; 9] = [
+        "current_timestamp",
+        "current_row_timestamp",
+        "now",
+        "proctime",
+        "localtimestamp",
+        "current_date",
+        "current_time",
+        "localtime",
+        "unix_seconds",
+    ];
     pub const AND: &str = "and";
     pub const OR: &str = "or";
     pub const NOT: &str = "not";
@@ -187,20 +199,34 @@ impl Expr {
         }
     }
 
-    /// How many levels it has.
-    pub fn depth(&self) -> usize {
-        let below = |inner: &[&Expr]| inner.iter().map(|inner| inner.depth()).max().unwrap_or(0);
-        1 + match &self.node {
-            None | Some(Node::Column(_) | Node::Literal(_)) => 0,
-            Some(Node::Call(call)) => below(&call.arguments.iter().collect::<Vec<_>>()),
-            Some(Node::Cast(cast)) => below(&cast.expr.as_deref().into_iter().collect::<Vec<_>>()),
-            Some(Node::Field(access)) => below(&access.expr.as_deref().into_iter().collect::<Vec<_>>()),
+    /// The first function in it that asks the clock.
+    pub fn clock(&self) -> Option<&str> {
+        match &self.node {
+            Some(Node::Call(call)) if function::CLOCKS.contains(&call.function.as_str()) => {
+                Some(&call.function)
+            }
+            _ => self.children().into_iter().find_map(Expr::clock),
+        }
+    }
+
+    /// Every sub-expression directly below this one.
+    fn children(&self) -> Vec<&Expr> {
+        match &self.node {
+            None | Some(Node::Column(_) | Node::Literal(_)) => Vec::new(),
+            Some(Node::Call(call)) => call.arguments.iter().collect(),
+            Some(Node::Cast(cast)) => cast.expr.as_deref().into_iter().collect(),
+            Some(Node::Field(access)) => access.expr.as_deref().into_iter().collect(),
             Some(Node::Case(case)) => {
                 let branches = case.branches.iter().flat_map(|branch| branch.when.iter().chain(&branch.then));
                 let ends = case.operand.as_deref().into_iter().chain(case.otherwise.as_deref());
-                below(&branches.chain(ends).collect::<Vec<_>>())
+                branches.chain(ends).collect()
             }
         }
+    }
+
+    /// How many levels it has.
+    pub fn depth(&self) -> usize {
+        1 + self.children().into_iter().map(Expr::depth).max().unwrap_or(0)
     }
 
     /// Every sub-expression directly below this one.

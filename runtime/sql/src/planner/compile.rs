@@ -24,6 +24,7 @@ use super::window_node::{WINDOW_COLUMNS, WindowNode};
 use crate::connectors::{self};
 use crate::diagnostic::Diagnostic;
 use crate::dialect::{self, ColumnKind, CreateTable, CreateView, Insert, Name, Query, Statement, WindowCall};
+use crate::functions::clock;
 use crate::metadata;
 use crate::plan::{self, DataType, Plan, Schema, Table, TypeKind};
 use crate::planner::expressions;
@@ -396,14 +397,23 @@ impl Compiler {
             .map_err(|error| vec![from_planner(&error, &watermark.expression)])?;
         let of_watermark = expressions::data_type(both.schema().field(1).data_type())
             .map_err(|error| vec![from_planner(&error, &watermark.expression)])?;
+        let span_of_watermark =
+            watermark.expression.first().map_or(watermark.column.span, |token| token.span);
         if !matches!(of_watermark.kind(), TypeKind::Timestamp | TypeKind::TimestampLtz) {
-            let span = watermark.expression.first().map_or(watermark.column.span, |token| token.span);
             let message = format!("the watermark of '{name}' is {of_watermark}, not a timestamp");
-            return Err(vec![at(span, message).hint(format!("write such as {name} - INTERVAL '5' SECOND"))]);
+            let hint = format!("write such as {name} - INTERVAL '5' SECOND");
+            return Err(vec![at(span_of_watermark, message).hint(hint)]);
         }
         let columns = super::streams::over_physical_columns(&both, table)
             .map_err(|error| vec![from_planner(&error, &watermark.expression)])?;
         let [column, watermark] = columns.as_slice() else { return Ok(None) };
+        if let Some(clock) = columns.iter().find_map(plan::Expr::clock) {
+            let message = format!("the event time of '{name}' asks the clock ({})", clock::shown(clock));
+            return Err(vec![
+                at(span_of_watermark, message)
+                    .hint("event time is in the rows: use a column that they bring"),
+            ]);
+        }
         let millis = DataType::with_precision(column_type.kind(), 3);
         let watermark = plan::Expr::cast(watermark.clone(), millis, false);
         Ok(Some(EventTime { column: column.clone(), watermark }))

@@ -9,7 +9,7 @@ use sqlparser::ast::{
 };
 use sqlparser::tokenizer::Span;
 
-use crate::functions::FIELD;
+use crate::functions::{FIELD, clock};
 use crate::plan::function;
 
 /// Levels of an expression: planning takes the square of them in time, and workers go down into them on stacks of their own.
@@ -172,6 +172,13 @@ fn rewritten(expression: &Expr) -> Option<Expr> {
                 array: false,
                 format: None,
             })
+        }
+        // Words of Flink's that are no columns.
+        Expr::Identifier(name) if name.quote_style.is_none() && clock::is_bare(&name.value) => {
+            Some(call(&name.value.to_ascii_lowercase(), Vec::new()))
+        }
+        Expr::Function(function) if is_unix_timestamp_now(function) => {
+            Some(call(clock::UNIX_SECONDS, Vec::new()))
         }
         Expr::Position { expr, r#in } => Some(call("position", vec![(**expr).clone(), (**r#in).clone()])),
         Expr::Trim { trim_where, trim_what, expr, .. } => {
@@ -386,6 +393,12 @@ fn arguments(function: &Function) -> Option<Vec<Expr>> {
         _ => None,
     };
     list.args.iter().map(plain).collect()
+}
+
+/// UNIX_TIMESTAMP without arguments.
+fn is_unix_timestamp_now(function: &Function) -> bool {
+    let FunctionArguments::List(list) = &function.args else { return false };
+    list.args.is_empty() && function.name.to_string().eq_ignore_ascii_case("unix_timestamp")
 }
 
 fn call(name: &str, arguments: Vec<Expr>) -> Expr {

@@ -17,6 +17,7 @@ use super::expressions::{convert, data_type};
 use super::window_node::{WINDOW_COLUMNS, WINDOW_TIME, WindowNode};
 use crate::connectors::{self, Role};
 use crate::dialect::Cut;
+use crate::functions::clock;
 use crate::metadata;
 use crate::plan::{
     self, Calc, ChangelogNormalize, DataType, Edge, Field, HashKeys, Leaf, Node, Operator, OperatorKind,
@@ -87,6 +88,18 @@ pub fn over_physical_columns(plan: &LogicalPlan, table: &Table) -> Result<Vec<pl
 impl StreamBuilder {
     pub fn new() -> Self {
         StreamBuilder { plan: Plan::default(), ids: HashMap::new(), of_sources: BTreeMap::new() }
+    }
+
+    /// True if an operator takes rows back that it has given.
+    fn gives_changes(&self, operator: usize) -> bool {
+        match &self.plan.operators[operator].kind {
+            Some(OperatorKind::GroupAggregate(group)) if !group.aggregates.is_empty() => true,
+            Some(OperatorKind::ChangelogNormalize(_)) => true,
+            Some(OperatorKind::GroupAggregate(_) | OperatorKind::Calc(_)) => {
+                self.plan.inputs(operator).any(|edge| self.gives_changes(edge.from as usize))
+            }
+            _ => false,
+        }
     }
 
     /// Gives an option to the sources that are added from now on and do not have it.
@@ -386,6 +399,7 @@ impl Conversion<'_> {
             Base::Table(name) => self.source(&name, filter.iter_mut().chain(&mut output))?,
             Base::Written(rows) => self.written(rows),
         };
+        self.check_clocks(base, filter.iter().chain(&output))?;
         let width = self.builder.plan.operators[base].output.as_ref().map_or(0, |schema| schema.fields.len());
         let is_same =
             output.iter().enumerate().all(|(index, expression)| expression.as_column() == Some(index));
@@ -396,6 +410,20 @@ impl Conversion<'_> {
         let index = self.builder.add(&format!("{}/{place}/calc", self.sink), schema, kind);
         self.builder.connect(base, index, None);
         Ok(index)
+    }
+
+    /// A row that is taken back must be the one that was given: at another time it would be another one.
+    fn check_clocks<'e>(
+        &self,
+        base: usize,
+        mut all: impl Iterator<Item = &'e plan::Expr>,
+    ) -> Result<(), Refused> {
+        let Some(name) = all.find_map(plan::Expr::clock).filter(|_| self.builder.gives_changes(base)) else {
+            return Ok(());
+        };
+        let name = clock::shown(name);
+        let message = format!("{name} over rows that change is not supported yet");
+        Err((DataFusionError::NotImplemented(message), Some(name)))
     }
 
     /// Adds the source of rows that the text itself has.

@@ -29,13 +29,6 @@ impl Words {
     }
 }
 
-/// Functions without parentheses that ask the clock: the planner takes them for columns.
-const CLOCKS: [&str; 5] =
-    ["CURRENT_TIMESTAMP", "CURRENT_DATE", "CURRENT_TIME", "LOCALTIMESTAMP", "LOCALTIME"];
-
-/// The same with parentheses.
-const CLOCK_FUNCTIONS: [&str; 3] = ["NOW", "PROCTIME", "CURRENT_ROW_TIMESTAMP"];
-
 /// In the message of a conversion that there is none of.
 pub const CANNOT_CAST: &str = "cannot be CAST to";
 
@@ -54,9 +47,6 @@ pub fn of_schema(error: &SchemaError) -> Words {
         SchemaError::FieldNotFound { field, valid_fields } => {
             let names: Vec<_> = valid_fields.iter().map(|field| field.name.clone()).collect();
             let wanted = field.name();
-            if CLOCKS.iter().any(|clock| wanted.eq_ignore_ascii_case(clock)) {
-                return asks_clock(wanted);
-            }
             // The qualifier of a column may be what is wrong.
             let is_of = |field: &datafusion_common::Column, table: &str| {
                 field.relation.as_ref().is_some_and(|relation| relation.table() == table)
@@ -85,11 +75,6 @@ pub fn of_schema(error: &SchemaError) -> Words {
             Words::new(format!("the column '{name}' occurs twice")).hint("rename one of them with AS")
         }
     }
-}
-
-fn asks_clock(name: &str) -> Words {
-    Words::new(format!("{} is not supported yet", name.to_uppercase()))
-        .hint("use the time of the rows: their event time, or a column of their table")
 }
 
 /// Every other error.
@@ -121,9 +106,6 @@ pub fn of_text(text: &str) -> Words {
 fn of_functions(text: &str) -> Option<Words> {
     if let Some(rest) = text.strip_prefix("Invalid function '") {
         let name = rest.split('\'').next().unwrap_or(rest);
-        if CLOCK_FUNCTIONS.iter().any(|clock| name.eq_ignore_ascii_case(clock)) {
-            return Some(asks_clock(name));
-        }
         let known: Vec<String> = functions::names().chain(aggregates::NAMES).map(str::to_owned).collect();
         let hint = match closest(&name.to_lowercase(), &known) {
             Some(similar) => format!("did you mean {}?", similar.to_uppercase()),

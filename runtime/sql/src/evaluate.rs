@@ -344,6 +344,11 @@ mod tests {
     fn functions_give_what_flink_gives() {
         let cases = [
             ("n / 2", "BIGINT", "3"),
+            ("'100%' LIKE '100!%' ESCAPE '!' AND NOT '1000' LIKE '100!%' ESCAPE '!'", "BOOLEAN", "true"),
+            ("'a!_b' LIKE 'a!!!_b' ESCAPE '!' AND e LIKE 'a%b|_c' ESCAPE '|'", "BOOLEAN", "true"),
+            // Without ESCAPE nothing escapes.
+            (r"'a\_b' LIKE 'a\_b' AND 'a\xb' LIKE 'a\_b' AND NOT 'a_b' LIKE 'a\_b'", "BOOLEAN", "true"),
+            (r"'a\xb' LIKE CONCAT('a\', '_b') AND CONCAT(e, '\') LIKE CONCAT(e, '\')", "BOOLEAN", "true"),
             // Times lie in the millisecond that has begun, also before 1970.
             (
                 "CAST(TIMESTAMP '1969-12-31 23:59:59.999999' AS TIMESTAMP(3))",

@@ -144,6 +144,8 @@ fn the_first_the_last_and_the_list_of_values_go_by_the_order_of_rows() {
     };
     let tumble = of_windows("TUMBLE(TABLE g, DESCRIPTOR(ts), INTERVAL '20' SECOND)", "");
     assert_eq!(tumble, [list(0..=19), list(20..=39)]);
+    let halves = of_windows("TUMBLE(TABLE g, DESCRIPTOR(ts), INTERVAL '2.5' SECOND)", "WHERE n < 5");
+    assert_eq!(halves, [list(0..=2), list(3..=4)]);
     // Of so many slices that their merges would be shared.
     let hop = of_windows("HOP(TABLE g, DESCRIPTOR(ts), INTERVAL '2' SECOND, INTERVAL '20' SECOND)", "");
     let windows = (-18..=38).step_by(2).map(|start| list(start.max(0)..=(start + 19).min(39)));

@@ -248,18 +248,34 @@ fn interval(cursor: &mut Cursor<'_>) -> Parsed<i64> {
     cursor.expect_word("INTERVAL")?;
     let is_negative = cursor.take(&Token::Minus);
     let (text, span) = cursor.string("a number in single quotes")?;
-    let number: i64 = text.trim().parse().map_err(|_| {
-        at_span(span, format!("'{text}' is not a whole number")).hint("write INTERVAL '10' SECOND")
-    })?;
     let unit_token = cursor.peek();
     let (unit, _) = cursor.name("a unit such as SECOND")?;
     if unit_ms(&unit).is_none() {
         return Err(mistake(&unit_token, format!("'{unit}' is not a unit of time for windows"))
             .hint("use MILLISECOND, SECOND, MINUTE, HOUR, DAY or WEEK"));
     }
-    let length = milliseconds(number, &unit)
-        .ok_or_else(|| at_span(span, format!("the interval '{text}' {unit} is too long")))?;
+    let fraction = unit_ms(&unit).filter(|ms| *ms == 1_000).and_then(|_| seconds(text.trim()));
+    let length = match (fraction, text.trim().parse()) {
+        (Some(length), _) => Some(length),
+        (None, Ok(number)) => milliseconds(number, &unit),
+        (None, Err(_)) => {
+            let mistake = at_span(span, format!("'{text}' is not a whole number"));
+            return Err(mistake.hint("write INTERVAL '10' SECOND, or '0.5' SECOND"));
+        }
+    };
+    let length = length.ok_or_else(|| at_span(span, format!("the interval '{text}' {unit} is too long")))?;
     Ok(if is_negative { -length } else { length })
+}
+
+/// Seconds with up to three digits behind the point, in milliseconds.
+fn seconds(text: &str) -> Option<i64> {
+    let (whole, fraction) = text.split_once('.')?;
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_digits(whole) || !is_digits(fraction) || fraction.len() > 3 {
+        return None;
+    }
+    let millis: i64 = format!("{fraction:0<3}").parse().ok()?;
+    whole.parse::<i64>().ok()?.checked_mul(1_000)?.checked_add(millis)
 }
 
 /// So many units of time in milliseconds; `None`: windows have no such unit, or it is too long.

@@ -111,7 +111,7 @@ const OPERATORS: &str = "
 ## Operators, conversions and types
 
 - `+`, `-`, `*`, `/`, `%`, and `||` for strings; `=`, `<>`, `<`, `<=`, `>`, `>=`; `AND`, `OR`, `NOT`.
-- `IS [NOT] NULL`, `IS [NOT] TRUE`, `IS [NOT] DISTINCT FROM`, `[NOT] BETWEEN`, `[NOT] IN (…)`, `[NOT] LIKE 'pattern'`.
+- `IS [NOT] NULL`, `IS [NOT] TRUE`, `IS [NOT] DISTINCT FROM`, `[NOT] BETWEEN`, `[NOT] IN (…)`, `[NOT] LIKE 'pattern' [ESCAPE 'character']`.
 - `row.field`, `array[position]` from 1 on, `map[key]`.
 - A time `+` or `-` `INTERVAL 'n' unit`.
 - `CAST(value AS type)` fails on a text that is no value of the type, `TRY_CAST` makes NULL of it.

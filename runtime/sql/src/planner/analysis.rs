@@ -18,6 +18,7 @@ use super::common_types::CommonTypes;
 use super::conditions::Conditions;
 use super::decimal_arithmetic::DecimalArithmetic;
 use super::fractions::Fractions;
+use super::like::FlinkLike;
 use super::spreads::Spreads;
 
 /// Resolves types, inserts casts, folds constants.
@@ -28,6 +29,7 @@ pub fn analyse(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
     let mut analyzer = Analyzer::new();
     analyzer.add_function_rewrite(Arc::new(DecimalArithmetic));
     analyzer.rules.insert(0, Arc::new(Conditions));
+    analyzer.rules.push(Arc::new(FlinkLike));
     analyzer.rules.push(Arc::new(FlinkCasts));
     analyzer.rules.push(Arc::new(Fractions));
     let plan = analyzer.execute_and_check(plan, &ConfigOptions::default(), |_, _| {})?;

@@ -5,6 +5,7 @@ use datafusion_common::{DFSchema, Result, ScalarValue, not_impl_err, plan_err};
 use datafusion_expr::expr::{Alias, Between, BinaryExpr, Case, Cast, InList, Like, ScalarFunction, TryCast};
 use datafusion_expr::{Expr, Operator};
 
+use super::like::KERNELS;
 use super::words::{DIFFERENCE, HINT};
 use crate::functions::{self, CastTo, CompareFractions, FIELD, InFractions};
 use crate::plan::{self, Branch, DataType, TypeKind, Value, function};
@@ -29,7 +30,7 @@ pub fn convert(expression: &Expr, schema: &DFSchema, columns: &[plan::Expr]) -> 
         Expr::IsNotTrue(inner) => compare(function::IS_DISTINCT_FROM, to(inner)?, true),
         Expr::IsFalse(inner) => compare(function::IS_NOT_DISTINCT_FROM, to(inner)?, false),
         Expr::IsNotFalse(inner) => compare(function::IS_DISTINCT_FROM, to(inner)?, false),
-        Expr::Like(Like { negated, expr, pattern, escape_char: None, case_insensitive: false }) => {
+        Expr::Like(Like { negated, expr, pattern, escape_char: Some(KERNELS), case_insensitive: false }) => {
             let name = if *negated { function::NOT_LIKE } else { function::LIKE };
             plan::Expr::call(name, vec![to(expr)?, to(pattern)?])
         }

@@ -17,6 +17,7 @@ mod declarations;
 mod expressions;
 mod fractions;
 mod group_windows;
+mod like;
 mod mistakes;
 mod settings;
 mod special_forms;

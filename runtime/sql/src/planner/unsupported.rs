@@ -6,6 +6,7 @@ use sqlparser::ast::{
 };
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
+use super::like::{escape_of, like_pattern, text_of};
 use super::special_forms::extracted;
 use crate::diagnostic::Diagnostic;
 use crate::dialect::Query as Source;
@@ -366,13 +367,14 @@ impl Found<'_> {
                         &["RLIKE", "REGEXP"],
                     ));
                 }
-                Expr::Like { escape_char: Some(_), .. } => {
-                    refused.push((
-                        "LIKE … ESCAPE".to_owned(),
-                        "use REGEXP(value, 'pattern')",
-                        Span::empty(),
-                        &["ESCAPE"],
-                    ));
+                Expr::Like { pattern, escape_char: Some(escape), .. } => {
+                    let fits = escape_of(escape).and_then(|escape| match text_of(pattern) {
+                        Some(pattern) => like_pattern(pattern, Some(escape)).map(drop),
+                        None => Err("write the pattern in quotes, or leave ESCAPE out"),
+                    });
+                    if let Err(cure) = fits {
+                        refused.push(("this LIKE … ESCAPE".to_owned(), cure, Span::empty(), &["ESCAPE"]));
+                    }
                 }
                 Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => {
                     refused.push((

@@ -380,8 +380,8 @@ fn mistakes_are_shown_where_they_are() {
         ),
         ("SELECT auction FROM bid WHERE url ILIKE 'a%'", "1:35+5 ILIKE is not supported yet", None),
         (
-            "SELECT auction FROM bid WHERE url LIKE 'a%' ESCAPE '%'",
-            "1:45+6 LIKE … ESCAPE is not supported yet",
+            "SELECT auction FROM bid WHERE url LIKE 'a%b' ESCAPE '%'",
+            "1:46+6 this LIKE … ESCAPE is not supported yet",
             None,
         ),
         (

@@ -401,7 +401,7 @@ async fn one_generation(
             warn!(
                 damaged_epoch = newest.epoch,
                 epoch = whole.epoch,
-                "an older checkpoint takes the place of the newest, which cannot be read; nothing was written since"
+                "an older checkpoint takes the place of the newest, which cannot be read; nothing was committed since"
             );
             taken.go_back(whole).await?;
         }

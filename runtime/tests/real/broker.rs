@@ -30,6 +30,9 @@ const CONSUMER_TRIES: usize = 20;
 /// Codes of an unknown partition, of one without a leader, and of one that another broker leads.
 const NOT_LEADING: [i16; 3] = [3, 5, 6];
 
+/// Code of records that are there already.
+const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
+
 /// A broker that is its own controller; ends with this value.
 pub struct Broker {
     folder: tempfile::TempDir,
@@ -356,7 +359,8 @@ impl Broker {
         assert_eq!(answer.results[0].error_code, 0, "{:?}", answer.results[0].error_message);
     }
 
-    /// Appends rows to a partition, each a second after the one before, without a transaction; tries again while the broker is away.
+    /// Appends rows to a partition, each a second after the one before, without a transaction; tries again while the broker is away. The
+    /// brokers know a try that has come through although its answer did not.
     pub fn append(&self, topic: &str, partition: i32, rows: &[String]) {
         let records: Vec<_> = rows.iter().map(|row| (None, Some(row.as_str()))).collect();
         self.append_keyed(topic, partition, &records);
@@ -365,16 +369,17 @@ impl Broker {
     /// The same of keys and values, each of which may be none.
     pub fn append_keyed(&self, topic: &str, partition: i32, records: &[(Option<&str>, Option<&str>)]) {
         let bytes = |text: &Option<&str>| text.map(|text| Bytes::from(text.to_owned()));
+        let (producer_id, producer_epoch) = self.producer();
         let record = |(index, (key, value)): (usize, &(Option<&str>, Option<&str>))| Record {
             transactional: false,
             control: false,
             delete_horizon: false,
             partition_leader_epoch: -1,
-            producer_id: -1,
-            producer_epoch: -1,
+            producer_id,
+            producer_epoch,
             timestamp_type: TimestampType::Creation,
             offset: index as i64,
-            sequence: -1 + index as i32,
+            sequence: index as i32,
             timestamp: 1000 * index as i64,
             key: bytes(key),
             value: bytes(value),
@@ -398,15 +403,33 @@ impl Broker {
             };
             let answer = match self.runtime.block_on(answer) {
                 Ok(answer) => answer,
-                // The leader is gone, and that is not known yet; nothing was sent.
+                // The leader is gone, and that is not known yet.
                 Err(KafkaError::Network { .. }) => return false,
                 Err(error) => panic!("{topic} partition {partition}: {error:?}"),
             };
             let code = answer.responses[0].partition_responses[0].error_code;
-            // After a start the broker may not lead the partition yet; such an answer says that nothing was written.
-            assert!(code == 0 || NOT_LEADING.contains(&code), "{topic} partition {partition}: code {code}");
-            code == 0
+            // After a start the broker may not lead the partition yet, or not any more.
+            let is_there = code == 0 || code == DUPLICATE_SEQUENCE_NUMBER;
+            assert!(is_there || NOT_LEADING.contains(&code), "{topic} partition {partition}: code {code}");
+            is_there
         });
+    }
+
+    /// Id and epoch of a new producer without transactions.
+    fn producer(&self) -> (i64, i16) {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(60_000)
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1);
+        let mut producer = None;
+        wait_until("there is a new producer", || {
+            let answer = async { self.client().call(&self.address, &request, 5).await };
+            let answer = self.runtime.block_on(answer).ok().filter(|answer| answer.error_code == 0);
+            producer = answer.map(|answer| (answer.producer_id.0, answer.producer_epoch));
+            producer.is_some()
+        });
+        producer.unwrap()
     }
 
     /// Ids of transactions that are open.

@@ -153,7 +153,7 @@ pub async fn run(
     let nonce = rand::Rng::random(&mut *context.random.lock());
     let mut claimant = Claimant::new(nonce, settings.parallelism);
     let mut looks_before = false;
-    // Of segments, once a worker could not read one.
+    // Of segments, while the newest checkpoint cannot be restored: to look at all of them is to read the whole state.
     let mut looked: Option<Looked> = None;
     let job = Job { settings: &settings, plan: &plan, context: &context, report: &report };
     // Failures since the job was asked to stop.
@@ -214,6 +214,9 @@ pub async fn run(
             warn!(error = %failure.message, "looking for a checkpoint that is whole");
             looked = Some(Looked::default());
             continue;
+        }
+        if failure.kind != STATE_DAMAGED {
+            looked = None;
         }
         JobReport::change(&report, |report| {
             report.phase = if failure.is_permanent { Phase::Failed } else { Phase::Recovering };

@@ -129,7 +129,12 @@ impl Test {
         let passed = self.pass();
         if let Err(error) = &passed {
             self.say(&format!("failed: {error}"));
-            self.collect();
+            let folder = &self.arguments.folder;
+            self.collect(folder);
+            println!(
+                "objects, events and logs are in {}, those of all pods, also of those that are gone, in its folder pods",
+                folder.display()
+            );
         }
         if !self.arguments.keep {
             kubectl(&["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"])?;
@@ -161,7 +166,34 @@ impl Test {
         }
         self.are_restricted()?;
         let say = |what: &str| self.say(what);
-        Jobs { folder: &self.arguments.folder, namespace: &self.name, kafka: &self.kafka, say: &say }.all()
+        Jobs { folder: &self.arguments.folder, namespace: &self.name, kafka: &self.kafka, say: &say }
+            .all()?;
+        self.would_be_found_out()
+    }
+
+    /// What is collected when something is wrong tells of it.
+    fn would_be_found_out(&self) -> Outcome<()> {
+        let folder = self.arguments.folder.join("collected");
+        std::fs::create_dir_all(&folder).whatever_context("failed to make a folder")?;
+        self.collect(&folder);
+        for (file, word) in [
+            ("objects.yaml", "kind: StreamJob"),
+            ("wide.txt", "Warning"),
+            ("describe.txt", "Last Checkpoint"),
+            ("operator.log", "\"timestamp\""),
+        ] {
+            let text =
+                std::fs::read_to_string(folder.join(file)).with_whatever_context(|_| file.to_owned())?;
+            if !text.contains(word) {
+                whatever!("'{word}' is not in {file}, which is collected when something is wrong");
+            }
+        }
+        let logs = std::fs::read_dir(self.logs()).whatever_context("failed to list the logs of pods")?;
+        let mut texts = logs.filter_map(|log| std::fs::read_to_string(log.ok()?.path()).ok());
+        match texts.any(|text| text.contains("leading the job")) {
+            true => Ok(()),
+            false => whatever!("no log of a pod, also of one that is gone, tells of a coordinator"),
+        }
     }
 
     /// The namespace admits only restricted pods; this shows that it is what refuses others.
@@ -519,8 +551,7 @@ impl Test {
     }
 
     /// Objects, events and logs, for whoever has to find out.
-    fn collect(&self) {
-        let folder = &self.arguments.folder;
+    fn collect(&self, folder: &Path) {
         let all = ["get", "all,sj,configmaps,events", "-n", &self.name, "-o", "yaml"];
         let wide = ["get", "pods,events", "-n", &self.name, "-o", "wide"];
         let describe = ["describe", "sj", "-n", &self.name];
@@ -534,10 +565,6 @@ impl Test {
         for (file, arguments) in files {
             save(folder, file, kubectl(arguments));
         }
-        println!(
-            "objects, events and logs are in {}, those of all pods, also of those that are gone, in its folder pods",
-            folder.display()
-        );
     }
 }
 

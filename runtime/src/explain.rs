@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use millrace_sql::plan::{Expr, Node, Operator, OperatorKind, Plan, Schema, Table, text};
+use millrace_sql::plan::{AggregateFunction, Expr, Node, Operator, OperatorKind, Plan, Schema, Table, text};
 use serde::Serialize;
 
 use crate::topology::Topology;
@@ -139,7 +139,12 @@ fn state(operator: &Operator) -> Vec<String> {
         Some(OperatorKind::GroupAggregate(group)) => {
             let has_distinct = group.aggregates.iter().any(|aggregate| aggregate.is_distinct);
             let distinct = has_distinct.then(|| "distinct".to_owned());
-            std::iter::once("groups".to_owned()).chain(distinct).collect()
+            let keeps_values = group
+                .aggregates
+                .iter()
+                .any(|aggregate| aggregate.is_changing && aggregate.function() != AggregateFunction::ListAgg);
+            let values = keeps_values.then(|| "values".to_owned());
+            std::iter::once("groups".to_owned()).chain(distinct).chain(values).collect()
         }
         _ => Vec::new(),
     }

@@ -51,6 +51,51 @@ impl Jobs<'_> {
         Ok(())
     }
 
+    /// What the schema allows and no job can be made of: the controller says so, and makes pods once it is right.
+    pub(super) fn refused_by_the_controller(&self) -> Outcome<()> {
+        let good = self.job("refused", &self.sql("refused", FAST));
+        let too_much = json!({"resources": {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}});
+        let undeclared = self.job_with_topic().sql.replace("${secret:brokers}", "${secret:lucky}");
+        let cases: [(&str, Value, &str, &[&str]); 4] = [
+            (
+                "/spec/checkpoint/location",
+                "file:///state".into(),
+                "LocationNotShared",
+                &["spec.checkpoint.location: 'file:///state'", "use a bucket"],
+            ),
+            (
+                "/spec/startFrom",
+                "/saved/1".into(),
+                "LocationNotShared",
+                &["spec.startFrom: '/saved/1'", "name one, such as s3://"],
+            ),
+            (
+                "/spec/workers",
+                too_much,
+                "InvalidResources",
+                &["spec.workers.resources.requests.memory: 2Gi", "limit"],
+            ),
+            (
+                "/spec/pipeline/sql",
+                undeclared.into(),
+                "SecretUndeclared",
+                &["lucky", "spec.pipeline.secrets"],
+            ),
+        ];
+        for (field, value, reason, parts) in cases {
+            let mut manifest = self.manifest(&good);
+            let (parent, name) = field.rsplit_once('/').unwrap_or_default();
+            manifest.pointer_mut(parent).whatever_context("no such field")?[name] = value;
+            apply(self.folder, "refused.json", &manifest.to_string())?;
+            self.condition("refused", "Ready", "False", reason, parts)?;
+            self.no_pods("refused")?;
+        }
+        self.apply(&good)?;
+        self.finish(&good)?;
+        (self.say)("specs that no job can be made of: refused with field and cure; ran once corrected");
+        Ok(())
+    }
+
     pub(super) fn broken_sql_and_foreign_state(&self) -> Outcome<()> {
         let good = self.job("sql", &self.sql("sql", FAST));
         let broken = Job { sql: good.sql.replace("COUNT(*)", "COUTN(*)"), ..good.clone() };
@@ -173,34 +218,33 @@ impl Jobs<'_> {
         }
         self.finish(&state)?;
         self.phase("full-results", "Succeeded")?;
-        let found = outside::rows_in(&bucket, "results")?;
-        let difference = compare::compare(found.iter().map(String::as_str), &self.expected()?);
-        if !difference.is_empty() {
-            whatever!("{bucket}: {} rows; {}", found.len(), difference.describe());
-        }
+        self.compare_bucket(&bucket)?;
         (self.say)("a full disk of state and of results: said; the jobs ran on, and their rows are right");
         Ok(())
     }
 
     pub(super) fn missing_files(&self) -> Outcome<()> {
-        let input = format!("{}/late-input", self.namespace);
+        let (bucket, input) = (format!("{}-input", self.namespace), "late");
         let sql = format!(
-            "CREATE TABLE numbers (id BIGINT, k BIGINT) WITH ('connector' = 'filesystem', 'path' = 's3://millrace/{input}', 'format' = 'json');
+            "CREATE TABLE numbers (id BIGINT, k BIGINT) WITH ('connector' = 'filesystem', 'path' = 's3://{bucket}/{input}', 'format' = 'json');
              CREATE TABLE copied (id BIGINT, k BIGINT) WITH ({});
              INSERT INTO copied SELECT id, k FROM numbers;",
             self.files("copied")
         );
         self.apply(&self.job("input", &sql))?;
-        let parts = [input.as_str(), "put files there, or correct the option 'path'"];
+        self.condition("input", "Degraded", "True", "SourceUnavailable", &[&bucket, "make the bucket"])?;
+        let bucket_folder = bucket_folder()?.with_file_name(&bucket);
+        std::fs::create_dir(&bucket_folder).whatever_context("failed to make a bucket")?;
+        let parts = [bucket.as_str(), input, "put files there, or correct the option 'path'"];
         self.condition("input", "Degraded", "True", "SourceUnavailable", &parts)?;
-        let (rows, folder) = (events::picked(1_000), bucket_folder()?.join(&input));
+        let (rows, folder) = (events::picked(1_000), bucket_folder.join(input));
         let aside = folder.with_extension("aside");
         std::fs::create_dir_all(&aside).whatever_context("failed to make a folder")?;
         std::fs::write(aside.join("rows.jsonl"), rows.join("\n")).whatever_context("failed to write rows")?;
         std::fs::rename(&aside, &folder).whatever_context("failed to show rows")?;
         self.phase("input", "Succeeded")?;
         self.compare("copied", &rows)?;
-        (self.say)("missing input files: named; the job went on once they were there");
+        (self.say)("a missing bucket of input, then its files: named; the job went on once they were there");
         Ok(())
     }
 
@@ -213,8 +257,29 @@ impl Jobs<'_> {
         let folder = bucket_folder()?.with_file_name(&bucket);
         std::fs::create_dir(folder).whatever_context("failed to make a bucket")?;
         self.finish(&job)?;
-        (self.say)("a missing bucket: named; the job went on once it was made");
+
+        let bucket = format!("{}-results", self.namespace);
+        let sink = format!("'connector' = 'filesystem', 'path' = 's3://{bucket}/results', 'format' = 'json'");
+        let sql = self.sql("bucket-results", FAST).replace(&self.files("bucket-results"), &sink);
+        self.apply(&self.job("bucket-results", &sql))?;
+        let parts = [bucket.as_str(), "make the bucket"];
+        self.condition("bucket-results", "Degraded", "True", "SinkUnavailable", &parts)?;
+        let folder = bucket_folder()?.with_file_name(&bucket);
+        std::fs::create_dir(folder).whatever_context("failed to make a bucket")?;
+        self.phase("bucket-results", "Succeeded")?;
+        self.compare_bucket(&bucket)?;
+        (self.say)("a missing bucket, of state and of results: named; the job went on once it was made");
         Ok(())
+    }
+
+    /// Compares the rows of files below `results/` in a bucket of their own.
+    fn compare_bucket(&self, bucket: &str) -> Outcome<()> {
+        let found = outside::rows_in(bucket, "results")?;
+        let difference = compare::compare(found.iter().map(String::as_str), &self.expected()?);
+        match difference.is_empty() {
+            true => Ok(()),
+            false => whatever!("{bucket}: {} rows; {}", found.len(), difference.describe()),
+        }
     }
 
     fn job_with_secret(&self) -> Job {

@@ -101,6 +101,7 @@ impl Jobs<'_> {
 
     fn of_lives(&self) -> Outcome<()> {
         self.broken_manifests()?;
+        self.refused_by_the_controller()?;
         self.life()?;
         self.broken_sql_and_foreign_state()?;
         self.damaged_state()
@@ -265,7 +266,7 @@ impl Jobs<'_> {
     fn checkpoint(&self, job: &str, least: u64) -> Outcome<u64> {
         self.phase(job, "Running")?;
         wait(&format!("{job}: checkpoint {least}"), SECONDS, || {
-            let metrics = self.metrics(job)?;
+            let metrics = self.metrics(job, "coordinator")?;
             let epoch = metrics.lines().find(|line| line.starts_with("millrace_checkpoint_epoch{"));
             let epoch =
                 epoch.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or_default();
@@ -273,9 +274,21 @@ impl Jobs<'_> {
         })
     }
 
-    fn metrics(&self, job: &str) -> Outcome<String> {
+    /// Waits until the first of a job's workers has taken further rows.
+    fn rows_go_on(&self, job: &str) -> Outcome<()> {
+        let taken = || -> Outcome<f64> {
+            let metrics = self.metrics(job, "worker")?;
+            let of_tasks = metrics.lines().filter(|line| line.starts_with("millrace_task_rows_total{"));
+            Ok(of_tasks.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        };
+        let before = taken()?;
+        wait(&format!("{job}: further rows"), SECONDS, || Ok((taken()? > before).then_some(())))
+    }
+
+    fn metrics(&self, job: &str, role: &str) -> Outcome<String> {
         let pods = self.pods(job)?;
-        let pod = pods.iter().find(|pod| pod.contains("-coordinator-")).whatever_context("no coordinator")?;
+        let pod = pods.iter().find(|pod| pod.contains(&format!("-{role}-")));
+        let pod = pod.with_whatever_context(|| format!("{job} has no {role}"))?;
         let path = format!("/api/v1/namespaces/{}/pods/{pod}:6123/proxy/metrics", self.namespace);
         kubectl(&["get", "--raw", &path])
     }

@@ -167,3 +167,89 @@ async fn write_credits(
         writing.flush().await.context(WriteSnafu)?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+    use arrow::datatypes::Int64Type;
+
+    use super::super::channel::{CHANNEL_CREDIT_BYTES, ChannelSender};
+    use super::*;
+    use crate::model::Batch;
+    use crate::transport::{Tcp, Transport};
+
+    const BATCHES: usize = 200;
+
+    fn batch(number: usize) -> Batch {
+        let values: ArrayRef = Arc::new(Int64Array::from(vec![number as i64; 8 * 1024]));
+        let records = RecordBatch::try_from_iter([("n", values)]).unwrap();
+        Batch { records, kinds: None, hashes: None }
+    }
+
+    /// Lets others run until something holds.
+    async fn until(holds: impl Fn() -> bool) {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Over a real connection: a consumer that takes nothing stops its sender, and nobody else.
+    #[tokio::test]
+    async fn what_is_under_way_between_workers_is_bounded_for_each_channel() {
+        let listener = Tcp.listen("127.0.0.1:0").await.unwrap();
+        let address = format!("127.0.0.1:{}", listener.port());
+        let (near, far) = tokio::join!(Tcp.connect(&address), listener.accept());
+        let (slow, quick) = (Inbox::new(1), Inbox::new(1));
+        let schema = batch(0).records.schema();
+        let route =
+            |inbox: &Arc<Inbox>| Route { inbox: Arc::clone(inbox), channel: 0, schema: schema.clone() };
+        let routes = HashMap::from([(1, route(&slow)), (2, route(&quick))]);
+        let (connection, queue) = Connection::new();
+        let credits = HashMap::from([(1, Credit::new()), (2, Credit::new())]);
+        let sender = |channel: u32| ChannelSender::Remote {
+            connection: connection.clone(),
+            channel,
+            credit: Arc::clone(&credits[&channel]),
+        };
+        let (to_slow, to_quick) = (sender(1), sender(2));
+        let sending = tokio::spawn(run_sender(near.unwrap(), Handshake::default(), queue, credits.clone()));
+        let receiving = tokio::spawn(async move {
+            let (mut reading, writing) = tokio::io::split(far.unwrap());
+            frame::read(&mut reading).await.unwrap().handshake().unwrap();
+            run_receiver(reading, writing, routes).await
+        });
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&sent);
+        let sends = tokio::spawn(async move {
+            for number in 0..BATCHES {
+                to_slow.send(Element::Batch(batch(number))).await.unwrap();
+                count.fetch_add(1, Ordering::AcqRel);
+            }
+        });
+
+        let at_most = CHANNEL_CREDIT_BYTES.div_ceil(batch(0).bytes());
+        assert!((2..BATCHES / 4).contains(&at_most));
+        until(|| sent.load(Ordering::Acquire) == at_most).await;
+        for number in 0..BATCHES {
+            to_quick.send(Element::Batch(batch(number))).await.unwrap();
+            let (_, element) = quick.next(|_| false).await;
+            assert!(matches!(element, Element::Batch(_)), "{number}");
+        }
+        assert_eq!(sent.load(Ordering::Acquire), at_most, "nothing was taken of what was sent");
+
+        let mut taken = 0;
+        while taken < BATCHES {
+            let (_, Element::Batch(batch)) = slow.next(|_| false).await else { continue };
+            let values = batch.records.column(0).as_primitive::<Int64Type>();
+            assert_eq!(values.value(0), taken as i64);
+            taken += 1;
+            assert!(sent.load(Ordering::Acquire) <= at_most + taken);
+        }
+        sends.await.unwrap();
+        assert_eq!(sent.load(Ordering::Acquire), BATCHES);
+        sending.abort();
+        receiving.abort();
+    }
+}

@@ -48,6 +48,7 @@ const NO_BINDING: &str = "biws";
 ///
 /// # Errors
 /// If the machine has none to give.
+#[expect(clippy::disallowed_methods, reason = "a login that can be repeated is none")]
 pub fn nonce() -> Result<String, String> {
     let mut bytes = [0; 24];
     let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);

@@ -30,6 +30,8 @@ pub struct Accumulator {
     argument_type: DataType,
     result_type: DataType,
     separator: String,
+    /// Rows are taken back, and each text can be told from the others.
+    is_list: bool,
 }
 
 /// Prepares all aggregates of an operator; returns them and the layout of their state table.
@@ -58,6 +60,7 @@ pub fn prepare_behind(
             argument_type: aggregate.argument_type.clone().unwrap_or_default(),
             result_type: aggregate.result_type.clone().unwrap_or_default(),
             separator: aggregate.separator.clone(),
+            is_list: aggregate.is_changing && function == AggregateFunction::ListAgg,
             state_types: state_types.clone(),
         });
         layout.extend(state_types.iter().map(StateType::of));
@@ -76,28 +79,92 @@ pub struct Rows<'a> {
 
 impl Rows<'_> {
     /// Row, slot and sign of each.
-    fn each(&self) -> impl Iterator<Item = (usize, u32, i64)> {
+    pub fn each(&self) -> impl Iterator<Item = (usize, u32, i64)> {
         let pairs = self.rows.iter().zip(self.slots).enumerate();
         pairs.map(|(n, (row, slot))| (*row as usize, *slot, self.signs.map_or(1, |signs| signs[n])))
     }
 }
 
+/// Rows that were chosen among others.
+#[derive(Default)]
+pub struct SomeRows {
+    rows: Vec<u32>,
+    slots: Vec<u32>,
+    signs: Vec<i64>,
+}
+
+impl SomeRows {
+    /// As rows to be added.
+    pub fn view(&self) -> Rows<'_> {
+        Rows { rows: &self.rows, slots: &self.slots, signs: Some(&self.signs) }
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, row: usize, slot: u32, sign: i64) {
+        self.rows.push(row as u32);
+        self.slots.push(slot);
+        self.signs.push(sign);
+    }
+}
+
+impl FromIterator<(usize, u32, i64)> for SomeRows {
+    fn from_iter<I: IntoIterator<Item = (usize, u32, i64)>>(rows: I) -> Self {
+        let mut some = SomeRows::default();
+        rows.into_iter().for_each(|(row, slot, sign)| some.push(row, slot, sign));
+        some
+    }
+}
+
 impl Accumulator {
-    /// Adds rows. Those that keep values do not mind what is taken back: the planner lets no such rows come here.
+    /// Adds rows. Those that keep one value do not mind what is taken back: it is kept apart, and [`Self::show`] tells of it.
     pub fn add(
         &self,
         columns: &[ArrayRef],
         rows: Rows<'_>,
         chunks: &mut ChunksMut<'_>,
     ) -> Result<(), OperatorError> {
-        let Some(filter) = self.filter else { return self.add_all(columns, rows, chunks) };
-        let filter = columns[filter].as_boolean();
+        match self.counted(columns, rows) {
+            Some(counted) => self.add_all(columns, counted.view(), chunks),
+            None => self.add_all(columns, rows, chunks),
+        }
+    }
+
+    /// The rows that its filter lets through, if it has one.
+    pub fn counted(&self, columns: &[ArrayRef], rows: Rows<'_>) -> Option<SomeRows> {
+        let filter = columns[self.filter?].as_boolean();
         let counts = |(row, ..): &(usize, u32, i64)| filter.is_valid(*row) && filter.value(*row);
-        let kept: Vec<(usize, u32, i64)> = rows.each().filter(counts).collect();
-        let (of_rows, slots): (Vec<u32>, Vec<u32>) =
-            kept.iter().map(|(row, slot, _)| (*row as u32, *slot)).unzip();
-        let signs: Vec<i64> = kept.iter().map(|(.., sign)| *sign).collect();
-        self.add_all(columns, Rows { rows: &of_rows, slots: &slots, signs: Some(&signs) }, chunks)
+        Some(rows.each().filter(counts).collect())
+    }
+
+    /// Puts values, or none, in the place of those that are kept for some slots.
+    pub fn show(
+        &self,
+        values: &ArrayRef,
+        slots: &[u32],
+        chunks: &mut ChunksMut<'_>,
+    ) -> Result<(), OperatorError> {
+        let state_type = StateType::of(&self.state_types[0]);
+        let values = state_type.physical(values).context(ComputeSnafu)?;
+        let values = Values::of(state_type, &values);
+        for (row, slot) in slots.iter().enumerate() {
+            let (chunk, offset) = chunks.at(*slot);
+            match (&mut chunk.columns[self.column], &values) {
+                (StateColumn::I64(kept, valid), Values::I64(values)) => {
+                    (kept[offset], valid[offset]) = (values.value(row), values.is_valid(row));
+                }
+                (StateColumn::I128(kept, valid), Values::I128(values)) => {
+                    (kept[offset], valid[offset]) = (values.value(row), values.is_valid(row));
+                }
+                (StateColumn::F64(kept, valid), Values::F64(values)) => {
+                    (kept[offset], valid[offset]) = (values.value(row), values.is_valid(row));
+                }
+                (StateColumn::Bytes(kept), Values::Bytes(values)) => {
+                    kept[offset] = values.is_valid(row).then(|| values.value(row).into());
+                }
+                _ => return malformed(),
+            }
+        }
+        Ok(())
     }
 
     fn add_all(
@@ -253,14 +320,15 @@ impl Accumulator {
     /// Appends texts.
     fn append(&self, values: &Values<'_>, rows: Rows<'_>, chunks: &mut ChunksMut<'_>) {
         let Values::Bytes(values) = values else { return };
-        for (row, slot, _) in rows.each().filter(|(row, ..)| values.is_valid(*row)) {
+        for (row, slot, sign) in rows.each().filter(|(row, ..)| values.is_valid(*row)) {
             let (chunk, offset) = chunks.at(slot);
             let StateColumn::Bytes(texts) = &mut chunk.columns[self.column] else { continue };
-            let text = &mut texts[offset];
-            *text = Some(match &text {
-                Some(before) => [before, self.separator.as_bytes(), values.value(row)].concat().into(),
-                None => values.value(row).into(),
-            });
+            let (text, value) = (&mut texts[offset], values.value(row));
+            *text = match &text {
+                before if self.is_list => list::changed(before.as_deref().unwrap_or_default(), value, sign),
+                Some(before) => Some([before, self.separator.as_bytes(), value].concat().into()),
+                None => Some(value.into()),
+            };
         }
     }
 
@@ -292,6 +360,13 @@ impl Accumulator {
                 }
                 cast(&sums, &self.result_type.to_arrow()).context(ComputeSnafu)
             }
+            AggregateFunction::ListAgg if self.is_list => {
+                let StateColumn::Bytes(lists) = value else { return malformed() };
+                let joined = lists.iter().map(|texts| {
+                    texts.as_deref().map(|texts| list::joined(texts, self.separator.as_bytes()))
+                });
+                Ok(StateColumn::Bytes(joined.collect()).to_array(&self.argument_type)?)
+            }
             _ => Ok(value.to_array(&self.argument_type)?),
         }
     }
@@ -322,6 +397,42 @@ impl Accumulator {
             }
             StateColumn::Bytes(_) => return malformed(),
         })
+    }
+}
+
+/// Texts of which each can be taken away: the length of each as four bytes, and the text.
+mod list {
+    use std::sync::Arc;
+
+    const LENGTH: usize = 4;
+
+    /// The texts of a list, and where each begins.
+    fn texts(list: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let (length, rest) = list.get(at..)?.split_first_chunk::<LENGTH>()?;
+            let (begin, length) = (at, u32::from_be_bytes(*length) as usize);
+            at += LENGTH + length;
+            Some((begin, &rest[..length]))
+        })
+    }
+
+    /// With one text more, or without the first that is equal; `None` without any.
+    pub fn changed(list: &[u8], text: &[u8], sign: i64) -> Option<Arc<[u8]>> {
+        let list = if sign > 0 {
+            [list, &(text.len() as u32).to_be_bytes(), text].concat()
+        } else {
+            match texts(list).find(|(_, known)| *known == text) {
+                Some((at, _)) => [&list[..at], &list[at + LENGTH + text.len()..]].concat(),
+                None => list.to_vec(),
+            }
+        };
+        (!list.is_empty()).then(|| list.into())
+    }
+
+    /// All texts with what stands between them.
+    pub fn joined(list: &[u8], separator: &[u8]) -> Arc<[u8]> {
+        texts(list).map(|(_, text)| text).collect::<Vec<_>>().join(separator).into()
     }
 }
 

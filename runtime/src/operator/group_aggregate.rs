@@ -1,7 +1,8 @@
 //! A running aggregate: results per key over all rows so far. A result that changes is taken back and given anew.
 //!
 //! Rows are taken batch by batch, and a key's result is emitted at most once a batch, however many of its rows are in it. Distinct
-//! values are counted in a table of their own, under the hash of the key that they belong to, so that they move with it.
+//! values are counted in a table of their own, under the hash of the key that they belong to, so that they move with it; so are values
+//! of which one is shown and any can be taken back.
 
 use std::sync::Arc;
 
@@ -12,7 +13,8 @@ use arrow::datatypes::SchemaRef;
 use millrace_sql::plan::{Aggregate, AggregateFunction, DataType, GroupAggregate as Plan, TypeKind};
 use snafu::{OptionExt, ResultExt};
 
-use super::accumulator::{Accumulator, Rows, prepare};
+use super::accumulator::{Accumulator, Rows, SomeRows, prepare};
+use super::changing::{ChangingValues, RowKeys, VALUES};
 use super::kept::Kept;
 use super::{
     Collector, ComputeSnafu, Operator, OperatorError, OperatorFigures, OperatorSnapshot, PlanSnafu,
@@ -25,7 +27,7 @@ use crate::state::{
     AwayRows, BlockRow, Chunk, ColdChunk, LocalDisk, StateColumn, StateTable, StateType, TableImage,
 };
 
-/// Names of the state tables. The namespaces of the second are numbers of aggregates.
+/// Names of the state tables, beside that of values. The namespaces of the second are numbers of aggregates.
 const GROUPS: &str = "groups";
 const DISTINCT: &str = "distinct";
 
@@ -37,6 +39,7 @@ pub struct GroupAggregate {
     accumulators: Vec<Accumulator>,
     groups: Kept,
     distinct: Vec<Distinct>,
+    changing: Vec<ChangingValues>,
     output: SchemaRef,
 }
 
@@ -80,7 +83,11 @@ impl GroupAggregate {
                 gone: Vec::new(),
             });
         }
+        let changing =
+            all.iter().enumerate().map(|(number, aggregate)| ChangingValues::new(number, aggregate));
+        let changing: Vec<Option<ChangingValues>> = changing.collect::<Result<_, _>>()?;
         Ok(GroupAggregate {
+            changing: changing.into_iter().flatten().collect(),
             keys: plan.keys.iter().map(|key| *key as usize).collect(),
             accumulators,
             groups: Kept::new(StateTable::new(layout)),
@@ -111,17 +118,38 @@ impl GroupAggregate {
     fn add(&mut self, input: &Input<'_>, touched: &[u32]) -> Result<(), OperatorError> {
         let effective =
             self.distinct.iter_mut().map(|distinct| Ok((distinct.accumulator, distinct.add(input)?)));
-        let effective: Vec<(usize, Effective)> = effective.collect::<Result<_, OperatorError>>()?;
+        let effective: Vec<(usize, SomeRows)> = effective.collect::<Result<_, OperatorError>>()?;
         let rows: Vec<u32> = (0..input.slots.len() as u32).collect();
+        let all = Rows { rows: &rows, slots: &input.slots, signs: Some(&input.signs) };
+        let shown = self.change(input, all)?;
         let mut chunks = self.groups.table.write(touched);
         for (number, accumulator) in self.accumulators.iter().enumerate() {
-            let all = Rows { rows: &rows, slots: &input.slots, signs: Some(&input.signs) };
+            if let Some((_, slots, values)) = shown.iter().find(|(changing, ..)| *changing == number) {
+                accumulator.show(values, slots, &mut chunks)?;
+                continue;
+            }
             match effective.iter().find(|(distinct, _)| *distinct == number) {
                 Some((_, rows)) => accumulator.add(input.columns, rows.view(), &mut chunks)?,
                 None => accumulator.add(input.columns, all, &mut chunks)?,
             }
         }
         Ok(())
+    }
+
+    /// Changes the values of which one is shown: for each such aggregate the slots that have another one now, perhaps, and which.
+    fn change(
+        &mut self,
+        input: &Input<'_>,
+        all: Rows<'_>,
+    ) -> Result<Vec<(usize, Vec<u32>, ArrayRef)>, OperatorError> {
+        let keys = RowKeys { keys: &input.keys, hashes: &input.hashes };
+        let shown = self.changing.iter_mut().map(|changing| {
+            let counted = self.accumulators[changing.accumulator].counted(input.columns, all);
+            let rows = counted.as_ref().map_or(all, SomeRows::view);
+            let (slots, values) = changing.change(input.columns, &keys, rows)?;
+            Ok((changing.accumulator, slots, values))
+        });
+        shown.collect()
     }
 
     /// Drops the keys that have no rows any more, and values that none of their rows has.
@@ -207,27 +235,14 @@ fn is_zero(counts: &StateColumn, slot: usize) -> bool {
     matches!(counts, StateColumn::I64(counts, _) if counts[slot] == 0)
 }
 
-/// Rows that change what an aggregate of distinct values is about: the first of a value, and the last that is taken back.
-#[derive(Default)]
-struct Effective {
-    rows: Vec<u32>,
-    slots: Vec<u32>,
-    signs: Vec<i64>,
-}
-
-impl Effective {
-    fn view(&self) -> Rows<'_> {
-        Rows { rows: &self.rows, slots: &self.slots, signs: Some(&self.signs) }
-    }
-}
-
 impl Distinct {
-    fn add(&mut self, input: &Input<'_>) -> Result<Effective, OperatorError> {
+    /// Counts values; returns the rows that change what the aggregate is about: the first of a value, and the last that is taken back.
+    fn add(&mut self, input: &Input<'_>) -> Result<SomeRows, OperatorError> {
         let values = &input.columns[self.argument];
         let nulls = values.logical_nulls();
         let counts = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
         let encoded = encode(std::slice::from_ref(values), values.len())?;
-        let mut effective = Effective::default();
+        let mut effective = SomeRows::default();
         let mut key = Vec::new();
         for row in (0..values.len()).filter(|row| counts(*row)) {
             key.clear();
@@ -246,9 +261,7 @@ impl Distinct {
                 self.gone.push(slot);
             }
             if (was > 0) != (was + sign > 0) {
-                effective.rows.push(row as u32);
-                effective.slots.push(input.slots[row]);
-                effective.signs.push(sign);
+                effective.push(row, input.slots[row], sign);
             }
         }
         Ok(effective)
@@ -256,14 +269,16 @@ impl Distinct {
 }
 
 impl GroupAggregate {
-    fn tables(&self) -> impl Iterator<Item = &StateTable> {
+    pub(super) fn tables(&self) -> impl Iterator<Item = &StateTable> {
         let distinct = self.distinct.iter().map(|distinct| &distinct.counts);
-        std::iter::once(&self.groups).chain(distinct).map(|kept| &kept.table)
+        let changing = self.changing.iter().map(|changing| &changing.values);
+        std::iter::once(&self.groups).chain(distinct).chain(changing).map(|kept| &kept.table)
     }
 
     fn tables_mut(&mut self) -> impl Iterator<Item = &mut StateTable> {
         let distinct = self.distinct.iter_mut().map(|distinct| &mut distinct.counts);
-        std::iter::once(&mut self.groups).chain(distinct).map(|kept| &mut kept.table)
+        let changing = self.changing.iter_mut().map(|changing| &mut changing.values);
+        std::iter::once(&mut self.groups).chain(distinct).chain(changing).map(|kept| &mut kept.table)
     }
 
     fn kept(&mut self, table: &str, namespace: i64) -> Option<&mut Kept> {
@@ -273,6 +288,11 @@ impl GroupAggregate {
                 let mut all = self.distinct.iter_mut();
                 all.find(|distinct| distinct.accumulator as i64 == namespace)
                     .map(|distinct| &mut distinct.counts)
+            }
+            VALUES => {
+                let mut all = self.changing.iter_mut();
+                all.find(|changing| changing.accumulator as i64 == namespace)
+                    .map(|changing| &mut changing.values)
             }
             _ => None,
         }
@@ -296,6 +316,9 @@ impl Operator for GroupAggregate {
         let mut tables = vec![self.groups.snapshot(GROUPS, 0, is_full)?];
         for distinct in &mut self.distinct {
             tables.push(distinct.counts.snapshot(DISTINCT, distinct.accumulator as i64, is_full)?);
+        }
+        for changing in &mut self.changing {
+            tables.push(changing.values.snapshot(VALUES, changing.accumulator as i64, is_full)?);
         }
         Ok(OperatorSnapshot { tables, ..Default::default() })
     }

@@ -7,6 +7,7 @@
 pub mod accumulator;
 pub mod calc;
 pub mod changelog_normalize;
+mod changing;
 pub mod group_aggregate;
 mod kept;
 pub mod local_aggregate;

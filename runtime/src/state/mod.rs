@@ -15,6 +15,7 @@ mod cold;
 pub mod column;
 mod disk;
 mod memory;
+pub mod ordered;
 pub mod segment;
 mod sorted;
 pub mod table;

@@ -239,6 +239,10 @@ fn whole_row(columns: &str) -> String {
 /// They run straight and shuffled, and crash at seeded rows and go on with another parallelism each time.
 fn check_running(query: &str) {
     let (sql, rows) = case(query);
+    check_changes(query, &sql, &rows);
+}
+
+fn check_changes(query: &str, sql: &str, rows: &[String]) {
     let (columns, files) = (sql.split("CREATE TABLE result (").nth(1).unwrap(), "'format' = 'json'");
     let columns = columns.split(") WITH").next().unwrap();
     let read = Place::new(
@@ -298,6 +302,46 @@ fn check_running(query: &str) {
         assert_eq!(place.log().contains(IS_LAZY), turn > 0, "{query}: {}", place.log());
     }
     assert_eq!(checksums(&place.out(), "result"), expected, "{query}, with crashes: {}", place.log());
+}
+
+/// The least and the greatest of counts and prices that change with most bids, over so many auctions that their values are no small
+/// list: counted here once more.
+#[test]
+fn the_least_and_the_greatest_of_values_that_change() {
+    let mut auctions: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    for line in data("events.jsonl.gz").lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        if event["event_type"] == 2 {
+            let of_auction = auctions.entry(event["bid"]["auction"].as_i64().unwrap()).or_default();
+            of_auction.push(event["bid"]["price"].as_i64().unwrap());
+        }
+    }
+    let of_part = |part: i64| {
+        let of_part = auctions.iter().filter(|(auction, _)| *auction % 3 == part);
+        let of_part: Vec<(i64, i64)> =
+            of_part.map(|(_, prices)| (prices.len() as i64, prices.iter().sum())).collect();
+        let counts = || of_part.iter().map(|(count, _)| *count);
+        let totals = || of_part.iter().map(|(_, total)| *total);
+        assert!(of_part.len() > 100, "{}", of_part.len());
+        format!(
+            r#"{{"part":{part},"least":{},"most":{},"cheap":{},"dear":{},"rare":{}}}"#,
+            counts().min().unwrap(),
+            counts().max().unwrap(),
+            totals().min().unwrap(),
+            totals().max().unwrap(),
+            of_part.iter().filter(|(count, _)| *count < 5).map(|(_, total)| *total).max().unwrap()
+        )
+    };
+    let rows: Vec<String> = (0..3).map(of_part).collect();
+    let setup = SETUP.replace("events.jsonl", "events");
+    let sql = format!(
+        "{setup}\nCREATE TABLE result (`part` BIGINT, `least` BIGINT, `most` BIGINT, `cheap` BIGINT, `dear` BIGINT, `rare` BIGINT) WITH ('connector' = 'filesystem', 'path' = 'result', 'format' = 'json');
+INSERT INTO result
+SELECT part, MIN(n) AS least, MAX(n) AS most, MIN(total) AS cheap, MAX(total) AS dear, MAX(total) FILTER (WHERE n < 5) AS rare
+FROM (SELECT MOD(auction, 3) AS part, COUNT(*) AS n, SUM(price) AS total FROM bid GROUP BY auction, MOD(auction, 3)) GROUP BY part"
+    );
+
+    check_changes("values that change", &sql, &rows);
 }
 
 /// The checksums of a table's columns that a job has printed.

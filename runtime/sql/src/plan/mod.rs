@@ -248,6 +248,9 @@ pub struct Aggregate {
     /// What stands between the texts of LISTAGG.
     #[prost(string, tag = "7")]
     pub separator: String,
+    /// Its rows are taken back later, and it shows one or all of them: it must know each.
+    #[prost(bool, tag = "8")]
+    pub is_changing: bool,
 }
 
 /// Aggregate functions with a state layout of their own.

@@ -201,7 +201,8 @@ fn aggregated(
     let call = |call: &Aggregate| {
         let names = if call.is_distinct && !distinct.is_empty() { &distinct } else { &names };
         let data_type = call.argument_type.as_ref().map(|data_type| format!(" of {data_type}"));
-        format!("{}{}", text::aggregate(call, names), data_type.unwrap_or_default())
+        let kept = if call.is_changing { " of rows that change" } else { "" };
+        format!("{}{}{kept}", text::aggregate(call, names), data_type.unwrap_or_default())
     };
     let key = |(column, field): (&u32, &Field)| format!("{} {}", named(column), field.data_type());
     let calls: Vec<String> = calls.iter().map(call).collect();

@@ -53,9 +53,12 @@ impl Conversion<'_> {
                 rows.key(group, key_of(expression, schema)?);
             }
             let calls = calls.iter().map(|call| aggregate_call(call, schema, &branch.columns, &mut rows));
-            let aggregates = calls.collect::<Result<Vec<_>>>().map_err(bare)?;
+            let mut aggregates = calls.collect::<Result<Vec<_>>>().map_err(bare)?;
             if stream.is_changing {
-                aggregates.iter().try_for_each(can_take_back)?;
+                // Which value is the least, or the first, is known once some were taken back only if all are kept.
+                for aggregate in &mut aggregates {
+                    aggregate.is_changing = !aggregate.function().takes_back();
+                }
             }
             aggregate = GroupAggregate {
                 keys: (0..groups.len() as u32).collect(),
@@ -326,17 +329,6 @@ impl AggregateRows {
     }
 }
 
-/// The least of values, or the first, cannot be known once some were taken back.
-fn can_take_back(aggregate: &Aggregate) -> Result<(), Refused> {
-    let function = aggregate.function();
-    if function.takes_back() {
-        return Ok(());
-    }
-    let name = function.sql_name().to_owned();
-    let message = format!("{name} over rows that change is not supported yet");
-    Err((DataFusionError::NotImplemented(message), Some(name)))
-}
-
 /// What LISTAGG puts between texts.
 fn separator(function: AggregateFunction, arguments: &[Expr]) -> Result<String> {
     match (function, arguments) {
@@ -414,7 +406,16 @@ fn aggregate_call(
     let column = rows.argument(value, field) as u32;
     let separator = separator(function, &params.args)?;
     let (function, argument) = (function.into(), Some(column));
-    Ok(Aggregate { function, argument, argument_type, result_type, filter, is_distinct, separator })
+    Ok(Aggregate {
+        function,
+        argument,
+        argument_type,
+        result_type,
+        filter,
+        is_distinct,
+        separator,
+        is_changing: false,
+    })
 }
 
 /// CASE WHEN condition THEN value END.

@@ -22,7 +22,7 @@ use hashbrown::HashTable;
 
 use super::chunk::{CHUNK_SLOTS, Chunk, SlotSet};
 use super::cold::{Shared, Stored};
-use super::column::StateType;
+use super::column::{StateColumn, StateType};
 use super::disk::StateError;
 pub use restore::RestoreError;
 pub use snapshot::{Extent, RemovedKeys, TableImage, TableSnapshot};
@@ -247,6 +247,15 @@ impl StateTable {
         }
     }
 
+    /// The slot of a key, in memory, if it is there.
+    pub fn known(&mut self, hash: u64, key: &[u8]) -> Result<Option<u32>, StateError> {
+        Ok(match self.find(hash, key)? {
+            Place::Hot(slot) => Some(slot),
+            Place::Cold(slot, row) => Some(self.move_row(slot, &row, 0)),
+            Place::Nowhere => None,
+        })
+    }
+
     /// A slot for a row of its own, whatever its key: it is among the [`Self::parts`], and no key finds it.
     pub fn push(&mut self, hash: u64, key: &[u8]) -> u32 {
         self.append(|chunk| chunk.push(hash, key))
@@ -467,6 +476,18 @@ impl StateTable {
         self.mark_dirty(slot);
         let (chunk, offset) = place(slot);
         (self.chunks[chunk].hot_mut().expect("the slot is in memory"), offset)
+    }
+
+    /// Writes bytes into a column of a slot, which is in memory, and counts them at once.
+    pub fn write_bytes(&mut self, slot: u32, column: usize, bytes: Arc<[u8]>) {
+        let (chunk, offset) = self.write_one(slot);
+        let StateColumn::Bytes(values) = &mut chunk.columns[column] else { return };
+        let (after, before) = (bytes.len(), values[offset].as_ref().map_or(0, |before| before.len()));
+        values[offset] = Some(bytes);
+        let held = &mut self.chunks[place(slot).0];
+        for counted in [&mut held.bytes, &mut self.bytes, &mut self.bytes_in_memory] {
+            *counted = *counted + after - before;
+        }
     }
 
     /// Bytes of state, roughly, wherever they are.

@@ -223,6 +223,26 @@ impl Jobs<'_> {
         Ok(())
     }
 
+    /// The disk of the pods, for state beyond memory, is too small: said, and a larger one lets the job go on.
+    pub(super) fn full_local_disk(&self) -> Outcome<()> {
+        let good = self.job("local", &self.sql("local", FAST));
+        let with_disk = |size: &str| {
+            let mut manifest = self.manifest(&good);
+            manifest["spec"]["workers"]["podTemplate"]["spec"] = json!({
+                "volumes": [{"name": "state", "emptyDir": {"medium": "Memory", "sizeLimit": size}}],
+                "containers": [{"name": "worker", "env": [{"name": "MILLRACE_STATE_MEMORY", "value": "0"}]}],
+            });
+            apply(self.folder, "local.json", &manifest.to_string())
+        };
+        with_disk("16Ki")?;
+        let parts = ["No space left on device", "/var/lib/millrace", "make room"];
+        self.condition("local", "Degraded", "True", "LocalDiskFailed", &parts)?;
+        with_disk("64Mi")?;
+        self.finish(&good)?;
+        (self.say)("a full disk of a worker's own: named; the job went on with a larger one");
+        Ok(())
+    }
+
     pub(super) fn missing_files(&self) -> Outcome<()> {
         let (bucket, input) = (format!("{}-input", self.namespace), "late");
         let sql = format!(

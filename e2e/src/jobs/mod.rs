@@ -112,6 +112,7 @@ impl Jobs<'_> {
         let outage = self.store_goes_out()?;
         self.missing_files()?;
         self.missing_bucket()?;
+        self.full_local_disk()?;
         self.full_disk()?;
         self.store_comes_back(outage)
     }

@@ -259,8 +259,7 @@ impl Explained {
         for chain in 0..chains {
             let of_chain = || self.operators.iter().filter(move |operator| operator.chain == chain);
             let Some(first) = of_chain().next() else { continue };
-            let inputs =
-                self.edges.iter().filter(|edge| edge.to == first.id && edge.partitioning != "forward");
+            let inputs = self.edges.iter().filter(|edge| edge.to == first.id);
             let inputs: Vec<String> =
                 inputs.map(|edge| format!("{} from {}", way(edge), edge.from)).collect();
             let inputs = if inputs.is_empty() { String::new() } else { format!(": {}", inputs.join("; ")) };

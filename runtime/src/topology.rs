@@ -14,6 +14,8 @@ pub struct Topology {
     pub edges: Vec<ChainEdge>,
     /// By chain: the one whose task runs it, too, because both begin with the same rows.
     run_by: Vec<Option<usize>>,
+    /// By chain: the one of the same task that gives it its rows, as it gives them to others.
+    feeder: Vec<Option<usize>>,
 }
 
 /// An exchange between two chains.
@@ -36,10 +38,10 @@ impl ChainEdge {
 }
 
 impl Topology {
-    /// Fuses operators along forward edges.
+    /// Fuses operators along forward edges. Where rows go several ways, each begins a chain.
     pub fn of(plan: &Plan, parallelism: u32) -> Self {
         let mut chain_of = vec![usize::MAX; plan.operators.len()];
-        let mut chains: Vec<Vec<usize>> = Vec::new();
+        let (mut chains, mut feeder): (Vec<Vec<usize>>, Vec<Option<usize>>) = (Vec::new(), Vec::new());
         for operator in 0..plan.operators.len() {
             let mut inputs = plan.inputs(operator);
             let above = match (inputs.next(), inputs.next()) {
@@ -55,6 +57,7 @@ impl Topology {
                 None => {
                     chain_of[operator] = chains.len();
                     chains.push(vec![operator]);
+                    feeder.push(above.map(|above| chain_of[above]));
                 }
             }
         }
@@ -66,7 +69,7 @@ impl Topology {
             first_channel: number as u32 * parallelism * parallelism,
             parallelism,
         });
-        Topology { edges: edges.collect(), run_by: vec![None; chains.len()], chains }
+        Topology { edges: edges.collect(), run_by: vec![None; chains.len()], feeder, chains }
     }
 
     /// Lets each table be read once for all INSERTs that stand at the same place of it. `places` tells where the source of this id
@@ -96,7 +99,24 @@ impl Topology {
 
     /// Chains that have tasks of their own.
     pub fn tasks(&self) -> impl Iterator<Item = usize> + use<'_> {
-        (0..self.chains.len()).filter(|chain| self.run_by[*chain].is_none())
+        (0..self.chains.len()).filter(|chain| self.run_by[*chain].is_none() && self.feeder[*chain].is_none())
+    }
+
+    /// Chains of the same task that get their rows from this one.
+    pub fn fed_by(&self, chain: usize) -> impl Iterator<Item = usize> + use<'_> {
+        (0..self.chains.len()).filter(move |other| self.feeder[*other] == Some(chain))
+    }
+
+    /// All chains that run in the task of this one, which has a task.
+    pub fn in_task_of(&self, chain: usize) -> Vec<usize> {
+        let mut all: Vec<usize> = self.run_with(chain).collect();
+        let mut next = 0;
+        while let Some(chain) = all.get(next) {
+            let fed: Vec<usize> = self.fed_by(*chain).collect();
+            all.extend(fed);
+            next += 1;
+        }
+        all
     }
 
     /// The chain whose task runs this one, too, if it has none of its own.
@@ -152,6 +172,33 @@ mod tests {
     }
 
     #[test]
+    fn where_rows_go_several_ways_each_is_a_chain_of_the_same_task() {
+        let sql = "
+            CREATE TABLE t (k BIGINT, x BIGINT) WITH ('connector' = 'filesystem', 'path' = 't', 'format' = 'json');
+            CREATE TABLE a (k BIGINT, n BIGINT) WITH ('connector' = 'print');
+            CREATE VIEW counts AS SELECT k, COUNT(DISTINCT x) AS n FROM t GROUP BY k;
+            INSERT INTO a SELECT k, n FROM counts;
+            INSERT INTO a SELECT n, COUNT(DISTINCT k) FROM counts GROUP BY n;
+            INSERT INTO a SELECT k + 1, n FROM counts;";
+        let plan = millrace_sql::compile(sql).unwrap();
+        let topology = Topology::of(&plan, 2).reading_once(&plan, |_| ());
+        let first = |chain: usize| plan.operators[topology.chains[chain][0]].id.as_str();
+        let tasks: Vec<(&str, Vec<&str>)> = topology
+            .tasks()
+            .map(|chain| (first(chain), topology.in_task_of(chain).into_iter().map(first).collect()))
+            .collect();
+
+        assert_eq!(
+            tasks,
+            [
+                ("a/t/source", vec!["a/t/source", "a/t/source/2", "a/t/source/3"]),
+                ("a/t/group", vec!["a/t/group", "a/a/calc", "a/counts/calc", "a/a/calc/3"]),
+                ("a/counts/group", vec!["a/counts/group"]),
+            ]
+        );
+    }
+
+    #[test]
     fn a_table_is_read_once_by_those_who_stand_at_the_same_place() {
         let sql = "
             CREATE TABLE t (a BIGINT, b BIGINT) WITH ('connector' = 'filesystem', 'path' = 't', 'format' = 'json');
@@ -172,7 +219,8 @@ mod tests {
         assert_eq!(tasks(|_| 0), [(0, vec![0, 1, 3]), (2, vec![2])]);
         let lenient =
             sql.replacen("'format' = 'json'", "'format' = 'json', 'json.ignore-parse-errors' = 'true'", 1);
-        let lenient = millrace_sql::compile(&format!("{lenient} INSERT INTO y SELECT a FROM t;")).unwrap();
+        let lenient =
+            millrace_sql::compile(&format!("{lenient} INSERT INTO y SELECT a + 1 FROM t;")).unwrap();
         let topology = Topology::of(&lenient, 2).reading_once(&lenient, |_| 0);
         let with: Vec<Vec<usize>> =
             topology.tasks().map(|chain| topology.run_with(chain).collect()).collect();

@@ -124,7 +124,8 @@ pub fn build(
     let (mut sources, mut chains) = (Vec::new(), Vec::new());
     let mut memory = context.memory.for_task();
     for chain in context.topology.run_with(chain_index) {
-        let built = chain_of(context, chain, subtask, restored, outputs(chain), &mut states, &mut memory)?;
+        let mut making = Making { context, subtask, restored, states: &mut states, memory: &mut memory };
+        let built = making.chain_of(chain, None, &mut outputs)?;
         sources.extend(built.source);
         chains.push(built.chain);
     }
@@ -183,49 +184,68 @@ struct SourceOf<'a> {
     state: SubtaskState,
 }
 
-fn chain_of<'a>(
+/// What the chains of a task are made from.
+struct Making<'a, 'm> {
     context: &'a TaskContext,
-    chain: usize,
     subtask: Subtask,
-    restored: &Restored,
-    outputs: Vec<Output>,
-    states: &mut Vec<(usize, SubtaskState)>,
-    memory: &mut TaskMemory,
-) -> Result<Built<'a>, BuildError> {
-    let groups = context.max_parallelism.owned_by(subtask, context.parallelism);
-    let (mut source, mut steps, mut tail) = (None, Vec::new(), Tail::Outputs(outputs));
-    let mut input: Option<SchemaRef> = None;
-    for index in &context.topology.chains[chain] {
-        let operator = &context.plan.operators[*index];
-        let state = restored.inherited(&operator.id, subtask.0, context.parallelism, &groups);
-        let output = operator.output.clone().unwrap_or_default().to_arrow();
-        let above = input.clone().or_else(|| input_schema(&context.plan, *index));
-        match &operator.kind {
-            Some(OperatorKind::Source(plan)) => {
-                source = Some(SourceOf { index: *index, plan, state: state.clone() });
+    restored: &'m Restored,
+    states: &'m mut Vec<(usize, SubtaskState)>,
+    memory: &'m mut TaskMemory,
+}
+
+impl<'a> Making<'a, '_> {
+    /// A chain with those that it gives its rows to. `input`: what comes to it, if that is known.
+    fn chain_of(
+        &mut self,
+        chain: usize,
+        mut input: Option<SchemaRef>,
+        outputs: &mut impl FnMut(usize) -> Vec<Output>,
+    ) -> Result<Built<'a>, BuildError> {
+        let context = self.context;
+        let groups = context.max_parallelism.owned_by(self.subtask, context.parallelism);
+        let (mut source, mut steps, mut sink) = (None, Vec::new(), None);
+        for index in &context.topology.chains[chain] {
+            let operator = &context.plan.operators[*index];
+            let state = self.restored.inherited(&operator.id, self.subtask.0, context.parallelism, &groups);
+            let output = operator.output.clone().unwrap_or_default().to_arrow();
+            let above = input.clone().or_else(|| input_schema(&context.plan, *index));
+            match &operator.kind {
+                Some(OperatorKind::Source(plan)) => {
+                    source = Some(SourceOf { index: *index, plan, state: state.clone() });
+                }
+                Some(OperatorKind::Sink(plan)) => {
+                    let connector = context.sinks.connector(plan, sink_identity(context, operator))?;
+                    sink = Some(Tail::Sink {
+                        index: *index,
+                        writer: connector.writer(self.subtask)?,
+                        rows: state.rows,
+                        restored_checksums: state.checksums.clone(),
+                    });
+                }
+                Some(kind) => {
+                    let input =
+                        above.context(PlanSnafu { message: format!("'{}' has no input", operator.id) })?;
+                    let mut step = make_operator(kind, &input, output.clone(), context.outside.clock)?;
+                    self.restored.restore(step.as_mut(), &state, context.max_parallelism, self.memory)?;
+                    steps.push(Step { index: *index, operator: step });
+                }
+                None => {
+                    return PlanSnafu { message: format!("'{}' is of an unknown kind", operator.id) }.fail();
+                }
             }
-            Some(OperatorKind::Sink(plan)) => {
-                let connector = context.sinks.connector(plan, sink_identity(context, operator))?;
-                tail = Tail::Sink {
-                    index: *index,
-                    writer: connector.writer(subtask)?,
-                    rows: state.rows,
-                    restored_checksums: state.checksums.clone(),
-                };
-            }
-            Some(kind) => {
-                let input =
-                    above.context(PlanSnafu { message: format!("'{}' has no input", operator.id) })?;
-                let mut step = make_operator(kind, &input, output.clone(), context.outside.clock)?;
-                restored.restore(step.as_mut(), &state, context.max_parallelism, memory)?;
-                steps.push(Step { index: *index, operator: step });
-            }
-            None => return PlanSnafu { message: format!("'{}' is of an unknown kind", operator.id) }.fail(),
+            self.states.push((*index, state));
+            input = Some(output);
         }
-        states.push((*index, state));
-        input = Some(output);
+        let tail = match sink {
+            Some(sink) => sink,
+            None => {
+                let fed = context.topology.fed_by(chain);
+                let chains = fed.map(|fed| Ok(self.chain_of(fed, input.clone(), outputs)?.chain));
+                Tail::Outputs { chains: chains.collect::<Result<_, BuildError>>()?, outputs: outputs(chain) }
+            }
+        };
+        Ok(Built { source, chain: Chain { steps, tail, sent: Sent::default() } })
     }
-    Ok(Built { source, chain: Chain { steps, tail, sent: Sent::default() } })
 }
 
 /// The schema of what an operator receives.

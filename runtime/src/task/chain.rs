@@ -15,19 +15,15 @@ pub struct Step {
     pub operator: Box<dyn Operator>,
 }
 
-/// Where rows leave the task.
+/// Where rows leave the chain.
 pub enum Tail {
-    Outputs(Vec<Output>),
+    /// To other tasks, and to chains of this one, which all get the same rows.
+    Outputs { outputs: Vec<Output>, chains: Vec<Chain> },
     /// `rows` and `restored_checksums` count from the job's first start.
-    Sink {
-        index: usize,
-        writer: Box<dyn SinkWriter>,
-        rows: u64,
-        restored_checksums: Vec<u64>,
-    },
+    Sink { index: usize, writer: Box<dyn SinkWriter>, rows: u64, restored_checksums: Vec<u64> },
 }
 
-/// Operators in order and the tail.
+/// Operators in order and the tail, which may be further chains: operators of a task are a tree.
 pub struct Chain {
     pub steps: Vec<Step>,
     pub tail: Tail,
@@ -64,8 +60,10 @@ impl Collector for Rest<'_> {
                 step.operator.process(batch, &mut Rest { steps, tail: self.tail, sent: self.sent })
             }
             None => {
-                self.sent.rows += batch.rows() as u64;
-                self.sent.bytes += batch.bytes() as u64;
+                if self.tail.is_outside() {
+                    self.sent.rows += batch.rows() as u64;
+                    self.sent.bytes += batch.bytes() as u64;
+                }
                 self.tail.take(&batch)
             }
         }
@@ -73,12 +71,21 @@ impl Collector for Rest<'_> {
 }
 
 impl Tail {
+    /// True if rows leave the task here.
+    fn is_outside(&self) -> bool {
+        match self {
+            Tail::Outputs { outputs, .. } => !outputs.is_empty(),
+            Tail::Sink { .. } => true,
+        }
+    }
+
     fn take(&mut self, batch: &Batch) -> Result<(), OperatorError> {
         match self {
-            Tail::Outputs(outputs) => outputs
-                .iter_mut()
-                .try_for_each(|output| output.push(batch))
-                .map_err(|error| refused(&error, "WorkerLost", false)),
+            Tail::Outputs { outputs, chains } => {
+                let pushed = outputs.iter_mut().try_for_each(|output| output.push(batch));
+                pushed.map_err(|error| refused(&error, "WorkerLost", false))?;
+                chains.iter_mut().try_for_each(|chain| chain.batch(batch.clone()))
+            }
             Tail::Sink { writer, rows, .. } => {
                 *rows += batch.rows() as u64;
                 writer.write(batch).map_err(|error| refused(&error, error.kind(), error.is_permanent()))
@@ -104,22 +111,43 @@ impl Branches {
 
     /// Puts state on the local disk if there is more of it than may be in memory.
     pub fn fit_into(&mut self, memory: &mut TaskMemory) -> Result<(), TaskError> {
-        let operators = || self.0.iter().flat_map(|branch| &branch.chain.steps).map(|step| &step.operator);
-        let held: usize = operators().map(|operator| operator.memory_bytes()).sum();
+        let held = self.memory_bytes();
         let (too_much, room) = (memory.holds(held), memory.room());
-        let operators = self.0.iter_mut().flat_map(|branch| &mut branch.chain.steps);
-        for operator in operators.map(|step| &mut step.operator) {
-            if too_much > 0 {
-                // Each as much of it as it has of what there is.
-                let part = too_much as u128 * operator.memory_bytes() as u128 / held.max(1) as u128;
-                operator.spill(part as usize, memory.disk())?;
-            } else if room > 0 {
-                operator.warm_up(room)?;
+        self.each_chain_mut(&mut |chain| {
+            for operator in chain.steps.iter_mut().map(|step| &mut step.operator) {
+                if too_much > 0 {
+                    // Each as much of it as it has of what there is.
+                    let part = too_much as u128 * operator.memory_bytes() as u128 / held.max(1) as u128;
+                    operator.spill(part as usize, memory.disk())?;
+                } else if room > 0 {
+                    operator.warm_up(room)?;
+                }
             }
-        }
-        let operators = self.0.iter().flat_map(|branch| &branch.chain.steps);
-        memory.holds(operators.map(|step| step.operator.memory_bytes()).sum());
+            Ok(())
+        })?;
+        memory.holds(self.memory_bytes());
         Ok(())
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let mut bytes = 0;
+        self.each_chain(&mut |chain| {
+            bytes += chain.steps.iter().map(|step| step.operator.memory_bytes()).sum::<usize>();
+        });
+        bytes
+    }
+
+    /// Looks at all chains, each before those that it gives its rows to.
+    pub fn each_chain<'a>(&'a self, look: &mut impl FnMut(&'a Chain)) {
+        self.0.iter().for_each(|branch| branch.chain.each(look));
+    }
+
+    /// The same, for changes.
+    pub fn each_chain_mut(
+        &mut self,
+        change: &mut impl FnMut(&mut Chain) -> Result<(), TaskError>,
+    ) -> Result<(), TaskError> {
+        self.0.iter_mut().try_for_each(|branch| branch.chain.each_mut(change))
     }
 
     pub async fn watermark(&mut self, time: EventTime) -> Result<(), TaskError> {
@@ -167,9 +195,44 @@ fn refused(error: &impl std::error::Error, kind: &'static str, is_permanent: boo
 }
 
 impl Chain {
+    fn each<'a>(&'a self, look: &mut impl FnMut(&'a Chain)) {
+        look(self);
+        self.chains().iter().for_each(|chain| chain.each(look));
+    }
+
+    fn each_mut(
+        &mut self,
+        change: &mut impl FnMut(&mut Chain) -> Result<(), TaskError>,
+    ) -> Result<(), TaskError> {
+        change(self)?;
+        self.chains_mut().iter_mut().try_for_each(|chain| chain.each_mut(change))
+    }
+
+    /// Chains of this task that it gives its rows to.
+    fn chains(&self) -> &[Chain] {
+        match &self.tail {
+            Tail::Outputs { chains, .. } => chains,
+            Tail::Sink { .. } => &[],
+        }
+    }
+
+    fn chains_mut(&mut self) -> &mut [Chain] {
+        match &mut self.tail {
+            Tail::Outputs { chains, .. } => chains,
+            Tail::Sink { .. } => &mut [],
+        }
+    }
+
+    fn outputs_mut(&mut self) -> &mut [Output] {
+        match &mut self.tail {
+            Tail::Outputs { outputs, .. } => outputs,
+            Tail::Sink { .. } => &mut [],
+        }
+    }
+
     /// Pushes rows through all operators.
-    fn batch(&mut self, batch: Batch) -> Result<(), TaskError> {
-        Ok(Rest { steps: &mut self.steps, tail: &mut self.tail, sent: &mut self.sent }.batch(batch)?)
+    fn batch(&mut self, batch: Batch) -> Result<(), OperatorError> {
+        Rest { steps: &mut self.steps, tail: &mut self.tail, sent: &mut self.sent }.batch(batch)
     }
 
     /// Takes a watermark through all operators; each may emit more than fits and is then asked again.
@@ -185,8 +248,9 @@ impl Chain {
                 self.flush_due().await?;
             }
         }
-        if let Tail::Outputs(outputs) = &mut self.tail {
-            outputs.iter_mut().for_each(|output| output.watermark(time));
+        self.outputs_mut().iter_mut().for_each(|output| output.watermark(time));
+        for chain in self.chains_mut() {
+            Box::pin(chain.watermark(time)).await?;
         }
         Ok(())
     }
@@ -198,15 +262,18 @@ impl Chain {
                 step.operator.flush(&mut Rest { steps, tail: &mut self.tail, sent: &mut self.sent })?;
             }
         }
-        Ok(())
+        self.chains_mut().iter_mut().try_for_each(Chain::flush_operators)
     }
 
     /// Sends what is due and waits until the tail can take more.
     async fn flush_due(&mut self) -> Result<(), TaskError> {
         match &mut self.tail {
-            Tail::Outputs(outputs) => {
+            Tail::Outputs { outputs, chains } => {
                 for output in outputs {
                     output.flush_due().await?;
+                }
+                for chain in chains {
+                    Box::pin(chain.flush_due()).await?;
                 }
             }
             Tail::Sink { writer, .. } => std::future::poll_fn(|cx| writer.poll_ready(cx)).await?,
@@ -216,30 +283,33 @@ impl Chain {
 
     /// Sends everything: the input has nothing more for now.
     async fn flush(&mut self) -> Result<(), TaskError> {
-        if let Tail::Outputs(outputs) = &mut self.tail {
-            for output in outputs {
-                output.flush().await?;
-            }
+        for output in self.outputs_mut() {
+            output.flush().await?;
+        }
+        for chain in self.chains_mut() {
+            Box::pin(chain.flush()).await?;
         }
         Ok(())
     }
 
     /// Sends a barrier on.
     async fn barrier(&mut self, barrier: Barrier) -> Result<(), OutputError> {
-        if let Tail::Outputs(outputs) = &mut self.tail {
-            for output in outputs {
-                output.barrier(barrier).await?;
-            }
+        for output in self.outputs_mut() {
+            output.barrier(barrier).await?;
+        }
+        for chain in self.chains_mut() {
+            Box::pin(chain.barrier(barrier)).await?;
         }
         Ok(())
     }
 
     /// Sends Idle or Active on.
     async fn control(&mut self, element: Element) -> Result<(), OutputError> {
-        if let Tail::Outputs(outputs) = &mut self.tail {
-            for output in outputs {
-                output.control(element.clone()).await?;
-            }
+        for output in self.outputs_mut() {
+            output.control(element.clone()).await?;
+        }
+        for chain in self.chains_mut() {
+            Box::pin(chain.control(element.clone())).await?;
         }
         Ok(())
     }

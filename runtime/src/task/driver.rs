@@ -155,15 +155,18 @@ impl Task {
     }
 
     fn note_rows_out(&self) {
-        let chains = || self.branches.0.iter().map(|branch| &branch.chain);
-        let written = |tail: &Tail| match tail {
-            Tail::Sink { rows, .. } => *rows,
-            Tail::Outputs(_) => 0,
-        };
+        let (mut sent_rows, mut sent_bytes, mut written) = (0, 0, 0);
+        self.branches.each_chain(&mut |chain| {
+            sent_rows += chain.sent.rows;
+            sent_bytes += chain.sent.bytes;
+            if let Tail::Sink { rows, .. } = &chain.tail {
+                written += rows;
+            }
+        });
         let figures = &self.figures;
-        figures.sent_rows.store(chains().map(|chain| chain.sent.rows).sum(), Ordering::Relaxed);
-        figures.sent_bytes.store(chains().map(|chain| chain.sent.bytes).sum(), Ordering::Relaxed);
-        figures.rows_out.store(chains().map(|chain| written(&chain.tail)).sum(), Ordering::Relaxed);
+        figures.sent_rows.store(sent_rows, Ordering::Relaxed);
+        figures.sent_bytes.store(sent_bytes, Ordering::Relaxed);
+        figures.rows_out.store(written, Ordering::Relaxed);
     }
 
     async fn source_watermark(&mut self) -> Result<(), TaskError> {
@@ -241,9 +244,8 @@ impl Task {
         let began = self.clock.elapsed();
         let is_full = self.needs_full_snapshot.swap(false, Ordering::Relaxed);
         let (mut late, mut bytes) = (0, 0);
-        let chains = self.branches.0.iter_mut().map(|branch| &mut branch.chain);
         let (mut operators, mut sinks) = (Vec::new(), Vec::new());
-        for chain in chains {
+        self.branches.each_chain_mut(&mut |chain| {
             for step in &mut chain.steps {
                 let figures = step.operator.figures();
                 late += figures.late_rows;
@@ -261,7 +263,8 @@ impl Task {
                     checksums,
                 });
             }
-        }
+            Ok(())
+        })?;
         self.figures.late_rows.store(late, Ordering::Relaxed);
         self.figures.state_bytes.store(bytes, Ordering::Relaxed);
         let sources = match &self.head {

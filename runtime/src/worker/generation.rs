@@ -143,7 +143,7 @@ impl GenerationRun {
         for chain_index in task_context.topology.tasks() {
             for slot in &mine {
                 let inbox = wiring.inboxes.get(&(chain_index, *slot)).cloned();
-                let chains = task_context.topology.run_with(chain_index);
+                let chains = task_context.topology.in_task_of(chain_index).into_iter();
                 let mut outputs: HashMap<usize, Vec<Output>> =
                     chains.map(|chain| (chain, wiring.outputs(&task_context, chain, *slot))).collect();
                 let (context, restored, subtask) =

@@ -882,3 +882,56 @@ fn edited_sql_goes_on_from_its_state() {
         text(&output)
     );
 }
+
+/// A view that several INSERTs read is computed once, and each gets its rows: the same as if it were alone, through kills.
+#[test]
+fn what_inserts_have_in_common_is_computed_once_through_kills() {
+    let tables = "
+CREATE TABLE events (event_type INT, bid ROW<auction BIGINT, price BIGINT, `dateTime` TIMESTAMP(3)>, ts AS bid.`dateTime`,
+  WATERMARK FOR ts AS ts - INTERVAL '4' SECOND)
+  WITH ('connector' = 'nexmark', 'events' = '60000', 'splits' = '2', 'rows-per-second' = '30000');
+CREATE VIEW bids AS SELECT bid.auction, bid.price, ts FROM events WHERE event_type = 2;
+CREATE VIEW totals AS SELECT auction, window_end, COUNT(*) AS n, SUM(price) AS total
+  FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' SECOND)) GROUP BY auction, window_start, window_end;
+CREATE TABLE counts (auction BIGINT, n BIGINT) WITH ('connector' = 'filesystem', 'path' = 'counts', 'format' = 'json');
+CREATE TABLE dear (auction BIGINT, window_end TIMESTAMP(3), total BIGINT)
+  WITH ('connector' = 'filesystem', 'path' = 'dear', 'format' = 'json');
+CREATE TABLE sums (auction BIGINT, n BIGINT) WITH ('connector' = 'blackhole');
+";
+    let inserts = [
+        "INSERT INTO counts SELECT auction, n FROM totals;\n",
+        "INSERT INTO dear SELECT auction, window_end, total FROM totals WHERE n > 2;\n",
+        "INSERT INTO sums SELECT auction, SUM(n) FROM totals GROUP BY auction;\n",
+    ];
+    let alone = inserts.map(|insert| {
+        let place = Place::new(2, &format!("{tables}{insert}").replace(", 'rows-per-second' = '30000'", ""));
+        let output = place.run(&[]);
+        assert!(output.status.success(), "{}", text(&output));
+        (place, text(&output))
+    });
+    let checksums = |printed: &str| -> Vec<String> {
+        printed.lines().filter(|line| line.contains("checksum of sums.")).map(str::to_owned).collect()
+    };
+    let sums = checksums(&alone[2].1);
+    assert_eq!(sums.len(), 2);
+    let sql = format!("{tables}{}", inserts.concat());
+
+    for arguments in [&[][..], &["--workers", "2"]] {
+        let place = Place::new(2, &sql);
+        let mut job = place.start(arguments);
+        place.wait_until("rows are in checkpoints", || checkpoints(&place.log()) >= 3);
+        let has_few_tasks = place.log().contains("tasks=6") || !arguments.is_empty();
+        assert!(has_few_tasks, "of the source, the windows and the sums: {}", place.log());
+        signal(job.id(), libc::SIGKILL);
+        job.wait().unwrap();
+        let mut job = place.start(arguments);
+
+        assert!(job.wait().unwrap().success(), "{}", place.log());
+        assert!(restored_epochs(&place.log())[0] >= 3, "{}", place.log());
+        for ((alone, _), table) in alone.iter().zip(["counts", "dear"]) {
+            assert!(!alone.rows(table).is_empty());
+            assert_eq!(place.rows(table), alone.rows(table), "{table}, {arguments:?}");
+        }
+        assert_eq!(checksums(&place.out()), sums, "{arguments:?}");
+    }
+}

@@ -6,12 +6,14 @@
 mod expr;
 mod matching;
 mod secrets;
+mod shared;
 mod succession;
 pub mod text;
 mod types;
 
 pub use expr::{Branch, Call, Case, Cast, Expr, FieldAccess, Literal, Node, Value, function};
 pub use secrets::NamedSecret;
+pub use shared::share;
 pub use succession::{Succession, succeed};
 pub use types::{DataType, Field, Schema, TypeKind, map_type};
 
@@ -35,6 +37,22 @@ pub struct Operator {
     pub output: Option<Schema>,
     #[prost(oneof = "OperatorKind", tags = "3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: Option<OperatorKind>,
+    /// Operators of other INSERTs that would do the same with the same rows: this one does it for them.
+    #[prost(message, repeated, tag = "11")]
+    pub twins: Vec<Twin>,
+}
+
+/// An operator that another one stands for.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Twin {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// The ids of those that would send it rows, in order.
+    #[prost(string, repeated, tag = "2")]
+    pub inputs: Vec<String>,
+    /// Where it would be among the operators.
+    #[prost(uint32, tag = "3")]
+    pub place: u32,
 }
 
 /// What an operator does.
@@ -317,6 +335,9 @@ pub struct Edge {
     /// Columns whose key group chooses the receiver. Unset: to the subtask of the same number.
     #[prost(message, optional, tag = "3")]
     pub hash: Option<HashKeys>,
+    /// The id of the sender's twin whose rows they would be, if it is one's.
+    #[prost(string, tag = "4")]
+    pub twin: String,
 }
 
 /// The columns that rows are partitioned by. Without a column all rows go to one subtask.

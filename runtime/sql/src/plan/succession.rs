@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Aggregate, Expr, Field, Node, Operator, OperatorKind, Plan, Table, WindowAggregate, matching, text,
+    Aggregate, Expr, Field, Node, Operator, OperatorKind, Plan, Table, WindowAggregate, matching, shared,
+    text,
 };
 use crate::connectors::{Role, is_connection};
 
@@ -24,6 +25,21 @@ pub struct Succession {
 /// # Errors
 /// What the state does not fit, each with its table, option or operator.
 pub fn succeed(stored: &Plan, compiled: &Plan) -> Result<Succession, Vec<String>> {
+    let apart = succeed_apart(&shared::apart(stored), &shared::apart(compiled))?;
+    let (plan, others) = shared::share_as(&apart.plan, stored);
+    let told = |(id, of): &(String, String)| {
+        format!(
+            "'{id}' was one with '{of}', has no state of its own, and would be another; change both in the same way"
+        )
+    };
+    match others.is_empty() {
+        true => Ok(Succession { plan, ..apart }),
+        false => Err(others.iter().map(told).collect()),
+    }
+}
+
+/// The same of plans in which each INSERT is by itself.
+fn succeed_apart(stored: &Plan, compiled: &Plan) -> Result<Succession, Vec<String>> {
     let plan = matching::with_ids_of(stored, compiled).map_err(|paths| {
         let told = |path: String| {
             format!("several '{path}' were changed and taken away, and it cannot be told which is which")

@@ -107,8 +107,9 @@ impl StreamBuilder {
         self.of_sources.insert(option.to_owned(), value);
     }
 
+    /// The plan of all INSERTs, with what they have in common once.
     pub fn finish(self) -> Plan {
-        self.plan
+        plan::share(&self.plan)
     }
 
     /// Adds the dataflow of one INSERT; the plan's columns are the sink's. True if rows change that were given before.
@@ -207,12 +208,12 @@ impl StreamBuilder {
         let count = self.ids.entry(path.to_owned()).or_insert(0);
         *count += 1;
         let id = if *count == 1 { path.to_owned() } else { format!("{path}/{count}") };
-        self.plan.operators.push(Operator { id, output: Some(output), kind: Some(kind) });
+        self.plan.operators.push(Operator { id, output: Some(output), kind: Some(kind), twins: Vec::new() });
         self.plan.operators.len() - 1
     }
 
     pub(super) fn connect(&mut self, from: usize, to: usize, hash: Option<HashKeys>) {
-        self.plan.edges.push(Edge { from: from as u32, to: to as u32, hash });
+        self.plan.edges.push(Edge { from: from as u32, to: to as u32, hash, twin: String::new() });
     }
 }
 

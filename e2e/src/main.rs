@@ -535,6 +535,13 @@ impl Test {
         if !rows.clone().any(|line| line.contains("operator=") && !line.ends_with("} 0")) {
             whatever!("a worker's metrics count no rows:\n{of_worker}");
         }
+        let of_filter =
+            of_worker.lines().filter(|line| line.starts_with("millrace_task_operator_rows_out_total{"));
+        let given: Vec<&str> =
+            of_filter.filter(|line| line.contains("calc") && !line.ends_with("} 0")).collect();
+        if given.is_empty() {
+            whatever!("a worker's metrics count no rows of its operators:\n{of_worker}");
+        }
         // Half of what job.yaml gives the container, which the worker has found out by itself.
         let log = kubectl(&["logs", "-n", &self.name, &self.pod("worker")?])?;
         let memory = log.lines().find(|line| line.contains("memory for state"));

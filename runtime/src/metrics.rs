@@ -136,8 +136,29 @@ pub fn worker(job: &str, figures: &WorkerFigures) -> Result<String, prometheus::
     let help = "Keyed state of the subtask in memory; the rest is on the local disk";
     let in_memory = gauge("millrace_task_state_memory_bytes", help)?;
     let watermark = gauge("millrace_task_watermark_seconds", "Watermark of the subtask, in Unix time")?;
+    let of_operator = [
+        ("rows_in", "Rows that came to the operator in this generation, as it runs in its chain"),
+        ("bytes_in", "Memory of the rows that came to the operator in this generation"),
+        ("rows_out", "Rows that the operator has given in this generation"),
+        ("bytes_out", "Memory of the rows that the operator has given in this generation"),
+        ("late_rows", "Rows that the operator dropped because their windows had fired"),
+    ];
+    let of_operator =
+        of_operator.map(|(what, help)| counter(&format!("millrace_task_operator_{what}_total"), help));
+    let of_operator = of_operator.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let help = "Keyed state of the operator in the subtask, as of the newest barrier";
+    let state_of_operator = gauge("millrace_task_operator_state_bytes", help)?;
     for task in &figures.tasks {
-        let operator = figures.operators.get(task.chain as usize).map_or("", String::as_str);
+        for flow in &task.operators {
+            let operator = figures.names.operators.get(flow.operator as usize).map_or("", String::as_str);
+            let values = [operator, &task.subtask.to_string()];
+            let counts = [flow.rows_in, flow.bytes_in, flow.rows_out, flow.bytes_out, flow.late_rows];
+            for (counter, count) in of_operator.iter().zip(counts) {
+                counter.with_label_values(&values).inc_by(count as f64);
+            }
+            state_of_operator.with_label_values(&values).set(flow.state_bytes as f64);
+        }
+        let operator = figures.names.chains.get(task.chain as usize).map_or("", String::as_str);
         let subtask = task.subtask.to_string();
         let values = [operator, subtask.as_str()];
         for (counter, count) in [
@@ -181,7 +202,8 @@ fn text(registry: &Registry) -> Result<String, prometheus::Error> {
 mod tests {
     use super::*;
     use crate::model::Attempt;
-    use crate::rpc::TaskReport;
+    use crate::rpc::{OperatorReport, TaskReport};
+    use crate::worker::Names;
     use millrace_crds::contract::ReportedCheckpoint;
 
     fn assert_lines(text: &str, lines: &[&str]) {
@@ -230,8 +252,22 @@ mod tests {
         };
         let figures = WorkerFigures {
             generation: 3,
-            operators: ["a/source".to_owned(), "b/window".to_owned()].into(),
-            tasks: vec![task(0, 1, 9, 2_500), task(1, 1, 4, EventTime::MIN.0)],
+            names: Names {
+                chains: ["a/source".to_owned(), "b/window".to_owned()].into(),
+                operators: ["a/source".to_owned(), "a/calc".to_owned(), "b/window".to_owned()].into(),
+            },
+            tasks: vec![
+                TaskReport {
+                    operators: vec![OperatorReport {
+                        operator: 1,
+                        rows_in: 9,
+                        rows_out: 7,
+                        ..Default::default()
+                    }],
+                    ..task(0, 1, 9, 2_500)
+                },
+                task(1, 1, 4, EventTime::MIN.0),
+            ],
         };
 
         let text = worker("totals", &figures).unwrap();
@@ -247,6 +283,8 @@ mod tests {
                 "millrace_task_watermark_seconds{operator=\"a/source\",streamjob=\"totals\",subtask=\"1\"} 2.5",
                 "millrace_task_lag_records{operator=\"a/source\",streamjob=\"totals\",subtask=\"1\"} 17",
                 "millrace_task_sent_bytes_total{operator=\"b/window\",streamjob=\"totals\",subtask=\"1\"} 5",
+                "millrace_task_operator_rows_in_total{operator=\"a/calc\",streamjob=\"totals\",subtask=\"1\"} 9",
+                "millrace_task_operator_rows_out_total{operator=\"a/calc\",streamjob=\"totals\",subtask=\"1\"} 7",
             ],
         );
         for unknown in
@@ -272,12 +310,14 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics.md");
         let mut report = JobReport::new("totals", "", Attempt(1));
         report.public.last_checkpoint = Some(ReportedCheckpoint::default());
-        let task = TaskReport { watermark_ms: 1, lag_records: Some(0), ..Default::default() };
+        let operators = vec![OperatorReport::default()];
+        let task = TaskReport { watermark_ms: 1, lag_records: Some(0), operators, ..Default::default() };
         report.tasks = [(crate::model::WorkerId(1), vec![task.clone()])].into();
-        let figures = WorkerFigures { generation: 1, operators: ["a".to_owned()].into(), tasks: vec![task] };
+        let names = Names { chains: ["a".to_owned()].into(), operators: ["a".to_owned()].into() };
+        let figures = WorkerFigures { generation: 1, names, tasks: vec![task] };
         let head = "| metric | kind | meaning |\n|---|---|---|\n";
         let tables = format!(
-            "## Coordinator\n\nOf the job, with the label `streamjob`.\n\n{head}{}\n## Workers\n\nOf each chain of operators, named by its first one; INSERTs that read a table together count as one, under the name of the first. Labels `streamjob`, `operator`, `subtask`.\n\n{head}{}\n",
+            "## Coordinator\n\nOf the job, with the label `streamjob`.\n\n{head}{}\n## Workers\n\nOf each chain of operators, named by its first one; INSERTs that read a table together count as one, under the name of the first. What is of an operator (`millrace_task_operator_…`) is named by itself. Labels `streamjob`, `operator`, `subtask`.\n\n{head}{}\n",
             described(&job(&report, &[0], 0).unwrap()),
             described(&worker("totals", &figures).unwrap()),
         );

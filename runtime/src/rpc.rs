@@ -141,6 +141,29 @@ pub struct TaskReport {
     /// Of the state, what is in memory; the rest is on the local disk.
     #[prost(uint64, tag = "17")]
     pub state_memory_bytes: u64,
+    #[prost(message, repeated, tag = "18")]
+    pub operators: Vec<OperatorReport>,
+}
+
+/// What an operator of a task has done in this generation.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OperatorReport {
+    /// Its index in the plan.
+    #[prost(uint32, tag = "1")]
+    pub operator: u32,
+    #[prost(uint64, tag = "2")]
+    pub rows_in: u64,
+    #[prost(uint64, tag = "3")]
+    pub bytes_in: u64,
+    #[prost(uint64, tag = "4")]
+    pub rows_out: u64,
+    #[prost(uint64, tag = "5")]
+    pub bytes_out: u64,
+    /// As of the newest barrier.
+    #[prost(uint64, tag = "6")]
+    pub state_bytes: u64,
+    #[prost(uint64, tag = "7")]
+    pub late_rows: u64,
 }
 
 /// A worker's part of a checkpoint is durable.

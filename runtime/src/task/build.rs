@@ -10,7 +10,7 @@ use millrace_sql::plan::{
 use snafu::{OptionExt, Snafu};
 use tokio::sync::{mpsc, watch};
 
-use super::chain::{Branch, Branches, Chain, Sent, Step, Tail};
+use super::chain::{Branch, Branches, Chain, Flow, Step, Tail};
 use super::discovery::Discovery;
 use super::driver::{Head, Task};
 use super::restored::Restored;
@@ -27,7 +27,7 @@ use crate::operator::group_aggregate::GroupAggregate;
 use crate::operator::local_aggregate::LocalAggregate;
 use crate::operator::session_aggregate::SessionAggregate;
 use crate::operator::window_aggregate::WindowAggregate;
-use crate::operator::{Operator, OperatorError};
+use crate::operator::{Operator, OperatorError, OperatorFigures};
 use crate::outside::Outside;
 use crate::sink::{self, SinkError, SinkIdentity, Sinks};
 use crate::source::{self, SourceConnector, SourceError, Split};
@@ -227,7 +227,8 @@ impl<'a> Making<'a, '_> {
                         above.context(PlanSnafu { message: format!("'{}' has no input", operator.id) })?;
                     let mut step = make_operator(kind, &input, output.clone(), context.outside.clock)?;
                     self.restored.restore(step.as_mut(), &state, context.max_parallelism, self.memory)?;
-                    steps.push(Step { index: *index, operator: step });
+                    let (taken, figures) = (Flow::default(), OperatorFigures::default());
+                    steps.push(Step { index: *index, operator: step, taken, figures });
                 }
                 None => {
                     return PlanSnafu { message: format!("'{}' is of an unknown kind", operator.id) }.fail();
@@ -244,7 +245,8 @@ impl<'a> Making<'a, '_> {
                 Tail::Outputs { chains: chains.collect::<Result<_, BuildError>>()?, outputs: outputs(chain) }
             }
         };
-        Ok(Built { source, chain: Chain { steps, tail, sent: Sent::default() } })
+        let index = source.as_ref().map(|source| source.index);
+        Ok(Built { source, chain: Chain { source: index, steps, tail, given: Flow::default() } })
     }
 }
 

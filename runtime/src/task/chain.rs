@@ -3,7 +3,7 @@
 use crate::exchange::Output;
 use crate::exchange::output::OutputError;
 use crate::model::{Barrier, Batch, Element, EventTime};
-use crate::operator::{Collector, Operator, OperatorError, Progress};
+use crate::operator::{Collector, Operator, OperatorError, OperatorFigures, Progress};
 use crate::sink::SinkWriter;
 use crate::state::TaskMemory;
 
@@ -13,6 +13,25 @@ use super::TaskError;
 pub struct Step {
     pub index: usize,
     pub operator: Box<dyn Operator>,
+    pub taken: Flow,
+    /// As of the newest barrier.
+    pub figures: OperatorFigures,
+}
+
+/// Rows that have come to a place in this generation.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+/// What an operator has done in this generation; of a source what it has given, of a sink what it has taken.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct OperatorFlow {
+    pub index: usize,
+    pub taken: Flow,
+    pub given: Flow,
+    pub figures: OperatorFigures,
 }
 
 /// Where rows leave the chain.
@@ -25,9 +44,12 @@ pub enum Tail {
 
 /// Operators in order and the tail, which may be further chains: operators of a task are a tree.
 pub struct Chain {
+    /// The source that it begins with, if it does.
+    pub source: Option<usize>,
     pub steps: Vec<Step>,
     pub tail: Tail,
-    pub sent: Sent,
+    /// What its last operator has given.
+    pub given: Flow,
 }
 
 /// All chains of a task: each gets every row that the task reads, and sees the columns that it asked for.
@@ -39,34 +61,32 @@ pub struct Branch {
     pub chain: Chain,
 }
 
-/// What has left a chain.
-#[derive(Debug, Default)]
-pub struct Sent {
-    pub rows: u64,
-    pub bytes: u64,
-}
-
 /// The rest of a chain, as the operator before it sees it.
 struct Rest<'a> {
     steps: &'a mut [Step],
     tail: &'a mut Tail,
-    sent: &'a mut Sent,
+    given: &'a mut Flow,
 }
 
 impl Collector for Rest<'_> {
     fn batch(&mut self, batch: Batch) -> Result<(), OperatorError> {
         match self.steps.split_first_mut() {
             Some((step, steps)) => {
-                step.operator.process(batch, &mut Rest { steps, tail: self.tail, sent: self.sent })
+                step.taken.add(&batch);
+                step.operator.process(batch, &mut Rest { steps, tail: self.tail, given: self.given })
             }
             None => {
-                if self.tail.is_outside() {
-                    self.sent.rows += batch.rows() as u64;
-                    self.sent.bytes += batch.bytes() as u64;
-                }
+                self.given.add(&batch);
                 self.tail.take(&batch)
             }
         }
+    }
+}
+
+impl Flow {
+    fn add(&mut self, batch: &Batch) {
+        self.rows += batch.rows() as u64;
+        self.bytes += batch.bytes() as u64;
     }
 }
 
@@ -208,6 +228,30 @@ impl Chain {
         self.chains_mut().iter_mut().try_for_each(|chain| chain.each_mut(change))
     }
 
+    /// What has left the task here.
+    pub fn sent(&self) -> Flow {
+        if self.tail.is_outside() { self.given } else { Flow::default() }
+    }
+
+    /// What each of its operators has done.
+    pub fn operators(&self) -> impl Iterator<Item = OperatorFlow> {
+        let given = |next: usize| self.steps.get(next).map_or(self.given, |step| step.taken);
+        let source = self.source.map(|index| OperatorFlow { index, given: given(0), ..Default::default() });
+        let steps = self.steps.iter().enumerate().map(move |(number, step)| OperatorFlow {
+            index: step.index,
+            taken: step.taken,
+            given: given(number + 1),
+            figures: step.figures,
+        });
+        let sink = match &self.tail {
+            Tail::Sink { index, .. } => {
+                Some(OperatorFlow { index: *index, taken: self.given, ..Default::default() })
+            }
+            Tail::Outputs { .. } => None,
+        };
+        source.into_iter().chain(steps).chain(sink)
+    }
+
     /// Chains of this task that it gives its rows to.
     fn chains(&self) -> &[Chain] {
         match &self.tail {
@@ -232,7 +276,7 @@ impl Chain {
 
     /// Pushes rows through all operators.
     fn batch(&mut self, batch: Batch) -> Result<(), OperatorError> {
-        Rest { steps: &mut self.steps, tail: &mut self.tail, sent: &mut self.sent }.batch(batch)
+        Rest { steps: &mut self.steps, tail: &mut self.tail, given: &mut self.given }.batch(batch)
     }
 
     /// Takes a watermark through all operators; each may emit more than fits and is then asked again.
@@ -241,7 +285,7 @@ impl Chain {
             while let Some((step, steps)) = self.steps[first..].split_first_mut() {
                 let progress = step
                     .operator
-                    .watermark(time, &mut Rest { steps, tail: &mut self.tail, sent: &mut self.sent })?;
+                    .watermark(time, &mut Rest { steps, tail: &mut self.tail, given: &mut self.given })?;
                 if progress == Progress::Done {
                     break;
                 }
@@ -259,7 +303,7 @@ impl Chain {
     fn flush_operators(&mut self) -> Result<(), TaskError> {
         for first in 0..self.steps.len() {
             if let Some((step, steps)) = self.steps[first..].split_first_mut() {
-                step.operator.flush(&mut Rest { steps, tail: &mut self.tail, sent: &mut self.sent })?;
+                step.operator.flush(&mut Rest { steps, tail: &mut self.tail, given: &mut self.given })?;
             }
         }
         self.chains_mut().iter_mut().try_for_each(Chain::flush_operators)

@@ -156,13 +156,17 @@ impl Task {
 
     fn note_rows_out(&self) {
         let (mut sent_rows, mut sent_bytes, mut written) = (0, 0, 0);
+        let mut operators = self.figures.operators.lock();
+        operators.clear();
         self.branches.each_chain(&mut |chain| {
-            sent_rows += chain.sent.rows;
-            sent_bytes += chain.sent.bytes;
+            operators.extend(chain.operators());
+            sent_rows += chain.sent().rows;
+            sent_bytes += chain.sent().bytes;
             if let Tail::Sink { rows, .. } = &chain.tail {
                 written += rows;
             }
         });
+        drop(operators);
         let figures = &self.figures;
         figures.sent_rows.store(sent_rows, Ordering::Relaxed);
         figures.sent_bytes.store(sent_bytes, Ordering::Relaxed);
@@ -247,9 +251,9 @@ impl Task {
         let (mut operators, mut sinks) = (Vec::new(), Vec::new());
         self.branches.each_chain_mut(&mut |chain| {
             for step in &mut chain.steps {
-                let figures = step.operator.figures();
-                late += figures.late_rows;
-                bytes += figures.state_bytes;
+                step.figures = step.operator.figures();
+                late += step.figures.late_rows;
+                bytes += step.figures.state_bytes;
                 operators.push((step.index, step.operator.snapshot(is_full)?));
             }
             if let Tail::Sink { index, writer, rows, restored_checksums } = &mut chain.tail {

@@ -21,6 +21,7 @@ use snafu::Snafu;
 use tokio::sync::mpsc;
 
 pub use build::{BuildError, BuiltTask, TaskContext, build};
+pub use chain::OperatorFlow;
 pub use driver::Task;
 pub use restored::{AwaitedState, Restored, SubtaskImage, SubtaskKey};
 
@@ -145,6 +146,8 @@ pub struct TaskFigures {
     /// What left the chain in this generation, to other tasks or a sink.
     pub sent_rows: AtomicU64,
     pub sent_bytes: AtomicU64,
+    /// The same of each operator.
+    pub operators: Mutex<Vec<OperatorFlow>>,
     /// Written by a sink since the job's first start.
     pub rows_out: AtomicU64,
     pub lags: Lags,

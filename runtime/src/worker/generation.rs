@@ -10,11 +10,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::WorkerContext;
 use super::data_plane::DataPlane;
 use super::restore::{bring, fetch, inherited};
 use super::retained::Retained;
 use super::snapshots::{SnapshotError, Snapshots};
+use super::{Names, WorkerContext};
 use crate::checkpoint::paths;
 use crate::checkpoint::records::{TableState, splits_of};
 use crate::error::chain;
@@ -23,9 +23,10 @@ use crate::exchange::frame::{Handshake, MAGIC, PROTOCOL_VERSION};
 use crate::exchange::network::{Connection, Route, run_sender};
 use crate::exchange::{ChannelSender, Credit, Inbox, Output};
 use crate::model::{Barrier, Epoch, Generation, JobUid, MaxParallelism, Subtask, WorkerId};
-use crate::rpc::{Deploy, Exhausted, Failed, Heartbeat, Snapshot, TaskReport, WorkerSays};
+use crate::rpc::{Deploy, Exhausted, Failed, Heartbeat, OperatorReport, Snapshot, TaskReport, WorkerSays};
 use crate::task::{
-    BuiltTask, Task, TaskContext, TaskControl, TaskError, TaskEvent, TaskHandle, TaskSnapshot, build,
+    BuiltTask, OperatorFlow, Task, TaskContext, TaskControl, TaskError, TaskEvent, TaskHandle, TaskSnapshot,
+    build,
 };
 use crate::topology::Topology;
 
@@ -41,8 +42,7 @@ const CHECKPOINTS_MAX: usize = 24;
 /// The running generation.
 pub struct GenerationRun {
     generation: Generation,
-    /// The first operator of each chain, which the chain is known by outside.
-    operators: Arc<[String]>,
+    names: Names,
     waiting: Option<Waiting>,
     handles: Vec<TaskHandle>,
     tasks: JoinSet<Result<(), TaskError>>,
@@ -88,9 +88,9 @@ impl GenerationRun {
         self.generation
     }
 
-    /// The first operator of each chain.
-    pub fn operators(&self) -> Arc<[String]> {
-        Arc::clone(&self.operators)
+    /// What its operators and chains are known by.
+    pub fn names(&self) -> Names {
+        self.names.clone()
     }
 
     /// Makes the tasks of this worker's slots, ready to receive.
@@ -109,7 +109,11 @@ impl GenerationRun {
         };
         let topology = Topology::of(&plan, deploy.parallelism)
             .reading_once(&plan, |source| splits_of(&deploy.restored, source));
-        let operators = topology.chains.iter().map(|chain| plan.operators[chain[0]].id.clone()).collect();
+        let id = |operator: usize| plan.operators[operator].id.clone();
+        let names = Names {
+            operators: (0..plan.operators.len()).map(id).collect(),
+            chains: topology.chains.iter().map(|chain| id(chain[0])).collect(),
+        };
         let (events_sender, events) = mpsc::channel(EVENTS_QUEUED_MAX);
         let (completed, completed_seen) = watch::channel(Epoch(0));
         let task_context = TaskContext {
@@ -205,7 +209,7 @@ impl GenerationRun {
         info!(%generation, slots = ?mine, tasks = tasks.len(), rolled_back, segments, is_lazy, "deployed");
         Ok(GenerationRun {
             generation,
-            operators,
+            names,
             waiting: Some(Waiting { tasks, outgoing }),
             handles,
             tasks: JoinSet::new(),
@@ -331,9 +335,22 @@ impl GenerationRun {
                 bytes_in: figures.bytes_in.load(Ordering::Relaxed),
                 sent_rows: figures.sent_rows.load(Ordering::Relaxed),
                 sent_bytes: figures.sent_bytes.load(Ordering::Relaxed),
+                operators: figures.operators.lock().iter().map(operator_report).collect(),
             }
         });
         Heartbeat { tasks: tasks.collect() }
+    }
+}
+
+fn operator_report(flow: &OperatorFlow) -> OperatorReport {
+    OperatorReport {
+        operator: flow.index as u32,
+        rows_in: flow.taken.rows,
+        bytes_in: flow.taken.bytes,
+        rows_out: flow.given.rows,
+        bytes_out: flow.given.bytes,
+        state_bytes: flow.figures.state_bytes,
+        late_rows: flow.figures.late_rows,
     }
 }
 

@@ -82,9 +82,17 @@ pub enum WorkerError {
 pub struct WorkerFigures {
     /// The generation that runs; 0: none.
     pub generation: u64,
-    /// The first operator of each chain.
-    pub operators: Arc<[String]>,
+    pub names: Names,
     pub tasks: Vec<TaskReport>,
+}
+
+/// What the operators of a plan are called, and the chains that they run in.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    /// Ids, in the order of the plan.
+    pub operators: Arc<[String]>,
+    /// The id of each chain's first operator, which the chain is known by outside.
+    pub chains: Arc<[String]>,
 }
 
 /// A worker that listens for other workers.
@@ -286,7 +294,7 @@ impl Session<'_> {
             self.run.as_ref().map(|run| run.report(self.worker.context.clock.elapsed())).unwrap_or_default();
         self.worker.figures.send_replace(WorkerFigures {
             generation,
-            operators: self.run.as_ref().map(GenerationRun::operators).unwrap_or_default(),
+            names: self.run.as_ref().map(GenerationRun::names).unwrap_or_default(),
             tasks: heartbeat.tasks.clone(),
         });
         FromWorker { generation, says: Some(WorkerSays::Heartbeat(heartbeat)) }

@@ -121,6 +121,7 @@ fn kind(operator: &Operator) -> &'static str {
         Some(OperatorKind::WindowAggregate(_)) => "WindowAggregate",
         Some(OperatorKind::SessionAggregate(_)) => "SessionAggregate",
         Some(OperatorKind::GroupAggregate(_)) => "GroupAggregate",
+        Some(OperatorKind::LocalGroupAggregate(_)) => "LocalGroupAggregate",
         Some(OperatorKind::ChangelogNormalize(_)) => "ChangelogNormalize",
         Some(OperatorKind::Sink(_)) => "Sink",
     }
@@ -231,7 +232,17 @@ fn does(plan: &Plan, index: usize) -> Vec<String> {
             let keys = per(key_names(&aggregate.key_fields));
             match aggregate.aggregates.as_slice() {
                 [] => vec![format!("the distinct rows, {keys}")],
+                aggregates if aggregate.takes_states => {
+                    vec![keys, calls(aggregates, &input(above(index).and_then(above)))]
+                }
                 aggregates => vec![keys, calls(aggregates, &input(above(index)))],
+            }
+        }
+        Some(OperatorKind::LocalGroupAggregate(aggregate)) => {
+            let keys = per(key_names(&aggregate.key_fields));
+            match aggregate.aggregates.as_slice() {
+                [] => vec![format!("the distinct rows of some, {keys}")],
+                aggregates => vec![keys, format!("partly {}", calls(aggregates, &input(above(index))))],
             }
         }
         Some(OperatorKind::ChangelogNormalize(normalize)) => {

@@ -6,8 +6,9 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Float64Array, Int64Array};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Float64Array, Int64Array};
+use arrow::buffer::NullBuffer;
+use arrow::compute::{cast, nullif};
 use millrace_sql::plan::{Aggregate, AggregateFunction, DataType, TypeKind};
 use snafu::ResultExt;
 
@@ -193,6 +194,33 @@ impl Accumulator {
             }
         }
         Ok(())
+    }
+
+    /// The states that single rows make, which come and are not taken back.
+    pub fn states_of_rows(&self, columns: &[ArrayRef], rows: usize) -> Result<Vec<ArrayRef>, OperatorError> {
+        let counted = self.filter.map(|filter| columns[filter].as_boolean());
+        let counts = |row: usize, nulls: Option<&NullBuffer>| {
+            let is_counted = counted.is_none_or(|counted| counted.is_valid(row) && counted.value(row));
+            i64::from(is_counted && nulls.is_none_or(|nulls| nulls.is_valid(row)))
+        };
+        let argument = self.argument.map(|index| &columns[index]);
+        let nulls = argument.and_then(Array::logical_nulls);
+        let counts: ArrayRef =
+            Arc::new(Int64Array::from_iter_values((0..rows).map(|row| counts(row, nulls.as_ref()))));
+        let value = |argument: &ArrayRef| -> Result<ArrayRef, OperatorError> {
+            let value = cast(argument, &self.state_types[0].to_arrow()).context(ComputeSnafu)?;
+            let Some(counted) = counted else { return Ok(value) };
+            let left_out = BooleanArray::from_iter(counted.iter().map(|counted| Some(counted != Some(true))));
+            nullif(&value, &left_out).context(ComputeSnafu)
+        };
+        match (self.function, argument) {
+            (AggregateFunction::Count, _) => Ok(vec![counts]),
+            (_, None) => PlanSnafu { message: "an aggregate without an argument" }.fail(),
+            (AggregateFunction::Sum | AggregateFunction::Avg, Some(argument)) => {
+                Ok(vec![value(argument)?, counts])
+            }
+            (_, Some(argument)) => Ok(vec![value(argument)?]),
+        }
     }
 
     /// Merges partial states, which stand in `states` from this aggregate's first state column on.
@@ -495,6 +523,17 @@ mod tests {
         }
     }
 
+    /// Each row is a state of its own, and all of them are merged.
+    fn result_of_single_rows(aggregate: &Aggregate, values: &ArrayRef) -> ArrayRef {
+        let (prepared, layout) = prepare(std::slice::from_ref(aggregate)).unwrap();
+        let mut merged = StateTable::new(layout);
+        let slots = vec![merged.slot(1, b"k").unwrap(); values.len()];
+        let states = prepared[0].states_of_rows(std::slice::from_ref(values), values.len()).unwrap();
+        let rows: Vec<u32> = (0..values.len() as u32).collect();
+        prepared[0].merge(&states, &rows, &slots, &mut merged.write(&slots)).unwrap();
+        prepared[0].results(&merged.gather(&slots[..1])).unwrap()
+    }
+
     /// Rows 0.. go to slot 0, added in two halves that are merged.
     fn result_of(aggregate: &Aggregate, values: ArrayRef) -> ArrayRef {
         let (prepared, layout) = prepare(std::slice::from_ref(aggregate)).unwrap();
@@ -590,7 +629,9 @@ mod tests {
             (ListAgg, string(), string(), texts(vec![None]), texts(vec![None])),
         ];
         for (function, argument, result, values, expected) in cases {
-            let found = result_of(&aggregate(function, argument, result), values.clone());
+            let aggregate = aggregate(function, argument, result);
+            assert_eq!(&result_of_single_rows(&aggregate, &values), &expected, "{function:?} of {values:?}");
+            let found = result_of(&aggregate, values.clone());
 
             assert_eq!(&found, &expected, "{function:?} of {values:?}");
         }

@@ -174,6 +174,7 @@ mod tests {
             keys: vec![0],
             aggregates: calls.map(aggregate).to_vec(),
             key_fields: vec![Field::new("k", DataType::simple(TypeKind::String))],
+            takes_states: false,
         }
     }
 

@@ -10,7 +10,7 @@ use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::{and, concat, take};
 use arrow::datatypes::SchemaRef;
-use millrace_sql::plan::{Aggregate, AggregateFunction, DataType, GroupAggregate as Plan, TypeKind};
+use millrace_sql::plan::{Aggregate, GroupAggregate as Plan};
 use snafu::{OptionExt, ResultExt};
 
 use super::accumulator::{Accumulator, Rows, SomeRows, prepare};
@@ -65,11 +65,7 @@ struct Input<'a> {
 impl GroupAggregate {
     /// Prepares the aggregates.
     pub fn new(plan: &Plan) -> Result<Self, OperatorError> {
-        let rows = Aggregate {
-            function: AggregateFunction::Count.into(),
-            result_type: Some(DataType::simple(TypeKind::BigInt)),
-            ..Default::default()
-        };
+        let rows = Aggregate::count_of_rows();
         let all: Vec<Aggregate> = std::iter::once(rows).chain(plan.aggregates.iter().cloned()).collect();
         let (accumulators, layout) = prepare(&all)?;
         let mut distinct = Vec::new();
@@ -116,6 +112,13 @@ impl GroupAggregate {
     }
 
     fn add(&mut self, input: &Input<'_>, touched: &[u32]) -> Result<(), OperatorError> {
+        if self.plan.takes_states {
+            let rows: Vec<u32> = (0..input.slots.len() as u32).collect();
+            let states = &input.columns[self.keys.len()..];
+            let mut chunks = self.groups.table.write(touched);
+            let mut all = self.accumulators.iter();
+            return all.try_for_each(|one| one.merge(states, &rows, &input.slots, &mut chunks));
+        }
         let effective =
             self.distinct.iter_mut().map(|distinct| Ok((distinct.accumulator, distinct.add(input)?)));
         let effective: Vec<(usize, SomeRows)> = effective.collect::<Result<_, OperatorError>>()?;
@@ -371,7 +374,7 @@ impl Operator for GroupAggregate {
 mod tests {
     use arrow::array::{AsArray, Int64Array, StringArray};
     use arrow::datatypes::Int64Type;
-    use millrace_sql::plan::Field;
+    use millrace_sql::plan::{AggregateFunction, DataType, Field, TypeKind};
 
     use super::super::testing::Given;
     use super::*;
@@ -393,6 +396,7 @@ mod tests {
                 aggregate(AggregateFunction::Count, true),
             ],
             key_fields: vec![Field::new("k", DataType::simple(TypeKind::String))],
+            takes_states: false,
         }
     }
 

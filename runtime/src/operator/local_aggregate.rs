@@ -12,6 +12,7 @@ use millrace_sql::plan::{Aggregate, Window, WindowAggregate};
 use snafu::{OptionExt, ResultExt, ensure};
 
 use super::accumulator::{Accumulator, Rows, prepare};
+use super::recurrence::Recurrence;
 use super::{Collector, ComputeSnafu, NoTimeSnafu, Operator, OperatorError, PlanSnafu, Progress};
 use crate::model::key_encoding::{decode, encode};
 use crate::model::key_group::hash_of;
@@ -21,34 +22,8 @@ use crate::state::{StateTable, StateType};
 /// Keys held over all slices before they are emitted: bounds memory, and keeps the tables in the cache.
 const KEYS_MAX: usize = 64 * 1024;
 
-/// Rows that pass one by one before it is tried again whether keys recur.
-const PASSED_ROWS: usize = 32 * KEYS_MAX;
-
-/// Whether keys recur often enough to be looked up. Pure.
-#[derive(Debug, Default)]
-struct Recurrence {
-    /// Rows since the tables were empty.
-    rows: usize,
-    /// Rows that are still to pass one by one.
-    passing: usize,
-}
-
-impl Recurrence {
-    /// True if the keys of the next rows are to be looked up.
-    fn is_looked_up(&mut self, rows: usize) -> bool {
-        let is_looked_up = self.passing == 0;
-        self.passing = self.passing.saturating_sub(rows);
-        self.rows += rows;
-        is_looked_up
-    }
-
-    /// Judges by what has filled the tables: more than four keys in five rows are too many.
-    fn filled(&mut self, keys: usize) {
-        if keys * 5 > self.rows * 4 {
-            self.passing = PASSED_ROWS;
-        }
-    }
-}
+/// More keys in ten rows than these cost more than they save.
+const KEYS_IN_TEN_MAX: usize = 8;
 
 /// Pre-aggregates.
 pub struct LocalAggregate {
@@ -81,7 +56,7 @@ impl LocalAggregate {
     }
 
     fn emit(&mut self, out: &mut dyn Collector) -> Result<(), OperatorError> {
-        self.recurrence.rows = 0;
+        self.recurrence.given_away();
         for (slice_end, table) in std::mem::take(&mut self.slices) {
             for part in table.parts() {
                 let chunk = part.load()?;
@@ -152,7 +127,7 @@ impl Operator for LocalAggregate {
         }
         let keys = self.slices.values().map(StateTable::len).sum::<usize>();
         if keys >= KEYS_MAX {
-            self.recurrence.filled(keys);
+            self.recurrence.judge(keys, KEYS_IN_TEN_MAX);
             self.emit(out)?;
         }
         Ok(())
@@ -178,6 +153,7 @@ mod tests {
     use arrow::datatypes::Int64Type;
     use millrace_sql::plan::{AggregateFunction, DataType, Field, TypeKind};
 
+    use super::super::recurrence::PASSED_ROWS;
     use super::*;
 
     /// Partial rows, and what the sums in them add up to.

@@ -11,6 +11,8 @@ mod changing;
 pub mod group_aggregate;
 mod kept;
 pub mod local_aggregate;
+pub mod local_group_aggregate;
+mod recurrence;
 pub mod session_aggregate;
 mod slice;
 mod stacks;
@@ -122,7 +124,12 @@ pub trait Operator: Send {
         Ok(Progress::Done)
     }
 
-    /// Emits what is held back for the sake of larger batches.
+    /// The input has nothing more for now: emits what is held back and waited for.
+    fn quiet(&mut self, _out: &mut dyn Collector) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    /// Emits all that is held back for the sake of larger batches.
     fn flush(&mut self, _out: &mut dyn Collector) -> Result<(), OperatorError> {
         Ok(())
     }

@@ -25,6 +25,7 @@ use crate::operator::calc::Calc;
 use crate::operator::changelog_normalize::ChangelogNormalize;
 use crate::operator::group_aggregate::GroupAggregate;
 use crate::operator::local_aggregate::LocalAggregate;
+use crate::operator::local_group_aggregate::LocalGroupAggregate;
 use crate::operator::session_aggregate::SessionAggregate;
 use crate::operator::window_aggregate::WindowAggregate;
 use crate::operator::{Operator, OperatorError, OperatorFigures};
@@ -337,6 +338,7 @@ fn make_operator(
         OperatorKind::WindowAggregate(plan) => Box::new(WindowAggregate::new(plan)?),
         OperatorKind::SessionAggregate(plan) => Box::new(SessionAggregate::new(plan)?),
         OperatorKind::GroupAggregate(plan) => Box::new(GroupAggregate::new(plan)?),
+        OperatorKind::LocalGroupAggregate(plan) => Box::new(LocalGroupAggregate::new(plan)?),
         OperatorKind::ChangelogNormalize(plan) => Box::new(ChangelogNormalize::new(plan)),
         OperatorKind::Source(_) | OperatorKind::Sink(_) => {
             return PlanSnafu { message: "a source or sink in the middle of a chain" }.fail();

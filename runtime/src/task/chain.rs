@@ -181,6 +181,11 @@ impl Branches {
         self.0.iter_mut().try_for_each(|branch| branch.chain.flush_operators())
     }
 
+    /// The input has nothing more for now.
+    pub fn quiet(&mut self) -> Result<(), TaskError> {
+        self.0.iter_mut().try_for_each(|branch| branch.chain.quiet())
+    }
+
     pub async fn flush_due(&mut self) -> Result<(), TaskError> {
         for branch in &mut self.0 {
             branch.chain.flush_due().await?;
@@ -301,12 +306,26 @@ impl Chain {
 
     /// Makes all operators emit what they hold back.
     fn flush_operators(&mut self) -> Result<(), TaskError> {
+        self.ask(&mut |operator, rest| operator.flush(rest))
+    }
+
+    /// Makes all operators emit what is waited for.
+    fn quiet(&mut self) -> Result<(), TaskError> {
+        self.ask(&mut |operator, rest| operator.quiet(rest))
+    }
+
+    /// Asks each operator, in order, for what it gives to those behind it.
+    fn ask(
+        &mut self,
+        ask: &mut impl FnMut(&mut dyn Operator, &mut Rest<'_>) -> Result<(), OperatorError>,
+    ) -> Result<(), TaskError> {
         for first in 0..self.steps.len() {
             if let Some((step, steps)) = self.steps[first..].split_first_mut() {
-                step.operator.flush(&mut Rest { steps, tail: &mut self.tail, given: &mut self.given })?;
+                let rest = &mut Rest { steps, tail: &mut self.tail, given: &mut self.given };
+                ask(step.operator.as_mut(), rest)?;
             }
         }
-        self.chains_mut().iter_mut().try_for_each(Chain::flush_operators)
+        self.chains_mut().iter_mut().try_for_each(|chain| chain.ask(ask))
     }
 
     /// Sends what is due and waits until the tail can take more.

@@ -83,6 +83,8 @@ impl Task {
         if let Some(event) = self.try_next()? {
             return Ok(event);
         }
+        self.branches.quiet()?;
+        self.note_rows_out();
         self.figures.backpressured.until(self.clock, self.branches.flush()).await?;
         let (clock, idle) = (self.clock, &self.figures.idle);
         let control = &mut self.control;

@@ -35,7 +35,7 @@ pub struct Operator {
     /// What comes out of it; for a sink, what goes in.
     #[prost(message, optional, tag = "2")]
     pub output: Option<Schema>,
-    #[prost(oneof = "OperatorKind", tags = "3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "OperatorKind", tags = "3, 4, 5, 6, 7, 8, 9, 10, 12")]
     pub kind: Option<OperatorKind>,
     /// Operators of other INSERTs that would do the same with the same rows: this one does it for them.
     #[prost(message, repeated, tag = "11")]
@@ -74,6 +74,8 @@ pub enum OperatorKind {
     SessionAggregate(SessionAggregate),
     #[prost(message, tag = "10")]
     ChangelogNormalize(ChangelogNormalize),
+    #[prost(message, tag = "12")]
+    LocalGroupAggregate(GroupAggregate),
 }
 
 /// Reads a table from outside and says how far event time has come. Its output is its leaves.
@@ -205,7 +207,8 @@ pub struct SessionAggregate {
     pub key_fields: Vec<Field>,
 }
 
-/// Aggregates per key over all rows so far; a result that changes is taken back and given anew.
+/// Aggregates per key over all rows so far; a result that changes is taken back and given anew. As local half it adds rows up before
+/// the exchange.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct GroupAggregate {
     /// Input columns that form the key.
@@ -216,6 +219,9 @@ pub struct GroupAggregate {
     /// Names and types of the key columns.
     #[prost(message, repeated, tag = "3")]
     pub key_fields: Vec<Field>,
+    /// What comes are partial states of local halves, and the columns of aggregates are those of what the halves read.
+    #[prost(bool, tag = "4")]
+    pub takes_states: bool,
 }
 
 /// Makes changes of rows that each take the place of the one before with their key, or take it away.
@@ -416,12 +422,7 @@ impl WindowAggregate {
         let mut fields =
             vec![Field { nullable: false, ..Field::new("slice_end", DataType::simple(TypeKind::BigInt)) }];
         fields.extend(self.key_fields.iter().cloned());
-        for (number, aggregate) in self.aggregates.iter().enumerate() {
-            let types = aggregate.state_types().into_iter().enumerate();
-            fields.extend(
-                types.map(|(part, data_type)| Field::new(format!("state_{number}_{part}"), data_type)),
-            );
-        }
+        fields.extend(state_fields(&self.aggregates));
         fields
     }
 
@@ -441,6 +442,13 @@ impl SessionAggregate {
 }
 
 impl GroupAggregate {
+    /// What a local half gives: keys, how many rows came and were not taken back, and the states of the aggregates.
+    pub fn partial_schema(&self) -> Schema {
+        let rows = Field { nullable: false, ..Field::new("rows", DataType::simple(TypeKind::BigInt)) };
+        let states = state_fields(&self.aggregates);
+        Schema { fields: self.key_fields.iter().cloned().chain([rows]).chain(states).collect() }
+    }
+
     /// What it emits: keys, results.
     pub fn output_schema(&self) -> Schema {
         let fields = self.key_fields.iter().cloned().chain(result_fields(&self.aggregates));
@@ -459,6 +467,13 @@ fn window_fields() -> impl Iterator<Item = Field> {
     let time = DataType::with_precision(TypeKind::Timestamp, 3);
     let names = ["window_start", "window_end", "window_time"].into_iter();
     names.map(move |name| Field { nullable: false, ..Field::new(name, time.clone()) })
+}
+
+fn state_fields(aggregates: &[Aggregate]) -> impl Iterator<Item = Field> {
+    aggregates.iter().enumerate().flat_map(|(number, aggregate)| {
+        let types = aggregate.state_types().into_iter().enumerate();
+        types.map(move |(part, data_type)| Field::new(format!("state_{number}_{part}"), data_type))
+    })
 }
 
 fn result_fields(aggregates: &[Aggregate]) -> impl Iterator<Item = Field> {

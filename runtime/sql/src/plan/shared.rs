@@ -161,6 +161,7 @@ fn keeps_state(operator: &Operator) -> bool {
         operator.kind,
         Some(
             OperatorKind::Calc(_)
+                | OperatorKind::LocalGroupAggregate(_)
                 | OperatorKind::LocalAggregate(_)
                 | OperatorKind::Source(_)
                 | OperatorKind::Sink(_)
@@ -208,6 +209,7 @@ mod tests {
             [
                 "a/t/source",
                 "a/t/calc",
+                "a/t/group-local",
                 "a/t/group",
                 "a/a/calc",
                 "a/a/sink",
@@ -220,7 +222,8 @@ mod tests {
             sends(&shared),
             [
                 "a/t/source > a/t/calc",
-                "a/t/calc > a/t/group",
+                "a/t/calc > a/t/group-local",
+                "a/t/group-local > a/t/group",
                 "a/t/group > a/a/calc",
                 "a/a/calc > a/a/sink",
                 "a/t/group > b/b/calc",

@@ -91,7 +91,10 @@ fn succeed_apart(stored: &Plan, compiled: &Plan) -> Result<Succession, Vec<Strin
 /// Sources know where they are, aggregates what they have seen, and sinks what is to be committed. The local half of an aggregate
 /// gives away all it has before each checkpoint. What this release does not know may keep anything.
 fn keeps_something(operator: &Operator) -> bool {
-    !matches!(operator.kind, Some(OperatorKind::Calc(_) | OperatorKind::LocalAggregate(_)))
+    !matches!(
+        operator.kind,
+        Some(OperatorKind::Calc(_) | OperatorKind::LocalAggregate(_) | OperatorKind::LocalGroupAggregate(_))
+    )
 }
 
 /// True if rows come to an operator from a source that has read before.
@@ -150,7 +153,10 @@ fn misfits(old_plan: &Plan, old: usize, new_plan: &Plan, new: usize) -> Vec<Stri
             };
             (changes && !is_same).then(told).into_iter().collect()
         }
-        (Some(OperatorKind::LocalAggregate(_)), Some(OperatorKind::LocalAggregate(_))) => Vec::new(),
+        (Some(OperatorKind::LocalAggregate(_)), Some(OperatorKind::LocalAggregate(_)))
+        | (Some(OperatorKind::LocalGroupAggregate(_)), Some(OperatorKind::LocalGroupAggregate(_))) => {
+            Vec::new()
+        }
         _ => {
             let (before, after) = (kept(old_plan, old), kept(new_plan, new));
             let differs = before.is_none() || before != after;
@@ -175,6 +181,17 @@ fn kept(plan: &Plan, index: usize) -> Option<String> {
             let known = aggregated(plan, index, &session.keys, &session.key_fields, &session.aggregates, &[]);
             let time = definition(plan, index, session.time);
             Some(format!("{known} by {time} in SESSION(gap {})", text::duration(session.gap_ms)))
+        }
+        OperatorKind::GroupAggregate(group) if group.takes_states => {
+            let halves = plan.inputs(index).map(|edge| edge.from as usize);
+            let kept = halves.filter_map(|half| match plan.operators[half].kind.as_ref()? {
+                OperatorKind::LocalGroupAggregate(local) => {
+                    Some(aggregated(plan, half, &local.keys, &local.key_fields, &local.aggregates, &[]))
+                }
+                _ => None,
+            });
+            let kept: BTreeSet<String> = kept.collect();
+            Some(kept.into_iter().collect::<Vec<_>>().join(" and "))
         }
         OperatorKind::GroupAggregate(group) => {
             Some(aggregated(plan, index, &group.keys, &group.key_fields, &group.aggregates, &[]))

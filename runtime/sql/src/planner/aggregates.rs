@@ -64,13 +64,24 @@ impl Conversion<'_> {
                 keys: (0..groups.len() as u32).collect(),
                 aggregates,
                 key_fields: rows.fields[..groups.len()].to_vec(),
+                takes_states: false,
             };
             above.push(self.calc(branch, rows.expressions, Schema { fields: rows.fields }, &stream.place)?);
+        }
+        let kind = if calls.is_empty() { "distinct" } else { "group" };
+        // Distinct values and single ones that go again are told apart only where all rows of a key are.
+        if aggregate.aggregates.iter().all(|aggregate| !aggregate.is_distinct && !aggregate.is_changing) {
+            for above in &mut above {
+                let half = OperatorKind::LocalGroupAggregate(aggregate.clone());
+                let id = format!("{}/{}/{kind}-local", self.sink, stream.place);
+                let half = self.builder.add(&id, aggregate.partial_schema(), half);
+                self.builder.connect(std::mem::replace(above, half), half, None);
+            }
+            aggregate.takes_states = true;
         }
         let is_changing = stream.is_changing || !calls.is_empty();
         let width = groups.len() + calls.len();
         let (output, keys) = (aggregate.output_schema(), aggregate.keys.clone());
-        let kind = if calls.is_empty() { "distinct" } else { "group" };
         let id = format!("{}/{}/{kind}", self.sink, stream.place);
         let index = self.builder.add(&id, output, OperatorKind::GroupAggregate(aggregate));
         for above in above {

@@ -95,9 +95,11 @@ impl StreamBuilder {
         match &self.plan.operators[operator].kind {
             Some(OperatorKind::GroupAggregate(group)) if !group.aggregates.is_empty() => true,
             Some(OperatorKind::ChangelogNormalize(_)) => true,
-            Some(OperatorKind::GroupAggregate(_) | OperatorKind::Calc(_)) => {
-                self.plan.inputs(operator).any(|edge| self.gives_changes(edge.from as usize))
-            }
+            Some(
+                OperatorKind::GroupAggregate(_)
+                | OperatorKind::LocalGroupAggregate(_)
+                | OperatorKind::Calc(_),
+            ) => self.plan.inputs(operator).any(|edge| self.gives_changes(edge.from as usize)),
             _ => false,
         }
     }

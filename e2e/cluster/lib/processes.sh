@@ -18,12 +18,13 @@ process_start_time() {
     echo "${fields[19]}"
 }
 
+# Nothing is left running when the record shows: whoever sees a launcher's record takes its first child for its command. So the
+# shell writes it by itself, in one write; a reader that comes before it finds an empty record, which is none.
 process_record() {
     local name=$1 pid=$2 start
     start=$(process_start_time "$pid") || return 1
     mkdir -p "$CLUSTER_DIR/run"
-    echo "$pid $start" >"$(process_record_file "$name").new"
-    mv "$(process_record_file "$name").new" "$(process_record_file "$name")"
+    echo "$pid $start" >"$(process_record_file "$name")"
 }
 
 # Prints the id of a recorded process; fails if it does not run any more.

@@ -69,6 +69,10 @@ fn checked(yaml: Option<&str>, value: &Value) -> Result<StreamJob, Vec<String>> 
     if let Err(errors) = job.validate_cel() {
         mistakes.extend(errors.iter().map(|error| error.message.clone()));
     }
+    if mistakes.iter().any(|mistake| mistake.starts_with(NO_SQL)) {
+        // It is said already.
+        mistakes.retain(|mistake| !mistake.starts_with("spec.pipeline: exactly one"));
+    }
     mistakes.sort();
     mistakes.dedup();
     if mistakes.is_empty() { Ok(job) } else { Err(mistakes) }
@@ -155,6 +159,8 @@ fn unknown_fields(value: &Value) -> Vec<String> {
 /// Longest SQL, as in the schema: what is stored in a cluster has its bounds.
 const SQL_CHARS_MAX: usize = 262_144;
 
+const NO_SQL: &str = "spec.pipeline.sql: is empty";
+
 /// Longest name of an object of Kubernetes.
 const NAME_CHARS_MAX: usize = 253;
 
@@ -225,9 +231,17 @@ fn ranges(job: &StreamJob) -> Vec<String> {
     if spec.pipeline.sql.chars().count() > SQL_CHARS_MAX {
         mistakes.push(format!("spec.pipeline.sql: is longer than {SQL_CHARS_MAX} characters; divide the pipeline into several jobs"));
     }
-    if spec.pipeline.sql.trim().is_empty() {
-        mistakes
-            .push("spec.pipeline.sql: is empty; write CREATE TABLE … and INSERT INTO … SELECT …".to_owned());
+    if let Some(from) = &spec.pipeline.sql_from {
+        let reference = &from.config_map_key_ref;
+        for (field, text) in [("name", &reference.name), ("key", &reference.key)] {
+            if !(1..=NAME_CHARS_MAX).contains(&text.chars().count()) {
+                mistakes.push(format!(
+                    "spec.pipeline.sqlFrom.configMapKeyRef.{field}: has not 1 to {NAME_CHARS_MAX} characters"
+                ));
+            }
+        }
+    } else if spec.pipeline.sql.trim().is_empty() {
+        mistakes.push(format!("{NO_SQL}; write CREATE TABLE … and INSERT INTO … SELECT …"));
     }
     mistakes
 }

@@ -48,6 +48,18 @@ fn mistakes_name_the_field_and_the_cure() {
         ("kind: StreamJob", "kind: Deployment", &["kind: is Deployment, write StreamJob"]),
         ("name: totals", "name: Totals", &["metadata.name", "lower-case"]),
         ("name: totals", "labels: {}", &["metadata.name", "missing"]),
+        (
+            "    sql:",
+            "    sqlFrom: {configMapKeyRef: {name: a, key: b}}\n    sql:",
+            &["spec.pipeline: exactly one of sql and sqlFrom"],
+        ),
+        ("    sql: INSERT INTO a SELECT 1", "    secrets: []", &["spec.pipeline"]),
+        (
+            "sql: INSERT INTO a SELECT 1",
+            "sqlFrom: {configMapKeyRef: {name: '', key: b}}",
+            &["spec.pipeline.sqlFrom.configMapKeyRef.name: has not 1 to 253 characters"],
+        ),
+        ("spec:", "spec:\n  upgrade: {mode: Sometimes}", &["spec.upgrade.mode", "Sometimes", "LastState"]),
         ("spec:", "spec:\n  paralelism: 4", &["spec.paralelism: ", "line 7", "parallelism"]),
         ("spec:", "spec:\n  parallelism: many", &["spec.parallelism: ", "many"]),
         ("spec:", "spec:\n  parallelism: 0", &["spec.parallelism: 0 is not from 1 to 32768"]),
@@ -220,7 +232,7 @@ fn a_field_without_a_value_has_its_default_as_on_a_cluster() {
     expected.spec.checkpoint.retain = 5;
     assert_eq!(manifest::read(&GOOD.replace("spec:", nulls)).unwrap().spec, expected.spec);
     let refused = manifest::read(&GOOD.replace("sql: INSERT INTO a SELECT 1", "sql: ")).unwrap_err();
-    assert!(refused.to_string().contains("missing field `sql`"), "{refused}");
+    assert!(refused.to_string().starts_with("spec.pipeline.sql: is empty"), "{refused}");
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub enum Component {
     Coordinator,
     Worker,
     Job,
+    /// Removes the state of a deleted job.
+    Cleanup,
 }
 
 impl Component {
@@ -22,6 +24,7 @@ impl Component {
             Component::Coordinator => "coordinator",
             Component::Worker => "worker",
             Component::Job => "job",
+            Component::Cleanup => "cleanup",
         }
     }
 }

@@ -10,12 +10,14 @@
 pub mod apply;
 pub mod context;
 pub mod decide;
+pub mod deletion;
 pub mod desired;
 pub mod labels;
 pub mod metrics;
 pub mod model;
 pub mod names;
 pub mod observe;
+pub mod pipeline;
 pub mod reconcile;
 pub mod refusal;
 pub mod reports;

@@ -11,13 +11,17 @@ use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::Client;
+use kube::ResourceExt;
 use kube::api::Api;
+use kube::core::PartialObjectMeta;
 use kube::runtime::events::Reporter;
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{Controller, controller, watcher};
 use millrace_crds::StreamJob;
 use millrace_operator::context::Context;
 use millrace_operator::metrics::Metrics;
 use millrace_operator::model::Settings;
+use millrace_operator::pipeline;
 use millrace_operator::reconcile::{on_error, reconcile};
 use millrace_operator::reports::Reports;
 use tokio::sync::mpsc;
@@ -83,7 +87,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let reports = context.reports.clone();
     let changes =
         futures::stream::unfold(changes, |mut changes| async move { Some((changes.recv().await?, changes)) });
-    let controller = Controller::new(Api::<StreamJob>::all(client.clone()), watcher::Config::default())
+    let controller = Controller::new(Api::<StreamJob>::all(client.clone()), watcher::Config::default());
+    let jobs = controller.store();
+    // Any may hold the text of a pipeline; what is in the others is nobody's business here.
+    let texts = Api::<PartialObjectMeta<ConfigMap>>::all(client.clone());
+    let controller = controller
+        .watches(texts, watcher::Config::default(), move |config| {
+            let (namespace, name) = (config.namespace().unwrap_or_default(), config.name_any());
+            let jobs = jobs.state().into_iter().filter(|job| pipeline::is_in(job, &namespace, &name));
+            jobs.map(|job| ObjectRef::from_obj(job.as_ref())).collect::<Vec<_>>()
+        })
         .owns(Api::<Deployment>::all(client.clone()), of_jobs())
         .owns(Api::<Service>::all(client.clone()), of_jobs())
         .owns(Api::<ConfigMap>::all(client), of_jobs())

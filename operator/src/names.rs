@@ -32,6 +32,11 @@ pub fn service_account(job: &str) -> String {
     format!("{job}-runtime")
 }
 
+/// The Job that removes a deleted job's state.
+pub fn cleanup(job: &str) -> String {
+    format!("{job}-cleanup")
+}
+
 /// What protects a job's pods.
 pub fn protection(job: &str) -> String {
     format!("{job}-pods")

@@ -16,11 +16,16 @@ use crate::model::{Observed, Obstacle, Refusal};
 use crate::refusal::Running;
 use crate::{desired, names, refusal};
 
-/// Gathers what is known about a job.
+/// Gathers what is known about a job. `missing`: why its spec has no text, if it has none.
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn observe(job: &StreamJob, context: &Context, now: Timestamp) -> Result<Observed, kube::Error> {
+pub async fn observe(
+    job: &StreamJob,
+    missing: Option<Refusal>,
+    context: &Context,
+    now: Timestamp,
+) -> Result<Observed, kube::Error> {
     let namespace = names::namespace(job);
     let of_job = ListParams::default().labels(&format!("millrace.dev/job={}", names::job(job)));
     let deployments = Api::<Deployment>::namespaced(context.client.clone(), namespace).list(&of_job).await?;
@@ -61,7 +66,7 @@ pub async fn observe(job: &StreamJob, context: &Context, now: Timestamp) -> Resu
             let running = running.as_ref().map(|(sql, location)| Running { sql, location });
             let last_good = decide::last_good(job, configs.items.iter().filter_map(spec_of));
             let placed = decide::placed(job, context.settings.checkpoint_location.as_deref());
-            let refusal = match refusal::refusal(&placed, running) {
+            let refusal = match missing.or_else(|| refusal::refusal(&placed, running)) {
                 None => refused_template(&placed, context).await?,
                 refusal => refusal,
             };
@@ -163,7 +168,7 @@ fn refused(deployment: &Deployment) -> Option<String> {
 }
 
 /// Why a pod does not run: its place, its image, its settings.
-fn obstacle(pod: &Pod) -> Option<String> {
+pub fn obstacle(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let unscheduled = status

@@ -15,12 +15,16 @@ use tracing::{info, warn};
 
 use crate::apply::{self, FIELD_MANAGER, apply};
 use crate::context::Context;
+use crate::decide::deletion::Farewell;
 use crate::decide::{Decision, decide};
 use crate::model::{Desired, Observed};
-use crate::{decide, desired, names, observe, status};
+use crate::{decide, deletion, desired, names, observe, pipeline, status};
 
 /// When to look again at a job that is on its way; a settled one is looked at when something changes.
 const SOON: Duration = Duration::from_secs(5);
+
+/// When to look again at a job that is being deleted.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// The API server takes no event with a longer note; it counts bytes.
 const NOTE_MAX: usize = 1_000;
@@ -34,6 +38,10 @@ pub enum ReconcileError {
     Status { source: kube::Error },
     #[snafu(display("failed to apply the job's objects"))]
     Apply { source: kube::Error },
+    #[snafu(display("failed to set what the job's deletion waits for"))]
+    Hold { source: kube::Error },
+    #[snafu(display("failed to remove the state of the deleted job"))]
+    Part { source: kube::Error },
 }
 
 /// Reconciles one job.
@@ -43,9 +51,13 @@ pub async fn reconcile(job: Arc<StreamJob>, context: Arc<Context>) -> Result<Act
     let (namespace, name) = (names::namespace(&job), names::job(&job));
     if job.meta().deletion_timestamp.is_some() {
         context.reports.forget(namespace, name);
-        return Ok(Action::await_change());
+        return part(&job, &context).await;
     }
-    let observed = observe::observe(&job, &context, now()).await.context(ObserveSnafu)?;
+    deletion::hold(&job, &context).await.context(HoldSnafu)?;
+    let (wanted, missing) = pipeline::resolved(&job, &context.client).await.context(ObserveSnafu)?;
+    let mut observed = observe::observe(&wanted, missing, &context, now()).await.context(ObserveSnafu)?;
+    observed.refusal = observed.refusal.map(|refusal| pipeline::of_place(refusal, &job));
+    let job = wanted;
     let decision = decide(&job, &observed);
     let placed = decide::placed(&job, context.settings.checkpoint_location.as_deref());
     let new = status::compute(&placed, &decision, &observed, &context.settings.image, now());
@@ -106,6 +118,38 @@ pub async fn reconcile(job: Arc<StreamJob>, context: Arc<Context>) -> Result<Act
         _ if is_settled => Action::await_change(),
         _ => Action::requeue(SOON),
     })
+}
+
+/// The end of a deleted job.
+async fn part(job: &StreamJob, context: &Context) -> Result<Action, ReconcileError> {
+    if !deletion::is_held(job) {
+        return Ok(Action::await_change());
+    }
+    let placed = decide::placed(job, context.settings.checkpoint_location.as_deref());
+    let location = placed.spec.checkpoint.location.clone().unwrap_or_default();
+    let (namespace, name) = (names::namespace(job), names::job(job));
+    let place = format!("{}/{namespace}/{name}", location.trim_end_matches('/'));
+    let event = match deletion::part(&placed, context, now()).await.context(PartSnafu)? {
+        None => return Ok(Action::requeue(PARTING)),
+        Some(Farewell::GiveUp { why }) => Event {
+            type_: EventType::Warning,
+            reason: "StateNotDeleted".to_owned(),
+            note: Some(short(format!("the state in {place} is still there, remove it by hand: {why}"))),
+            action: "Delete".to_owned(),
+            secondary: None,
+        },
+        Some(_) if !decide::deletion::is_wanted(job) => return Ok(Action::await_change()),
+        Some(_) => Event {
+            type_: EventType::Normal,
+            reason: "StateDeleted".to_owned(),
+            note: Some(format!("the state in {place} was removed with the job, but for its savepoints")),
+            action: "Delete".to_owned(),
+            secondary: None,
+        },
+    };
+    info!(%namespace, job = %name, reason = event.reason, "{}", event.note.as_deref().unwrap_or_default());
+    publish(job, event, context).await;
+    Ok(Action::await_change())
 }
 
 /// The objects of the last good spec, while an edit is refused; none of a job that does not run.
@@ -211,8 +255,8 @@ fn news(old: &StreamJobStatus, new: &StreamJobStatus) -> Vec<(String, String, bo
 /// Publishes events on transitions.
 async fn tell(job: &StreamJob, new: &StreamJobStatus, context: &Context) {
     let old = job.status.clone().unwrap_or_default();
-    for (reason, mut note, is_warning) in news(&old, new) {
-        note.truncate(note.floor_char_boundary(NOTE_MAX));
+    for (reason, note, is_warning) in news(&old, new) {
+        let note = short(note);
         info!(namespace = names::namespace(job), job = names::job(job), phase = ?new.phase, reason, "{note}");
         let event = Event {
             type_: if is_warning { EventType::Warning } else { EventType::Normal },
@@ -223,6 +267,11 @@ async fn tell(job: &StreamJob, new: &StreamJobStatus, context: &Context) {
         };
         publish(job, event, context).await;
     }
+}
+
+fn short(mut note: String) -> String {
+    note.truncate(note.floor_char_boundary(NOTE_MAX));
+    note
 }
 
 async fn publish(job: &StreamJob, event: Event, context: &Context) {

@@ -2,8 +2,8 @@
 //! good spec run on.
 
 use millrace_crds::StreamJob;
-use millrace_crds::v1alpha1::PipelineSpec;
-use millrace_sql::plan::{Plan, succeed};
+use millrace_crds::v1alpha1::{StreamJobSpec, UpgradeMode};
+use millrace_sql::plan::{Plan, misfit, succeed};
 
 use crate::desired;
 use crate::model::Refusal;
@@ -21,7 +21,7 @@ pub fn refusal(job: &StreamJob, running: Option<Running<'_>>) -> Option<Refusal>
         .or_else(|| resources(job))
         .or_else(|| templates(job))
         .or_else(|| moved(job, running?))
-        .or_else(|| sql(&job.spec.pipeline, running.map(|running| running.sql)))
+        .or_else(|| sql(&job.spec, running.map(|running| running.sql)))
 }
 
 /// At another place the job would begin from nothing, and write everything again.
@@ -75,7 +75,8 @@ fn templates(job: &StreamJob) -> Option<Refusal> {
     desired::template_mistake(job).map(|message| Refusal { reason: "InvalidPodTemplate", message })
 }
 
-fn sql(pipeline: &PipelineSpec, running: Option<&str>) -> Option<Refusal> {
+fn sql(spec: &StreamJobSpec, running: Option<&str>) -> Option<Refusal> {
+    let (pipeline, upgrade) = (&spec.pipeline, &spec.upgrade);
     let plan = match compile(&pipeline.sql) {
         Ok(plan) => plan,
         // What runs was compiled once, and its plan is in its checkpoints: it does not depend on what this release makes of the text.
@@ -87,18 +88,22 @@ fn sql(pipeline: &PipelineSpec, running: Option<&str>) -> Option<Refusal> {
     if let Some(message) = pipeline.undeclared(named) {
         return Some(Refusal { reason: "SecretUndeclared", message });
     }
-    let running = running.filter(|running| *running != pipeline.sql)?;
+    let running =
+        running.filter(|running| *running != pipeline.sql && upgrade.mode != UpgradeMode::Stateless)?;
     // What runs was compiled once; if this release cannot compile it any more, the texts are all that can be compared.
     let differences = match compile(running) {
-        Ok(running) => succeed(&running, &plan).err()?,
-        Err(_) => vec!["this release cannot compile the old text any more".to_owned()],
+        Ok(running) => {
+            let differences = succeed(&running, &plan, upgrade.allow_non_restored_state).err()?;
+            misfit(&running, &plan, &differences)
+        }
+        Err(_) => "this release cannot compile the old text any more; put it back, or begin without state with spec.upgrade.mode: \
+                   Stateless"
+            .to_owned(),
     };
     Some(Refusal {
         reason: "PlanChanged",
         message: format!(
-            "spec.pipeline.sql: it does not fit the job's state: {}. The running job goes on \
-             unchanged; put that back, or give the new pipeline another name, and its sinks other places: it writes from the beginning",
-            differences.join("; ")
+            "spec.pipeline.sql: the running job goes on unchanged, for its state does not fit: {differences}"
         ),
     })
 }
@@ -114,10 +119,17 @@ fn compile(sql: &str) -> Result<Plan, String> {
 mod tests {
     use super::*;
     use millrace_crds::manifest;
+    use millrace_crds::v1alpha1::UpgradeSpec;
 
     const SQL: &str = "CREATE TABLE a (x BIGINT) WITH ('connector' = 'filesystem', 'path' = '/a', 'format' = 'json');\n\
                        CREATE TABLE b (x BIGINT) WITH ('connector' = 'blackhole');\n\
                        INSERT INTO b SELECT x FROM a WHERE x > 1;";
+
+    fn upgraded(sql: &str, mode: UpgradeMode, allow_non_restored_state: bool) -> StreamJob {
+        let mut job = job("s3://b/j", sql);
+        job.spec.upgrade = UpgradeSpec { mode, allow_non_restored_state };
+        job
+    }
 
     fn with_resources() -> StreamJob {
         let mut job = job("s3://a/b", SQL);
@@ -150,6 +162,7 @@ mod tests {
         nowhere.spec.checkpoint.location = None;
         let commented = format!("-- the same\n{SQL}");
         let changed = SQL.replace("x > 1", "x > 2");
+        let two = format!("{SQL} INSERT INTO b SELECT x + 1 FROM a;");
         let formerly = SQL.replace("SELECT x", "SELECT FORMERLY(x)");
         let running = Some(Running { sql: SQL, location: "s3://b/j" });
         let with_secret =
@@ -212,6 +225,24 @@ mod tests {
                 Some(("LocationNotShared", "spec.startFrom: '/saved/1' is not in a bucket")),
             ),
             ("the same text", job("s3://b/j", SQL), running, None),
+            (
+                "another source without state",
+                upgraded(&SQL.replace("'/a'", "'/c'"), UpgradeMode::Stateless, false),
+                running,
+                None,
+            ),
+            (
+                "an INSERT less",
+                upgraded(SQL, UpgradeMode::LastState, false),
+                Some(Running { sql: &two, location: "s3://b/j" }),
+                Some(("PlanChanged", "or let its state go with spec.upgrade.allowNonRestoredState")),
+            ),
+            (
+                "an INSERT less, and its state",
+                upgraded(SQL, UpgradeMode::LastState, true),
+                Some(Running { sql: &two, location: "s3://b/j" }),
+                None,
+            ),
             ("a comment more", job("s3://b/j", &commented), running, None),
             ("another filter", job("s3://b/j", &changed), running, None),
             (

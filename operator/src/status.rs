@@ -37,6 +37,7 @@ pub fn compute(
         status.image = job.spec.image.clone().unwrap_or_else(|| image.to_owned());
         status.checkpoint_location = job.spec.checkpoint.location.clone().unwrap_or_default();
         status.rendering = desired::RENDERING;
+        status.upgrade = job.spec.upgrade.clone();
     }
     status.phase = phase(decision, status.attempt > 0, old.phase, report.map(|report| report.phase));
     if let Some(report) = report {

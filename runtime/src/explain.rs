@@ -315,3 +315,26 @@ fn way(edge: &ExplainedEdge) -> String {
         false => format!("{} by {}", edge.partitioning, edge.keys.join(", ")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_values_of_a_key_are_named_among_its_state_where_they_are_kept() {
+        let state = |sql: &str| {
+            let plan = millrace_sql::compile(&format!(
+                "CREATE TABLE t (k BIGINT, x BIGINT) WITH ('connector' = 'filesystem', 'path' = '/t', 'format' = 'json');
+                 CREATE TABLE o (n BIGINT) WITH ('connector' = 'blackhole');
+                 INSERT INTO o {sql};"
+            ));
+            let operators = explain(&plan.unwrap()).operators;
+            operators.into_iter().rev().find(|operator| operator.id.ends_with("/group")).unwrap().state
+        };
+        assert_eq!(state("SELECT MAX(x) FROM t"), ["groups"]);
+        assert_eq!(
+            state("SELECT MAX(n) FROM (SELECT k, COUNT(*) AS n FROM t GROUP BY k) AS c"),
+            ["groups", "values"]
+        );
+    }
+}

@@ -94,6 +94,8 @@ crash_points! {
     FloorRaised = "floor-raised",
     /// The job has ended, and nobody has been told.
     JobFinished = "job-finished",
+    /// Records of checkpoints were removed for good, and what they name is still there.
+    RecordsErased = "records-erased",
 }
 
 /// Where to crash.

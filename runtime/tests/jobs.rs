@@ -11,4 +11,5 @@ mod jobs {
     mod simulation;
     mod stored;
     mod tools;
+    mod upgrades;
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Duration;
+use super::{Duration, is_default};
 
 /// Checkpoints: what a job goes on from after a failure.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -24,6 +24,19 @@ pub struct CheckpointSpec {
     /// How many complete checkpoints are kept; what older ones alone need is removed. Default: 3.
     #[schemars(range(min = 1, max = 1000))]
     pub retain: u32,
+
+    /// Retain: the state stays when the job is deleted. Delete: it goes with the job, but for its savepoints; a pod removes it, and
+    /// the job is there until that is done, or has not been done within five minutes. Only on a cluster. Default: Retain.
+    #[serde(skip_serializing_if = "is_default")]
+    pub on_delete: OnDelete,
+}
+
+/// What becomes of a deleted job's state.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnDelete {
+    #[default]
+    Retain,
+    Delete,
 }
 
 impl Default for CheckpointSpec {
@@ -33,6 +46,7 @@ impl Default for CheckpointSpec {
             interval: Duration::seconds(10),
             timeout: Duration::seconds(600),
             retain: 3,
+            on_delete: OnDelete::Retain,
         }
     }
 }

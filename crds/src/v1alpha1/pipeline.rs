@@ -4,13 +4,19 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a job computes.
+/// What a job computes: exactly one of `sql` and `sqlFrom`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.sql) != has(self.sqlFrom)").message("spec.pipeline: exactly one of sql and sqlFrom; give the text, or name the ConfigMap that has it"))]
 pub struct PipelineSpec {
     /// SQL statements, separated by semicolons: CREATE TABLE, CREATE VIEW, and at least one INSERT INTO.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 262144))]
     pub sql: String,
+
+    /// Where the SQL statements are. An edit of them there is an edit of the job. Only on a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql_from: Option<SqlSource>,
 
     /// Passwords and keys that options of tables name as `${secret:name}`. Their values come into the job's pods as files, and are
     /// in no plan, log or state. Default: none.
@@ -33,6 +39,26 @@ impl PipelineSpec {
              add {{name: {name}, secretKeyRef: {{name: …, key: …}}}}"
         ))
     }
+}
+
+/// Where SQL is that is not in the spec.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SqlSource {
+    /// A text in a ConfigMap.
+    pub config_map_key_ref: ConfigMapKeyReference,
+}
+
+/// Names a key of a ConfigMap.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConfigMapKeyReference {
+    /// Name of the ConfigMap, in the job's namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key in it.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
 }
 
 /// A secret value that SQL can name.

@@ -4,8 +4,8 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckpointSpec, CoordinatorSpec, PipelineSpec, RestartSpec, StorageSpec, StreamJobStatus, WorkersSpec,
-    is_default,
+    CheckpointSpec, CoordinatorSpec, PipelineSpec, RestartSpec, StorageSpec, StreamJobStatus, UpgradeSpec,
+    WorkersSpec, is_default,
 };
 
 /// A streaming job: a pipeline that runs until it is deleted, or until its bounded inputs end.
@@ -92,6 +92,10 @@ pub struct StreamJobSpec {
     #[serde(default)]
     pub restart: RestartSpec,
 
+    /// What becomes of the state when the SQL is edited.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub upgrade: UpgradeSpec,
+
     /// The processes that do the work.
     #[serde(default)]
     pub workers: WorkersSpec,
@@ -165,7 +169,9 @@ impl StreamJobSpec {
         let (mut spec, defaults) = (serde_json::to_value(self)?, serde_json::to_value(defaults)?);
         remove_equal(&mut spec, &defaults);
         // Always there, whatever it is.
-        spec["pipeline"]["sql"] = serde_json::Value::String(self.pipeline.sql.clone());
+        if self.pipeline.sql_from.is_none() {
+            spec["pipeline"]["sql"] = serde_json::Value::String(self.pipeline.sql.clone());
+        }
         spec.sort_all_objects();
         Ok(spec)
     }

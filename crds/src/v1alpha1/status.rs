@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{UpgradeSpec, is_default};
+
 /// The observed state of a job.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase", default)]
@@ -26,6 +28,9 @@ pub struct StreamJobStatus {
     /// was made. Another default of a newer controller moves no job.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub checkpoint_location: String,
+    /// What the attempt's pods were told to do with the state of edited SQL; what the spec says now is for the next attempt.
+    #[serde(skip_serializing_if = "is_default")]
+    pub upgrade: UpgradeSpec,
     /// Form of the attempt's objects; a newer controller leaves those of an older form as they are.
     pub rendering: u32,
     /// Generation of the coordinator that leads the job.

@@ -2,6 +2,7 @@
 //! buckets, Secrets and topics, poison records, state that is damaged or another job's. Every mistake must show as a condition with
 //! reason, message and cure; once the cure is applied the job goes on by itself, and its rows are compared.
 
+mod edits;
 mod life;
 mod mistakes;
 mod transactions;
@@ -114,6 +115,7 @@ impl Jobs<'_> {
         self.missing_bucket()?;
         self.full_local_disk()?;
         self.full_disk()?;
+        self.edits()?;
         self.store_comes_back(outage)
     }
 

@@ -1,8 +1,10 @@
 //! What to do, from what is wanted and what is seen. Total and deterministic: no client, no clock.
 
+pub mod deletion;
+
 use millrace_crds::StreamJob;
 use millrace_crds::contract::ReportedPhase;
-use millrace_crds::v1alpha1::{Phase, StreamJobSpec};
+use millrace_crds::v1alpha1::{OnDelete, Phase, StreamJobSpec, UpgradeSpec};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::model::{Observed, Refusal};
@@ -40,19 +42,23 @@ pub fn spec_hash(job: &StreamJob) -> String {
 }
 
 fn hash_of_spec(spec: &StreamJobSpec) -> String {
-    let spec = StreamJobSpec { suspend: false, ..spec.clone() };
+    let mut spec = StreamJobSpec { suspend: false, upgrade: UpgradeSpec::default(), ..spec.clone() };
+    spec.checkpoint.on_delete = OnDelete::default();
     // Writing plain data to memory cannot fail.
     let text = spec.without_defaults().map(|spec| spec.to_string()).unwrap_or_default();
     format!("{:016x}", xxh3_64(text.as_bytes()))
 }
 
-/// The job with a place for its state: what it says itself, or where its state is, or the controller's default.
+/// The job with a place for its state: what it says itself, or where its state is, or the controller's default. What it says of edits
+/// is for the next attempt, and that of the present one stays in its pods.
 pub fn placed(job: &StreamJob, default: Option<&str>) -> StreamJob {
+    let pinned = job.status.as_ref().map(|status| status.upgrade.clone()).filter(|_| !is_changed(job));
     let known = job.status.as_ref().map(|status| status.checkpoint_location.as_str());
     let mut job = job.clone();
     let location = job.spec.checkpoint.location.take().filter(|location| !location.is_empty());
     let known = known.filter(|location| !location.is_empty());
     job.spec.checkpoint.location = location.or_else(|| known.or(default).map(str::to_owned));
+    job.spec.upgrade = pinned.unwrap_or(job.spec.upgrade);
     job
 }
 
@@ -80,7 +86,9 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
     let status = job.status.clone().unwrap_or_default();
     let report = observed.report.as_ref().filter(|report| report.attempt == status.attempt);
     let phase = report.map(|report| report.phase);
-    if status.phase == Phase::Succeeded && is_changed(job) {
+    // Without its text nobody knows whether it was edited.
+    let has_text = job.spec.pipeline.sql_from.is_none();
+    if status.phase == Phase::Succeeded && is_changed(job) && has_text {
         return Decision::Refuse(Refusal {
             reason: "JobFinished",
             message: "spec: the job has processed its bounded input, and an edit changes nothing; give the new spec another name \
@@ -151,7 +159,7 @@ mod tests {
     use super::*;
     use millrace_crds::contract::Report;
     use millrace_crds::manifest;
-    use millrace_crds::v1alpha1::StreamJobStatus;
+    use millrace_crds::v1alpha1::{StreamJobStatus, UpgradeMode};
 
     fn job(suspend: bool, parallelism: u32) -> StreamJob {
         manifest::read(&format!(
@@ -210,6 +218,14 @@ mod tests {
         assert_eq!(hash("{pipeline: {sql: x}}"), "bddf8fbb67ae5f66");
         let full = "{pipeline: {sql: x}, parallelism: 4, checkpoint: {location: 's3://a/b', interval: 1s}, workers: {slots: 3}}";
         assert_eq!(hash(full), "07a2b2bc598b3f22");
+        // What is for later edits restarts nothing.
+        for more in [
+            "suspend: true",
+            "upgrade: {mode: Stateless, allowNonRestoredState: true}",
+            "checkpoint: {onDelete: Delete}",
+        ] {
+            assert_eq!(hash(&format!("{{pipeline: {{sql: x}}, {more}}}")), "bddf8fbb67ae5f66", "{more}");
+        }
         // And what restarts it is another.
         for more in ["restartNonce: 1", "image: 'm:2'", "workers: {podTemplate: {spec: {}}}"] {
             assert_ne!(hash(&format!("{{pipeline: {{sql: x}}, {more}}}")), "bddf8fbb67ae5f66", "{more}");
@@ -240,6 +256,17 @@ mod tests {
         assert_eq!(last_good(&known, [spec.clone()]), Some(spec), "with the place that it was made with");
         known.spec.checkpoint.location = own.clone();
         assert_eq!(at(&known, Some("s3://b")), own);
+    }
+
+    #[test]
+    fn what_a_spec_says_of_edits_is_for_the_next_attempt() {
+        let old = job(false, 2);
+        let stateless = UpgradeSpec { mode: UpgradeMode::Stateless, ..UpgradeSpec::default() };
+        for (parallelism, expected) in [(2, UpgradeMode::LastState), (4, UpgradeMode::Stateless)] {
+            let mut edited = with_status(job(false, parallelism), 1, &old);
+            edited.spec.upgrade = stateless.clone();
+            assert_eq!(placed(&edited, None).spec.upgrade.mode, expected, "parallelism {parallelism}");
+        }
     }
 
     #[test]

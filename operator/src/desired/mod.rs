@@ -3,6 +3,7 @@
 //! Coordinator and workers are Deployments, so that they heal while the controller is away; their pods run in the restricted
 //! profile and have no rights and no token.
 
+mod cleanup;
 mod overlay;
 mod pod;
 mod protection;
@@ -14,11 +15,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, EnvVar, Service, ServiceAccount, Ser
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use millrace_crds::StreamJob;
+use millrace_crds::v1alpha1::OnDelete;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::labels::{self, Component};
 use crate::model::{Desired, Settings};
 use crate::names;
+
+pub use cleanup::{cleanup, is_cleanup_of};
 
 /// Where workers register.
 pub const CONTROL_PORT: i32 = 6121;
@@ -89,7 +93,9 @@ pub fn template_mistake(job: &StreamJob) -> Option<String> {
 fn template_of(job: &StreamJob, component: Component) -> Option<&serde_json::Value> {
     match component {
         Component::Worker => job.spec.workers.pod_template.as_ref(),
-        Component::Coordinator | Component::Job => job.spec.coordinator.pod_template.as_ref(),
+        Component::Coordinator | Component::Job | Component::Cleanup => {
+            job.spec.coordinator.pod_template.as_ref()
+        }
     }
 }
 
@@ -97,7 +103,10 @@ fn template_of(job: &StreamJob, component: Component) -> Option<&serde_json::Val
 /// recorded, so that the spec of every attempt can be found as long as the attempt lasts.
 pub fn config(job: &StreamJob) -> ConfigMap {
     // Writing plain data to memory cannot fail.
-    let spec = job.spec.without_defaults().unwrap_or_default();
+    let mut spec = job.spec.clone();
+    // Pods have nothing to do with it.
+    spec.checkpoint.on_delete = OnDelete::default();
+    let spec = spec.without_defaults().unwrap_or_default();
     let manifest = serde_json::json!({
         "apiVersion": "millrace.dev/v1alpha1",
         "kind": "StreamJob",

@@ -28,6 +28,7 @@ const USER: i64 = 65532;
 
 /// Where the manifest is mounted.
 const CONFIG_FOLDER: &str = "/etc/millrace";
+pub const MANIFEST_FILE: &str = "/etc/millrace/job.yaml";
 
 /// Where the Secret `spec.storage.credentials` is mounted: files, and not variables, so that running pods see it corrected or
 /// rotated.
@@ -147,7 +148,7 @@ fn container(
     settings: &Settings,
 ) -> Container {
     env.extend([
-        variable("MILLRACE_JOB", format!("{CONFIG_FOLDER}/job.yaml")),
+        variable("MILLRACE_JOB", MANIFEST_FILE.to_owned()),
         variable("MILLRACE_UID", job.metadata.uid.clone().unwrap_or_default()),
         variable("MILLRACE_ATTEMPT", attempt.to_string()),
     ]);
@@ -177,7 +178,7 @@ fn container(
     };
     let resources = match component {
         Component::Worker => &job.spec.workers.resources,
-        Component::Coordinator | Component::Job => &job.spec.coordinator.resources,
+        Component::Coordinator | Component::Job | Component::Cleanup => &job.spec.coordinator.resources,
     };
     Container {
         name: component.as_str().to_owned(),

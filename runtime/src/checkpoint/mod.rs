@@ -10,6 +10,7 @@
 //! such place. Everything can be repeated. What no kept checkpoint needs is removed, after a floor has said so.
 
 pub mod bucket;
+pub mod erasure;
 pub mod paths;
 pub mod protocol;
 pub mod records;

@@ -5,9 +5,12 @@ use crate::model::{Epoch, Generation, JobUid, WorkerId};
 /// Identity and fixed settings of the job.
 pub const JOB: &str = "job.pb";
 
+/// Prefix of what shows that a store is fit for states.
+pub const PROBES: &str = "probes/";
+
 /// Shows, before a job's first start, that the store creates objects only if they are absent.
 pub fn probe(uid: &JobUid) -> String {
-    format!("probes/{uid}")
+    format!("{PROBES}{uid}")
 }
 
 /// A bounded job's end.

@@ -66,6 +66,19 @@ pub struct JobIdentity {
     pub max_parallelism: MaxParallelism,
 }
 
+impl JobIdentity {
+    /// The job whose state a record is; `None` if it is of no job that this release knows.
+    pub fn of(record: &JobRecord, attempt: Attempt) -> Option<JobIdentity> {
+        let max_parallelism = MaxParallelism::new(record.max_parallelism)?;
+        Some(JobIdentity {
+            uid: JobUid(record.uid.clone()),
+            name: record.name.clone(),
+            attempt,
+            max_parallelism,
+        })
+    }
+}
+
 /// A coordinator process that claims generations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claimant {
@@ -472,6 +485,15 @@ fn newer_format(location: &str, format: u32) -> String {
     format!(
         "the state in '{location}' has format {format}, this release reads up to {FORMAT_VERSION}; use a newer release"
     )
+}
+
+/// Claims a generation, so that all earlier ones publish nothing any more.
+pub async fn fence_off(
+    store: &dyn Store,
+    identity: &JobIdentity,
+    claimant: &Claimant,
+) -> Result<Generation, CheckpointError> {
+    claim(store, identity, claimant).await
 }
 
 async fn claim(

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::embedded::runtime;
+use super::embedded::{machine_random, runtime};
 use super::job::{self, UserError};
 use super::{Exit, progress};
 use crate::checkpoint::protocol::{self, CheckpointError};
 use crate::checkpoint::records::Manifest;
 use crate::checkpoint::retention::Kept;
-use crate::checkpoint::{Store, paths, savepoint};
+use crate::checkpoint::{Store, erasure, paths, savepoint};
 use crate::clock::Clock;
 use crate::coordinator::report;
 use crate::error::chain;
+use crate::model::JobUid;
 use crate::source;
 use crate::state::verify_segment;
 
@@ -58,11 +59,18 @@ enum What {
         #[arg(long)]
         epoch: Option<u64>,
     },
-    /// Remove checkpoints that are older than one of them, and what they alone need.
+    /// Remove checkpoints that are older than one of them, and what they alone need; or the whole state of a job that is over.
+    #[command(group(clap::ArgGroup::new("which").required(true)))]
     Delete {
         /// The oldest epoch that stays.
-        #[arg(long)]
-        before: u64,
+        #[arg(long, group = "which")]
+        before: Option<u64>,
+        /// All checkpoints: nothing is left that the job could go on from, but for its savepoints.
+        #[arg(long, group = "which")]
+        all: bool,
+        /// Only if the state is that of the job with this uid.
+        #[arg(long, env = "MILLRACE_UID")]
+        uid: Option<String>,
     },
 }
 
@@ -127,6 +135,9 @@ pub fn checkpoints(arguments: &CheckpointsArguments) -> Result<Exit, UserError> 
     let manifest = job::read_manifest(&arguments.file)?;
     let store = job::store(&manifest)?;
     runtime("service", 1)?.block_on(async {
+        if let Some(What::Delete { all: true, uid, .. }) = &arguments.what {
+            return delete_all(store.as_ref(), uid.clone().map(JobUid)).await;
+        }
         let found = protocol::complete(store.as_ref()).await.map_err(as_user)?;
         if found.is_empty() {
             println!("there is no checkpoint in '{}'", store.location());
@@ -154,7 +165,7 @@ pub fn checkpoints(arguments: &CheckpointsArguments) -> Result<Exit, UserError> 
                 );
                 Ok(Exit::Done)
             }
-            What::Delete { before } => delete(store.as_ref(), found, *before).await,
+            What::Delete { before, .. } => delete(store.as_ref(), found, before.unwrap_or_default()).await,
         }
     })
 }
@@ -343,6 +354,13 @@ async fn damage_of(store: &dyn Store, key: &str) -> Result<Option<String>, UserE
     Ok(verify_segment(&bytes).err().map(|damage| format!("the object '{key}': {damage}")))
 }
 
+async fn delete_all(store: &dyn Store, uid: Option<JobUid>) -> Result<Exit, UserError> {
+    let nonce = rand::Rng::random(&mut *machine_random().lock());
+    let removed = erasure::erase(store, uid.as_ref(), nonce).await.map_err(as_user)?;
+    println!("removed the state in '{}', {removed} objects", store.location());
+    Ok(Exit::Done)
+}
+
 async fn delete(store: &dyn Store, found: Vec<protocol::Complete>, before: u64) -> Result<Exit, UserError> {
     let epochs: BTreeSet<u64> = found.iter().map(|one| one.epoch.0).collect();
     let mut kept = Vec::new();
@@ -356,7 +374,8 @@ async fn delete(store: &dyn Store, found: Vec<protocol::Complete>, before: u64) 
     if kept.is_empty() {
         let newest = epochs.last().copied().unwrap_or_default();
         return Err(UserError(format!(
-            "--before {before}: nothing would be left of the job's state; the newest checkpoint is {newest}. To start over remove '{}'",
+            "--before {before}: nothing would be left of the job's state; the newest checkpoint is {newest}. To remove the whole state in '{}' say \
+             --all",
             store.location()
         )));
     }

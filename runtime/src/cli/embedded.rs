@@ -258,7 +258,7 @@ async fn stored(store: &dyn Store) -> Result<Stored, CheckpointError> {
 fn finished_before(job: &Job, at_ms: u64, plan: Option<&Plan>) -> Result<Exit, UserError> {
     let at = chrono::DateTime::from_timestamp_millis(at_ms as i64).unwrap_or_default();
     let at = at.format("%Y-%m-%d %H:%M:%S UTC");
-    let differences = match plan.map(|stored| millrace_sql::plan::succeed(stored, &job.plan)) {
+    let differences = match plan.map(|stored| millrace_sql::plan::succeed(stored, &job.plan, false)) {
         Some(Ok(succession)) => succession.changes,
         Some(Err(differences)) => differences,
         None => Vec::new(),

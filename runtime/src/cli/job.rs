@@ -59,6 +59,12 @@ pub fn read(file: &Path) -> Result<Job, UserError> {
             error.sql.filter(|sql| !sql.trim().is_empty()).and_then(|sql| compiled(file, &sql).err());
         UserError([mistakes].into_iter().chain(in_sql.map(|error| error.0)).collect::<Vec<_>>().join("\n"))
     })?;
+    if manifest.spec.pipeline.sql_from.is_some() {
+        return Err(UserError(format!(
+            "{}: spec.pipeline.sqlFrom: there are no ConfigMaps outside of a cluster; write the text here, as spec.pipeline.sql",
+            file.display()
+        )));
+    }
     let plan = compiled(file, &manifest.spec.pipeline.sql)?;
     let named = plan.secrets();
     let named = named.iter().map(|named| (named.table.as_str(), named.option.as_str(), named.name.as_str()));
@@ -268,6 +274,7 @@ impl Job {
             checkpoint_timeout: spec.checkpoint.timeout.to_std(),
             checkpoints_kept: spec.checkpoint.retain as usize,
             restart,
+            upgrade: spec.upgrade.clone(),
             is_patient: false,
             is_attended: true,
         })

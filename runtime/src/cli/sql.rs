@@ -10,6 +10,7 @@ use std::io::{IsTerminal, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use millrace_crds::v1alpha1::UpgradeSpec;
 use millrace_sql::ShownQuery;
 use millrace_sql::plan::{Operator, OperatorKind, Plan};
 use tokio::sync::watch;
@@ -168,6 +169,7 @@ async fn run(plan: Plan, format: Format, parallelism: u32) -> Result<Exit, UserE
         checkpoints_kept: 1,
         // What was shown cannot be taken back.
         restart: RestartStrategy::None,
+        upgrade: UpgradeSpec::default(),
         is_patient: false,
         is_attended: true,
     };

@@ -14,12 +14,14 @@ pub mod failover;
 mod generation;
 mod older;
 pub mod report;
+mod upgrade;
 mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_sql::plan::{OperatorKind, Plan, Succession, Table, succeed};
+use millrace_crds::v1alpha1::UpgradeSpec;
+use millrace_sql::plan::{OperatorKind, Plan, Table};
 use parking_lot::Mutex;
 use snafu::Snafu;
 use tokio::sync::watch;
@@ -27,7 +29,8 @@ use tracing::{error, info, warn};
 
 use crate::checkpoint::protocol::{self, JobIdentity};
 use crate::checkpoint::records::{Manifest, SplitState, SubtaskState};
-use crate::checkpoint::{CheckpointError, Checkpoints, Claimant, Store, TakenOver, savepoint};
+use crate::checkpoint::store::Below;
+use crate::checkpoint::{CheckpointError, Checkpoints, Claimant, Store, TakenOver, paths, savepoint};
 use crate::clock::Clock;
 use crate::error::chain;
 use crate::fault::{CrashPoint, Safeguards, crash_at};
@@ -40,6 +43,7 @@ use failover::{Restart, RestartStrategy};
 use generation::{GenerationEnd, RunningJob};
 use older::Looked;
 pub use report::{JobReport, Phase};
+use upgrade::Upgrade;
 pub use workers::Workers;
 
 /// Settings of a job's run.
@@ -53,6 +57,8 @@ pub struct JobSettings {
     /// So many complete checkpoints stay in the store.
     pub checkpoints_kept: usize,
     pub restart: RestartStrategy,
+    /// What becomes of the state when the SQL is another one.
+    pub upgrade: UpgradeSpec,
     /// A failure that would come again is tried again all the same, with the delays of `restart`: on a cluster the cure (an object
     /// put back, a topic mended) comes from outside, and nobody is there to start the job anew.
     pub is_patient: bool,
@@ -156,14 +162,14 @@ pub async fn run(
     // Of segments, while the newest checkpoint cannot be restored: to look at all of them is to read the whole state.
     let mut looked: Option<Looked> = None;
     let job = Job { settings: &settings, plan: &plan, context: &context, report: &report };
-    // Failures since the job was asked to stop.
-    let mut failed_stopping = 0;
+    // Failures since the job was asked to stop; and whether it is given up, and only what is prepared has to become visible.
+    let (mut failed_stopping, mut leaves) = (0, false);
     loop {
         let ended = async {
             if looks_before {
                 look_before(&settings, &plan, &context).await?;
             }
-            one_generation(job, &mut workers, wish.clone(), &mut claimant, looked.as_mut()).await
+            one_generation(job, &mut workers, wish.clone(), &mut claimant, looked.as_mut(), leaves).await
         };
         let failure = match ended.await {
             Ok(end) => {
@@ -198,6 +204,7 @@ pub async fn run(
         failed_stopping = if is_stop_wished { failed_stopping + 1 } else { 0 };
         // One that has run is tried once more, for its last checkpoint.
         let is_stopping = is_stop_wished && (!has_run || failed_stopping > 1);
+        leaves = is_stopping;
         if is_stopping && may_stop(&settings, &context, &claimant).await {
             // There is nothing that a last checkpoint could hold.
             info!(error = %failure.message, "stopped while recovering");
@@ -298,12 +305,12 @@ async fn look_before(settings: &JobSettings, plan: &Plan, context: &CoordinatorC
             }
             read => read?,
         };
-        plan_to_run(Some(&manifest), &settings.sql, plan)?;
+        upgrade(Some(&manifest), settings, plan)?;
     }
     protocol::check_owner(context.store.as_ref(), &settings.identity).await?;
     protocol::check_records(context.store.as_ref()).await?;
     let newest = protocol::newest(context.store.as_ref()).await?;
-    plan_to_run(newest.as_ref(), &settings.sql, plan).map(|_| ())
+    upgrade(newest.as_ref(), settings, plan).map(|_| ())
 }
 
 /// Why a generation did not reach the job's end.
@@ -363,13 +370,15 @@ struct Job<'a> {
     report: &'a watch::Sender<JobReport>,
 }
 
-/// Runs one generation; `looked` is set if state could not be read.
+/// Runs one generation; `looked` is set if state could not be read. If it `leaves`, no task is started any more: a job that only fails
+/// could otherwise complete a checkpoint with each try, and never be seen at rest.
 async fn one_generation(
     job: Job<'_>,
     workers: &mut Workers,
     wish: watch::Receiver<Wish>,
     claimant: &mut Claimant,
     looked: Option<&mut Looked>,
+    leaves: bool,
 ) -> Result<JobEnd, Stop> {
     let Job { settings, plan, context, report: sender } = job;
     // Whose state it is comes first: the end of a namesake is not the end of this job.
@@ -409,17 +418,10 @@ async fn one_generation(
             taken.go_back(whole).await?;
         }
     }
-    let restored_epoch = taken.restored.as_ref().map_or(0, |manifest| manifest.epoch);
-    let Succession { plan, changes } = &plan_to_run(taken.restored.as_ref(), &settings.sql, plan)?;
-    if !changes.is_empty() {
-        info!(
-            restored_epoch,
-            changes = changes.join("; "),
-            "the SQL has changed, and goes on from the state"
-        );
-    }
-    let committers = committers(plan, settings, generation, context)?;
-    replay(&taken, &committers, context, generation).await?;
+    let upgrade = upgrade(taken.restored.as_ref(), settings, plan)?;
+    let committers = take_leave(&upgrade, &mut taken, settings, context).await?;
+    let (plan, restored_epoch) =
+        (&upgrade.plan, taken.restored.as_ref().map_or(0, |manifest| manifest.epoch));
     let restored_checkpoint = taken.restored.as_ref().map(|manifest| report::checkpoint(manifest, plan));
     info!(
         %generation,
@@ -449,10 +451,10 @@ async fn one_generation(
         taken.checkpoints.mark_finished(Epoch(manifest.epoch), context.clock.now_ms()).await?;
         return Ok(JobEnd::Finished);
     }
-    let state = match &taken.restored {
-        Some(manifest) => manifest.subtasks.clone(),
-        None => Vec::new(),
-    };
+    if leaves && *wish.borrow() == Wish::Stop {
+        return Ok(JobEnd::Stopped);
+    }
+    let state = upgrade.state(taken.restored.as_ref());
     let state = with_first_splits(state, plan, settings, &context.outside).await?;
     let job = RunningJob { settings, plan, context, taken, committers, state, report: sender };
     let end = job.run(workers, wish).await?;
@@ -481,7 +483,7 @@ async fn begin_from(
 ) -> Result<(), Stop> {
     let manifest = savepoint::read(from, &settings.identity).await?;
     // Before it is the job's own: SQL that does not fit it is refused.
-    plan_to_run(Some(&manifest), &settings.sql, plan)?;
+    upgrade(Some(&manifest), settings, plan)?;
     info!(from = from.location(), epoch = manifest.epoch, "beginning from there");
     taken.checkpoints.begin_from(from.location());
     let adopted =
@@ -491,26 +493,44 @@ async fn begin_from(
     Ok(())
 }
 
-/// The plan that goes on from a checkpoint: the one that is stored with it, so that another release changes nothing; or that of
-/// SQL that was edited, if it fits the state.
-fn plan_to_run(restored: Option<&Manifest>, sql: &str, compiled: &Plan) -> Result<Succession, Stop> {
-    let unchanged = |plan: &Plan| Succession { plan: plan.clone(), changes: Vec::new() };
-    let Some((manifest, stored)) = restored.and_then(|manifest| Some((manifest, manifest.plan.as_ref()?)))
-    else {
-        return Ok(unchanged(compiled));
-    };
-    if manifest.sql == sql {
-        return Ok(unchanged(stored));
+fn upgrade(restored: Option<&Manifest>, settings: &JobSettings, compiled: &Plan) -> Result<Upgrade, Stop> {
+    Upgrade::of(restored, &settings.sql, compiled, &settings.upgrade)
+}
+
+/// Brings what the plan of the restored checkpoint has begun to its end; returns the committers of the one that goes on.
+async fn take_leave(
+    upgrade: &Upgrade,
+    taken: &mut TakenOver,
+    settings: &JobSettings,
+    context: &CoordinatorContext,
+) -> Result<Committers, Stop> {
+    let generation = taken.checkpoints.generation();
+    let restored_epoch = taken.restored.as_ref().map_or(0, |manifest| manifest.epoch);
+    if !upgrade.changes.is_empty() {
+        let changes = upgrade.changes.join("; ");
+        match upgrade.is_anew {
+            false => info!(restored_epoch, changes, "the SQL has changed, and goes on from the state"),
+            true => warn!(restored_epoch, changes, "the SQL has changed, and begins without the state"),
+        }
     }
-    succeed(stored, compiled).map_err(|differences| {
-        let message = format!(
-            "spec.pipeline.sql: it does not fit the state of checkpoint {}: {}; put that back, start \
-             over with --from none, or give the new pipeline another name, and its sinks other places: it writes from the beginning",
-            manifest.epoch,
-            differences.join("; ")
-        );
-        Stop::Error(JobError::Failed { kind: "PlanChanged".to_owned(), message })
-    })
+    let mut all = committers(&upgrade.given_up, settings, generation, context)?;
+    let given_up = all.len();
+    if upgrade.is_anew {
+        replay(taken, &all, context, generation).await?;
+        taken.restored = None;
+        all.clear();
+    }
+    all.extend(committers(&upgrade.plan, settings, generation, context)?);
+    replay(taken, &all, context, generation).await?;
+    if upgrade.keeps_savepoint
+        && let Some(manifest) = &taken.restored
+    {
+        let store = taken.checkpoints.store();
+        let to = Below::new(Arc::clone(store), paths::savepoint(Epoch(restored_epoch)));
+        let bytes = savepoint::save(store.as_ref(), manifest, &to, verify_segment).await?;
+        info!(location = to.location(), bytes, "kept a savepoint of the state before the SQL changed");
+    }
+    Ok(if upgrade.is_anew { all } else { all.split_off(given_up) })
 }
 
 /// A committer and the operator that it commits for.
@@ -653,35 +673,6 @@ mod tests {
     use crate::sink::StandardSinks;
     use crate::transport::{Tcp, Transport};
 
-    #[test]
-    fn a_restart_runs_the_stored_plan_and_other_sql_is_refused() {
-        let sql = |folder: u32| {
-            format!(
-                "CREATE TABLE a (x BIGINT) WITH ('connector' = 'filesystem', 'path' = '/a{folder}', 'format' = 'json');
-                 CREATE TABLE b (x BIGINT) WITH ('connector' = 'blackhole');
-                 INSERT INTO b SELECT x FROM a WHERE x > 1;"
-            )
-        };
-        let (first, second) = (sql(1), sql(2));
-        let (stored, other) =
-            (millrace_sql::compile(&first).unwrap(), millrace_sql::compile(&second).unwrap());
-        let manifest =
-            Manifest { epoch: 7, sql: first.clone(), plan: Some(stored.clone()), ..Default::default() };
-
-        assert_eq!(plan_to_run(None, &second, &other).unwrap().plan, other, "nothing is restored");
-        assert_eq!(
-            plan_to_run(Some(&manifest), &first, &other).unwrap().plan,
-            stored,
-            "another release compiles differently"
-        );
-        let commented = format!("-- a comment\n{first}");
-        assert_eq!(plan_to_run(Some(&manifest), &commented, &stored).unwrap().plan, stored);
-        let Err(Stop::Error(refused)) = plan_to_run(Some(&manifest), &second, &other) else {
-            panic!("let through")
-        };
-        assert!(refused.to_string().contains("checkpoint 7"), "{refused}");
-    }
-
     fn settings(is_patient: bool) -> JobSettings {
         JobSettings {
             identity: JobIdentity {
@@ -703,6 +694,7 @@ mod tests {
                 jitter: 0.0,
                 most: None,
             },
+            upgrade: UpgradeSpec::default(),
             is_patient,
             is_attended: !is_patient,
         }

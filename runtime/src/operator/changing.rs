@@ -252,14 +252,7 @@ mod tests {
                 }
                 let mut out = Given::default();
                 operator.process(batch(&changes), &mut out).unwrap();
-                for (kind, row) in out.0 {
-                    let key = row.split(',').next().unwrap().to_owned();
-                    if kind.is_retraction() {
-                        prop_assert_eq!(table.remove(&key), Some(row));
-                    } else {
-                        prop_assert_eq!(table.insert(key, row), None);
-                    }
-                }
+                out.apply_to(&mut table);
                 let of_rows = there.iter().filter(|(_, values)| !values.is_empty());
                 let of_rows = of_rows.map(|(key, values)| (key.clone(), expected(key, values)));
                 prop_assert_eq!(&table, &of_rows.collect::<BTreeMap<_, _>>());

@@ -82,7 +82,7 @@ impl LocalGroupAggregate {
             columns.extend(accumulator.states_of_rows(batch.records.columns(), batch.rows())?);
         }
         let records = RecordBatch::try_new(self.output.clone(), columns).context(ComputeSnafu)?;
-        out.batch(Batch { records, kinds: None, hashes: batch.hashes.clone() })
+        out.batch(Batch { records, kinds: None, hashes: None })
     }
 
     fn emit(&mut self, out: &mut dyn Collector) -> Result<(), OperatorError> {
@@ -198,14 +198,7 @@ mod tests {
     /// What is left of changes.
     fn table(given: Given) -> BTreeMap<String, String> {
         let mut rows = BTreeMap::new();
-        for (kind, row) in given.0 {
-            let key = row.split(',').next().unwrap().to_owned();
-            if kind.is_retraction() {
-                assert_eq!(rows.remove(&key), Some(row));
-            } else {
-                assert_eq!(rows.insert(key, row), None);
-            }
-        }
+        given.apply_to(&mut rows);
         rows
     }
 

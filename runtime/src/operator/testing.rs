@@ -1,5 +1,7 @@
 //! What operators' tests look at.
 
+use std::collections::BTreeMap;
+
 use arrow::util::display::array_value_to_string;
 
 use super::{Collector, OperatorError};
@@ -18,5 +20,19 @@ impl Collector for Given {
             self.0.push((kind, values.collect::<Vec<_>>().join(",")));
         }
         Ok(())
+    }
+}
+
+impl Given {
+    /// Makes a table, by the first column, what it is after these changes: each takes back what is there, and adds where nothing is.
+    pub fn apply_to(self, table: &mut BTreeMap<String, String>) {
+        for (kind, row) in self.0 {
+            let key = row.split(',').next().unwrap().to_owned();
+            if kind.is_retraction() {
+                assert_eq!(table.remove(&key), Some(row));
+            } else {
+                assert_eq!(table.insert(key, row), None);
+            }
+        }
     }
 }

@@ -48,3 +48,30 @@ impl Rolling {
         Rolling { bytes, age: AGE }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use millrace_sql::plan::Table;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_is_ended_when_it_is_large_or_old() {
+        let options = [("file-size", "1 kb"), ("rollover-interval", "5 s")];
+        let options = options.map(|(key, value)| (format!("sink.rolling-policy.{key}"), value.to_owned()));
+        let table = Table { options: options.into_iter().collect(), ..Table::default() };
+        let mut read = TableOptions::new(&table);
+        let (given, default) = (
+            Rolling::new(&mut read).unwrap(),
+            Rolling::new(&mut TableOptions::new(&Table::default())).unwrap(),
+        );
+        let clock = Clock::starting_at(0);
+        let began = clock.elapsed();
+
+        assert!(!given.ends(1023, began, clock) && given.ends(1024, began, clock));
+        clock.sleep(Duration::from_millis(4_999)).await;
+        assert!(!given.ends(1, began, clock));
+        clock.sleep(Duration::from_millis(1)).await;
+        assert!(given.ends(1, began, clock) && !default.ends(1 << 20, began, clock));
+    }
+}

@@ -135,6 +135,25 @@ fn checkpoints_are_listed_inspected_verified_and_removed() {
     let output = straight.run(&[]);
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(place.rows("totals"), straight.rows("totals"));
+
+    let others = place.verb("checkpoints", &["delete", "--all", "--uid", "another"]);
+    assert_eq!(others.status.code(), Some(1));
+    assert!(text(&others).contains("holds the state of another job, 'default/job'"), "{}", text(&others));
+    let none = place.verb("checkpoints", &["delete"]);
+    assert_eq!(none.status.code(), Some(2), "{}", text(&none));
+    let again = text(&place.run(&[]));
+    assert!(again.contains("finished at"), "{again}");
+    let all = place.verb("checkpoints", &["delete", "--all"]);
+    assert!(all.status.success() && text(&all).contains("removed the state in"), "{}", text(&all));
+    let again = text(&straight.run(&["--from", "latest"]));
+    assert!(again.contains("finished at"), "{again}");
+    place.set_job(2, &SQL.replace(", 'rows-per-second' = '40000'", ""));
+    let over = place.run(&[]);
+    assert!(
+        over.status.success() && text(&over).contains("restored_epoch=0"),
+        "it starts over: {}",
+        text(&over)
+    );
 }
 
 #[test]

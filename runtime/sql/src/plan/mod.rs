@@ -14,7 +14,7 @@ mod types;
 pub use expr::{Branch, Call, Case, Cast, Expr, FieldAccess, Literal, Node, Value, function};
 pub use secrets::NamedSecret;
 pub use shared::share;
-pub use succession::{Succession, succeed};
+pub use succession::{Succession, misfit, succeed};
 pub use types::{DataType, Field, Schema, TypeKind, map_type};
 
 /// A job's dataflow: operators joined by edges, acyclic, in topological order.

@@ -13,20 +13,22 @@ pub fn share(plan: &Plan) -> Plan {
     merge(plan, |_, _| true)
 }
 
-/// The same with what was one in another plan, as far as it still is the same; also the operators that are not, though they have
-/// state: their ids, and those of the ones whose state it is.
+/// The same with what was one in another plan, as far as it still is the same; also which operators are not any more, and get a
+/// copy of the state that they had in common: their ids, and those of the ones whose state it is.
 pub fn share_as(plan: &Plan, stored: &Plan) -> (Plan, Vec<(String, String)>) {
     let mut one: BTreeMap<&str, &str> = BTreeMap::new();
     for operator in &stored.operators {
+        one.insert(&operator.id, &operator.id);
         one.extend(operator.twins.iter().map(|twin| (twin.id.as_str(), operator.id.as_str())));
     }
-    let merged = merge(plan, |twin, operator| one.get(twin) == Some(&operator));
-    let left = merged.operators.iter().filter(|operator| keeps_state(operator));
-    let left = left.filter_map(|operator| {
-        one.get(operator.id.as_str()).map(|of| (operator.id.clone(), (*of).to_owned()))
+    let merged = merge(plan, |twin, operator| one.get(twin).is_some_and(|of| one.get(operator) == Some(of)));
+    let alone = merged.operators.iter().filter(|operator| keeps_state(operator));
+    let copies = alone.filter_map(|operator| {
+        let of = one.get(operator.id.as_str()).filter(|of| **of != operator.id)?;
+        Some((operator.id.clone(), (*of).to_owned()))
     });
-    let left = left.collect();
-    (merged, left)
+    let copies = copies.collect();
+    (merged, copies)
 }
 
 /// The plan with each INSERT by itself.
@@ -261,7 +263,7 @@ mod tests {
             "INSERT INTO a SELECT k, n FROM windows; INSERT INTO b SELECT k, n FROM windows WHERE n > 7;";
         let stored = plan(two);
         let after = |sql: &str| {
-            let succeeded = succeed(&stored, &compile(sql).unwrap());
+            let succeeded = succeed(&stored, &compile(sql).unwrap(), false);
             succeeded.map(|succeeded| ids(&succeeded.plan).join(" "))
         };
         let text = format!("{TABLES} {two}");
@@ -286,18 +288,31 @@ mod tests {
             third.ends_with("c/t/source c/t/calc c/t/tumble-local c/t/tumble c/c/calc c/c/sink"),
             "{third}"
         );
-        // One that goes another way alone has no state to go on from.
+        // One that goes another way alone gets a copy of the state that both had.
         let alone = text.replace(
             "FROM windows WHERE n > 7",
             "FROM (SELECT k, SUM(x) AS n FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) WHERE x > 5
              GROUP BY k, window_start, window_end) AS w",
         );
-        assert_eq!(
-            after(&alone),
-            Err(vec![
-                "'b/t/tumble' was one with 'a/t/tumble', has no state of its own, and would be another; change both in the same way"
-                    .to_owned()
-            ])
-        );
+        let parted = succeed(&stored, &compile(&alone).unwrap(), false).unwrap();
+        let copied = |from: &str, to: &str| vec![(from.to_owned(), to.to_owned())];
+        assert_eq!(parted.copies, copied("b/t/tumble", "a/t/tumble"));
+        assert_eq!(ids(&parted.plan).iter().filter(|id| id.ends_with("/tumble")).count(), 2);
+        // And from then on each has its own, also where both are the same again.
+        let again = succeed(&parted.plan, &compile(&text).unwrap(), false).unwrap();
+        assert_eq!((again.copies, ids(&again.plan)), (Vec::new(), ids(&parted.plan)));
+        // The state goes to the one that stays when the one that it was stored for is taken away.
+        let one = text.replace("INSERT INTO a SELECT k, n FROM windows;", "");
+        let third = format!("{text} INSERT INTO c SELECT k, n FROM windows;");
+        let gone = succeed(&stored, &compile(&one).unwrap(), true).unwrap();
+        assert_eq!(gone.copies, copied("b/t/tumble", "a/t/tumble"));
+        // Those that stay have it in common still.
+        let stored = compile(&third).unwrap();
+        let two = third.replace("INSERT INTO a SELECT k, n FROM windows;", "");
+        let gone = succeed(&stored, &compile(&two).unwrap(), true).unwrap();
+        assert_eq!(gone.copies, copied("b/t/tumble", "a/t/tumble"));
+        assert_eq!(ids(&gone.plan).iter().filter(|id| id.ends_with("/tumble")).count(), 1);
+        let sinks: Vec<&str> = gone.given_up.iter().map(|operator| operator.id.as_str()).collect();
+        assert_eq!(sinks, ["a/a/sink"]);
     }
 }

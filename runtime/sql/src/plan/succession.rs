@@ -15,31 +15,40 @@ pub struct Succession {
     pub plan: Plan,
     /// What it does otherwise, each with its operator; nothing if only the outside is reached in another way.
     pub changes: Vec<String>,
+    /// Operators that get a copy of another's state, and whose: they were one in the other plan.
+    pub copies: Vec<(String, String)>,
+    /// Sinks of the other that are not there any more. What they have prepared is still to be committed.
+    pub given_up: Vec<Operator>,
 }
 
 /// The plan that goes on from the state that `stored` has made, now that the SQL compiles to `compiled`.
 ///
 /// Which rows come in, and what is made of them on their way, may change, and so may the way the outside is reached: that holds
-/// from the checkpoint on. What is kept may not: where sources have come to, and what aggregates know, by which keys.
+/// from the checkpoint on. What is kept may not: where sources have come to, and what aggregates know, by which keys. With
+/// `gives_up`, state of operators that are not there any more is let go.
 ///
 /// # Errors
 /// What the state does not fit, each with its table, option or operator.
-pub fn succeed(stored: &Plan, compiled: &Plan) -> Result<Succession, Vec<String>> {
-    let apart = succeed_apart(&shared::apart(stored), &shared::apart(compiled))?;
-    let (plan, others) = shared::share_as(&apart.plan, stored);
-    let told = |(id, of): &(String, String)| {
-        format!(
-            "'{id}' was one with '{of}', has no state of its own, and would be another; change both in the same way"
-        )
+pub fn succeed(stored: &Plan, compiled: &Plan, gives_up: bool) -> Result<Succession, Vec<String>> {
+    let apart = succeed_apart(&shared::apart(stored), &shared::apart(compiled), gives_up)?;
+    let (plan, copies) = shared::share_as(&apart.plan, stored);
+    Ok(Succession { plan, copies, ..apart })
+}
+
+/// What to say of SQL that the state does not fit: what differs, as [`succeed`] tells it, and what can be done about it.
+pub fn misfit(stored: &Plan, compiled: &Plan, differences: &[String]) -> String {
+    let cure = match succeed(stored, compiled, true) {
+        Ok(_) => "put it back, or let its state go with spec.upgrade.allowNonRestoredState: true",
+        Err(_) => {
+            "put that back, begin without state with spec.upgrade.mode: Stateless, or give the new pipeline another name, and its sinks \
+             other places: both write from the beginning"
+        }
     };
-    match others.is_empty() {
-        true => Ok(Succession { plan, ..apart }),
-        false => Err(others.iter().map(told).collect()),
-    }
+    format!("{}; {cure}", differences.join("; "))
 }
 
 /// The same of plans in which each INSERT is by itself.
-fn succeed_apart(stored: &Plan, compiled: &Plan) -> Result<Succession, Vec<String>> {
+fn succeed_apart(stored: &Plan, compiled: &Plan, gives_up: bool) -> Result<Succession, Vec<String>> {
     let plan = matching::with_ids_of(stored, compiled).map_err(|paths| {
         let told = |path: String| {
             format!("several '{path}' were changed and taken away, and it cannot be told which is which")
@@ -49,7 +58,7 @@ fn succeed_apart(stored: &Plan, compiled: &Plan) -> Result<Succession, Vec<Strin
     let (mut differences, mut changes) = (BTreeSet::new(), BTreeSet::new());
     let of_new: BTreeMap<&str, usize> =
         plan.operators.iter().enumerate().map(|(index, operator)| (operator.id.as_str(), index)).collect();
-    let mut known = vec![false; plan.operators.len()];
+    let (mut known, mut given_up) = (vec![false; plan.operators.len()], Vec::new());
     for (index, operator) in stored.operators.iter().enumerate() {
         let id = &operator.id;
         match of_new.get(id.as_str()) {
@@ -60,9 +69,13 @@ fn succeed_apart(stored: &Plan, compiled: &Plan) -> Result<Succession, Vec<Strin
                     changes.insert(format!("'{id}' does something else"));
                 }
             }
+            None if keeps_something(operator) && !gives_up => {
+                differences.insert(format!("there is no '{id}' any more"));
+            }
             None => {
-                let told = if keeps_something(operator) { &mut differences } else { &mut changes };
-                told.insert(format!("there is no '{id}' any more"));
+                changes.insert(format!("there is no '{id}' any more"));
+                given_up
+                    .extend(matches!(operator.kind, Some(OperatorKind::Sink(_))).then(|| operator.clone()));
             }
         }
     }
@@ -83,7 +96,7 @@ fn succeed_apart(stored: &Plan, compiled: &Plan) -> Result<Succession, Vec<Strin
         }
     }
     match differences.is_empty() {
-        true => Ok(Succession { plan, changes: changes.into_iter().collect() }),
+        true => Ok(Succession { plan, changes: changes.into_iter().collect(), copies: Vec::new(), given_up }),
         false => Err(differences.into_iter().collect()),
     }
 }
@@ -348,7 +361,7 @@ mod tests {
             assert!(sql.contains(from), "{case}");
             let compiled = compile(&sql.replace(from, to)).unwrap();
 
-            let succeeded = succeed(&stored, &compiled);
+            let succeeded = succeed(&stored, &compiled, false);
 
             let differences = match &succeeded {
                 Ok(succeeded) => {
@@ -388,11 +401,53 @@ mod tests {
         assert_ne!(stored, compiled);
 
         assert_eq!(
-            succeed(&stored, &compiled),
-            Ok(Succession { plan: compiled.clone(), changes: Vec::new() })
+            succeed(&stored, &compiled, false),
+            Ok(Succession {
+                plan: compiled.clone(),
+                changes: Vec::new(),
+                copies: Vec::new(),
+                given_up: Vec::new()
+            })
         );
         let other = compile(&sql.replace("SUM(x)", "MAX(x)")).unwrap();
-        assert!(succeed(&stored, &other).is_err());
+        let differences = succeed(&stored, &other, true).unwrap_err();
+        assert!(misfit(&stored, &other, &differences).contains("begin without state with spec.upgrade.mode"));
+    }
+
+    #[test]
+    fn a_running_aggregate_goes_on_from_a_state_that_was_not_added_up_before() {
+        let sql = "CREATE TABLE a (k BIGINT, x BIGINT) WITH ('connector' = 'filesystem', 'path' = '/a', 'format' = 'json');
+            CREATE TABLE b (k BIGINT, x BIGINT) WITH ('connector' = 'blackhole');
+            INSERT INTO b SELECT k, SUM(x) FROM a WHERE x > 1 GROUP BY k;";
+        let compiled = compile(sql).unwrap();
+        // As releases before the local half have compiled it.
+        let mut stored = compiled.clone();
+        let local = stored.operators.iter().position(|operator| operator.id == "b/a/group-local").unwrap();
+        let Some(OperatorKind::LocalGroupAggregate(half)) = stored.operators.remove(local).kind else {
+            panic!("another operator")
+        };
+        let columns = half.keys.clone();
+        stored.operators[local].kind = Some(OperatorKind::GroupAggregate(half));
+        stored.edges.remove(stored.edges.iter().position(|edge| edge.to as usize == local).unwrap());
+        for edge in &mut stored.edges {
+            if edge.from as usize == local {
+                edge.from -= 1;
+                edge.hash = Some(crate::plan::HashKeys { columns: columns.clone() });
+            } else if edge.from as usize > local {
+                edge.from -= 1;
+            }
+            edge.to -= u32::from(edge.to as usize > local);
+        }
+
+        let edited = compile(&sql.replace("x > 1", "x > 2")).unwrap();
+        assert_eq!(succeed(&stored, &edited, false).unwrap().plan, edited);
+        assert_eq!(succeed(&edited, &stored, false).unwrap().plan, stored, "and the other way round");
+        let other = compile(&sql.replace("SUM(x)", "MAX(x)")).unwrap();
+        let differences = succeed(&stored, &other, false).unwrap_err();
+        assert!(
+            differences[0].contains("'b/a/group' keeps SUM(x) of BIGINT per (k BIGINT)"),
+            "{differences:?}"
+        );
     }
 
     #[test]
@@ -470,7 +525,7 @@ mod tests {
         (source.id, source.kind) =
             ("b/earlier/calc".to_owned(), Some(OperatorKind::Calc(Default::default())));
 
-        let differences = succeed(&stored, &compiled).unwrap_err();
+        let differences = succeed(&stored, &compiled, false).unwrap_err();
 
         let told = "'b/a/tumble' gets rows of a new source, which would be late";
         assert!(differences.iter().any(|found| found.contains(told)), "{differences:?}");
@@ -518,8 +573,15 @@ mod tests {
             ),
             ("one taken away", &["x IS NULL"], Err("there is no 'b/b/sink' any more")),
         ];
+        let one = plan(&["x IS NULL"]);
+        let lets_go = succeed(&stored, &one, true).unwrap();
+        let given_up: Vec<&str> = lets_go.given_up.iter().map(|sink| sink.id.as_str()).collect();
+        assert_eq!(given_up, ["b/b/sink"], "the one that is there still is the second");
+        assert!(lets_go.changes.iter().any(|change| change == "there is no 'b/a/source' any more"));
+        let differences = succeed(&stored, &one, false).unwrap_err();
+        assert!(misfit(&stored, &one, &differences).ends_with("spec.upgrade.allowNonRestoredState: true"));
         for (case, conditions, expected) in cases {
-            let succeeded = succeed(&stored, &plan(conditions));
+            let succeeded = succeed(&stored, &plan(conditions), false);
 
             match (succeeded, expected) {
                 (Ok(succeeded), Ok(numbers)) => {

@@ -117,6 +117,11 @@ fn mistakes_are_shown_where_they_are() {
         ),
         ("SELECT COUNT(*) OVER (PARTITION BY auction) FROM bid", "1:17+4 OVER is not supported yet", None),
         (
+            "SELECT * FROM bid MATCH_RECOGNIZE (ORDER BY dateTime MEASURES A.price AS p PATTERN (A) DEFINE A AS A.price > 1)",
+            "1:19+15 MATCH_RECOGNIZE is not supported yet",
+            Some("use a window"),
+        ),
+        (
             "SELECT channel FROM bid",
             "1:8+7 the column 'a' of 'out' is BIGINT, the query gives STRING",
             Some("write CAST(channel AS BIGINT)"),

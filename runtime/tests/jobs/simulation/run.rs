@@ -18,6 +18,7 @@ use millrace::secrets::Secrets;
 use millrace::state::{LocalDisk, StateMemory};
 use millrace::transport::Transport;
 use millrace::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
+use millrace_crds::v1alpha1::UpgradeSpec;
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -382,6 +383,7 @@ impl Run {
                 checkpoint_interval: Duration::from_millis(100),
                 checkpoint_timeout: Duration::from_secs(1),
                 checkpoints_kept: 2,
+                upgrade: UpgradeSpec::default(),
                 restart: RestartStrategy::Exponential {
                     initial: Duration::from_millis(50),
                     max: Duration::from_millis(500),

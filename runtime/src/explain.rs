@@ -329,7 +329,7 @@ mod tests {
                  INSERT INTO o {sql};"
             ));
             let operators = explain(&plan.unwrap()).operators;
-            operators.into_iter().rev().find(|operator| operator.id.ends_with("/group")).unwrap().state
+            operators.into_iter().rfind(|operator| operator.kind == "GroupAggregate").unwrap().state
         };
         assert_eq!(state("SELECT MAX(x) FROM t"), ["groups"]);
         assert_eq!(

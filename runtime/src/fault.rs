@@ -155,6 +155,8 @@ pub struct Safeguards {
     pub verifies_segments: bool,
     /// What a worker still has in memory is used only if it is exactly the state of the restored checkpoint.
     pub compares_images: bool,
+    /// A manifest is read back before a record names it.
+    pub verifies_manifests: bool,
 }
 
 impl Default for Safeguards {
@@ -166,6 +168,7 @@ impl Default for Safeguards {
             aligns_barriers: true,
             verifies_segments: true,
             compares_images: true,
+            verifies_manifests: true,
         }
     }
 }

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use millrace_sql::functions::chance::Chance;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+
 use crate::checkpoint::BucketSettings;
 use crate::clock::Clock;
 use crate::secrets::Secrets;
@@ -17,18 +21,27 @@ pub struct Outside {
     pub buckets: BucketSettings,
     /// Passwords and keys that tables' options name.
     pub secrets: Secrets,
+    /// What functions such as UUID make their values of.
+    pub chance: Chance,
 }
 
 impl Outside {
     /// The machine's network.
-    pub fn new(clock: Clock, buckets: BucketSettings) -> Self {
-        Outside { clock, transport: Arc::new(Tcp), buckets, secrets: Secrets::of_process() }
+    pub fn new(clock: Clock, buckets: BucketSettings, random: &Arc<Mutex<StdRng>>) -> Self {
+        let random = Arc::clone(random);
+        let chance = Chance::new(move || rand::Rng::random(&mut *random.lock()));
+        Outside { clock, transport: Arc::new(Tcp), buckets, secrets: Secrets::of_process(), chance }
     }
 
     /// For looking at a table's options: nothing is reached.
     pub fn unreached() -> Self {
-        let outside = Outside::new(Clock::starting_at(0), BucketSettings::default());
-        Outside { secrets: Secrets::Unread, ..outside }
+        Outside {
+            clock: Clock::starting_at(0),
+            transport: Arc::new(Tcp),
+            buckets: BucketSettings::default(),
+            secrets: Secrets::Unread,
+            chance: Chance::default(),
+        }
     }
 }
 

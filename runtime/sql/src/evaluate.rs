@@ -15,6 +15,7 @@ use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use snafu::Snafu;
 
 use crate::functions;
+use crate::functions::chance::{ByChance, Chance};
 use crate::functions::clock::{AtTime, BatchTime};
 use crate::plan::{self, Node, TypeKind, Value, function};
 
@@ -51,13 +52,22 @@ impl Evaluator {
         Ok(Evaluator { expression: lower(expression, input)? })
     }
 
-    /// The same, of which functions that ask the clock get this time.
-    pub fn at(expression: &plan::Expr, input: &SchemaRef, time: &BatchTime) -> Result<Self, EvaluateError> {
+    /// The same, of which functions that ask the clock get this time, and those of chance these bits.
+    pub fn at(
+        expression: &plan::Expr,
+        input: &SchemaRef,
+        time: &BatchTime,
+        chance: &Chance,
+    ) -> Result<Self, EvaluateError> {
         let lowered = lower(expression, input)?;
         let timed = lowered.transform_up(|inner| {
             let Some(call) = inner.downcast_ref::<ScalarFunctionExpr>() else {
                 return Ok(Transformed::no(inner));
             };
+            if let Some(by_chance) = ByChance::by_name(call.name(), chance) {
+                let arguments = call.args().to_vec();
+                return call_of(Arc::new(ScalarUDF::from(by_chance)), arguments, input).map(Transformed::yes);
+            }
             let Some(clock) = AtTime::by_name(call.name(), time) else { return Ok(Transformed::no(inner)) };
             call_of(Arc::new(ScalarUDF::from(clock)), Vec::new(), input).map(Transformed::yes)
         });
@@ -341,6 +351,66 @@ mod tests {
     }
 
     #[test]
+    fn functions_of_arrays_and_maps_give_what_flink_gives() {
+        const LIST: &str = "ARRAY<BIGINT>";
+        let cases = [
+            ("ARRAY_APPEND(ARRAY[n, m], 1)", LIST, "[7, -7, 1]"),
+            ("ARRAY_APPEND(ARRAY[n], CAST(NULL AS BIGINT))", LIST, "[7, ]"),
+            ("ARRAY_PREPEND(ARRAY[n, m], 1)", LIST, "[1, 7, -7]"),
+            ("ARRAY_CONCAT(ARRAY[n], ARRAY[1, 2], ARRAY[m])", LIST, "[7, 1, 2, -7]"),
+            ("ARRAY_CONCAT(ARRAY[n], CAST(NULL AS ARRAY<BIGINT>))", LIST, "NULL"),
+            ("ARRAY_DISTINCT(ARRAY[2, n, 2, NULL, n, NULL])", LIST, "[2, 7, ]"),
+            ("ARRAY_UNION(ARRAY[n, 1, n], ARRAY[m, 1, NULL])", LIST, "[7, 1, -7, ]"),
+            ("ARRAY_EXCEPT(ARRAY[1, 2, 2, n, NULL], ARRAY[n, 1])", LIST, "[2, ]"),
+            ("ARRAY_INTERSECT(ARRAY[1, n, n, NULL], ARRAY[n, NULL, 3])", LIST, "[7, ]"),
+            ("ARRAY_INTERSECT(ARRAY[1], ARRAY[n])", LIST, "[]"),
+            ("ARRAY_REMOVE(ARRAY[n, 1, n], 7)", LIST, "[1]"),
+            ("ARRAY_REMOVE(ARRAY[n, NULL], CAST(NULL AS BIGINT))", LIST, "[7]"),
+            ("ARRAY_REVERSE(ARRAY[1, 2, n])", LIST, "[7, 2, 1]"),
+            ("ARRAY_SLICE(ARRAY[1, 2, 3, n], 2, 3)", LIST, "[2, 3]"),
+            ("ARRAY_SLICE(ARRAY[1, 2, 3, n], -2)", LIST, "[3, 7]"),
+            ("ARRAY_SLICE(ARRAY[1, 2, 3, n], 0, -3)", LIST, "[1, 2]"),
+            ("ARRAY_SLICE(ARRAY[1, 2, n], 3, 2)", LIST, "[]"),
+            ("ARRAY_SLICE(ARRAY[1, 2, n], CAST(NULL AS INT))", LIST, "NULL"),
+            ("ARRAY_SORT(ARRAY[n, NULL, m])", LIST, "[, -7, 7]"),
+            ("ARRAY_SORT(ARRAY[m, NULL, n], FALSE)", LIST, "[7, -7, ]"),
+            ("ARRAY_SORT(ARRAY[m, NULL, n], FALSE, TRUE)", LIST, "[, 7, -7]"),
+            ("ARRAY_CONTAINS(ARRAY[n, m], -7)", "BOOLEAN", "true"),
+            ("ARRAY_CONTAINS(ARRAY[s], 'x')", "BOOLEAN", "false"),
+            ("ARRAY_CONTAINS(ARRAY[s, nil], CAST(NULL AS STRING))", "BOOLEAN", "true"),
+            ("ARRAY_CONTAINS(ARRAY[ARRAY[n], ARRAY[m]], ARRAY[7])", "BOOLEAN", "true"),
+            ("ARRAY_POSITION(ARRAY[n, m], m)", "INT", "2"),
+            ("ARRAY_POSITION(ARRAY[n, m], 1)", "INT", "0"),
+            ("ARRAY_POSITION(ARRAY[n, NULL], CAST(NULL AS BIGINT))", "INT", "NULL"),
+            ("ARRAY_MAX(ARRAY[m, NULL, n])", "BIGINT", "7"),
+            ("ARRAY_MIN(ARRAY[s, e, nil])", "STRING", "Hello World"),
+            ("ARRAY_MAX(ARRAY[nil])", "STRING", "NULL"),
+            ("ELEMENT(ARRAY[n])", "BIGINT", "7"),
+            ("ARRAY_JOIN(ARRAY[s, nil, e], ', ')", "STRING", "Hello World, a-b_c"),
+            ("ARRAY_JOIN(ARRAY[s, nil, e], ', ', '?')", "STRING", "Hello World, ?, a-b_c"),
+            ("CARDINALITY(MAP_KEYS(MAP[s, n, e, m]))", "INT", "2"),
+            ("MAP_KEYS(MAP[s, n, e, m])", "ARRAY<STRING>", "[Hello World, a-b_c]"),
+            ("MAP_VALUES(MAP[s, n, e, m])", LIST, "[7, -7]"),
+            ("MAP_ENTRIES(MAP[s, n])[1].`value`", "BIGINT", "7"),
+            ("MAP_FROM_ARRAYS(ARRAY[s, e, s], ARRAY[1, 2, n])[s]", "BIGINT", "7"),
+            ("CARDINALITY(MAP_FROM_ARRAYS(ARRAY[s, e, s], ARRAY[1, 2, n]))", "INT", "2"),
+            ("MAP_UNION(MAP[s, n, e, n], MAP[s, m])[s]", "BIGINT", "-7"),
+            ("MAP_UNION(MAP[s, n, e, n], MAP[s, m])[e]", "BIGINT", "7"),
+        ];
+        for (expression, data_type, expected) in cases {
+            assert_eq!(value(expression, data_type), Ok(expected.to_owned()), "{expression}");
+        }
+        for (expression, part) in [
+            ("ELEMENT(ARRAY[n, m])", "the array has 2 elements, and not one"),
+            ("MAP_FROM_ARRAYS(ARRAY[s], ARRAY[n, m])[s]", "there are 1 keys and 2 values"),
+            ("ARRAY_CONTAINS(n, 7)", "the arguments of 'ARRAY_CONTAINS' do not fit"),
+        ] {
+            let error = value(expression, "BIGINT").unwrap_err();
+            assert!(error.to_lowercase().contains(&part.to_lowercase()), "{expression}: {error}");
+        }
+    }
+
+    #[test]
     fn functions_give_what_flink_gives() {
         let cases = [
             ("n / 2", "BIGINT", "3"),
@@ -426,6 +496,12 @@ mod tests {
             ("ROUND(ACOS(0.5), 6)", "DOUBLE", "1.047198"),
             ("ROUND(ATAN(1), 6)", "DOUBLE", "0.785398"),
             ("ROUND(ATAN2(1, -1), 6)", "DOUBLE", "2.356194"),
+            // Without any chance.
+            ("UUID()", "STRING", "00000000-0000-4000-8000-000000000000"),
+            ("RAND(7)", "DOUBLE", "0.7306990420600421"),
+            ("RAND_INTEGER(7, 100)", "INT", "36"),
+            ("RAND_INTEGER(CAST(NULL AS INT))", "INT", "NULL"),
+            ("RAND() < 1 AND RAND_INTEGER(CAST(n AS INT)) < 7", "BOOLEAN", "true"),
             // As in Java whole numbers go round.
             ("n + 9223372036854775807", "BIGINT", "-9223372036854775802"),
             ("m - 9223372036854775807 - 2", "BIGINT", "9223372036854775800"),

@@ -311,7 +311,11 @@ impl Checkpoints {
         self.check_fence().await?;
         let epoch = Epoch(manifest.epoch);
         let key = paths::manifest(epoch, self.generation);
-        create_once(self.store.as_ref(), &key, records::encode(manifest)).await?;
+        let bytes = records::encode(manifest);
+        match self.safeguards.verifies_manifests {
+            true => create_once(self.store.as_ref(), &key, bytes).await?,
+            false => create_or_own(self.store.as_ref(), &key, bytes).await.map(drop)?,
+        }
         crash_at(CrashPoint::ManifestWritten);
         loop {
             let next = self.last_record.lock().next();

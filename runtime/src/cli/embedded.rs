@@ -74,7 +74,8 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     let clock = Clock::system();
     let random = machine_random();
     if arguments.from == Some(From::None) {
-        job.remove_state()?;
+        let nonce = rand::Rng::random(&mut *random.lock());
+        job.remove_state(nonce).await?;
         for (table, folder) in job.old_files() {
             eprintln!(
                 "{}: the table '{table}' writes into '{}', where files of earlier runs stay beside the new ones; remove them if they \
@@ -96,16 +97,10 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     };
     let uid = match stored {
         Stored::Finished { at_ms, plan } => return finished_before(&job, at_ms, plan.as_ref()),
-        Stored::Unfinished(found) if is_of_cluster(&found.uid) => {
-            return Err(UserError(format!(
-                "spec.checkpoint.location: '{}' holds the state of the job '{}' of a cluster (uid {}), and a run here would take it \
-                 from there; choose another location or another name",
-                store.location(),
-                found.name,
-                found.uid
-            )));
+        Stored::Unfinished(found) => {
+            job::not_of_cluster(&found, store.as_ref())?;
+            JobUid(found.uid)
         }
-        Stored::Unfinished(found) => JobUid(found.uid),
         Stored::Nothing => new_uid(&random),
     };
     let settings = job.settings(uid.clone(), Attempt(1))?;
@@ -126,7 +121,7 @@ async fn run_job(job: Job, arguments: RunArguments, logging: &Logging) -> Result
     let listener = listener.map_err(|error| UserError(format!("failed to listen on loopback: {error}")))?;
     let address = format!("127.0.0.1:{}", listener.port());
     let workers = Workers::accept(listener, uid.clone(), Attempt(1), clock);
-    let outside = Outside::new(clock, job::buckets(&job.manifest));
+    let outside = Outside::new(clock, job::buckets(&job.manifest), &random);
     let context = CoordinatorContext {
         clock,
         store: Arc::clone(&store),
@@ -272,11 +267,6 @@ fn finished_before(job: &Job, at_ms: u64, plan: Option<&Plan>) -> Result<Exit, U
     }
     println!("{}: finished at {at}; --from none starts over", job.name());
     Ok(Exit::Done)
-}
-
-/// Uids that Kubernetes gives are UUIDs in five groups; those of runs like this one have three.
-fn is_of_cluster(uid: &str) -> bool {
-    uid.split('-').count() == 5
 }
 
 /// A uid for a run that has none.
@@ -514,7 +504,7 @@ mod tests {
             store: Arc::new(FolderStore::new(std::path::Path::new("unused"))),
             transport: Arc::new(Tcp),
             tasks: tokio::runtime::Handle::current(),
-            outside: Outside::new(clock, BucketSettings::default()),
+            outside: Outside::new(clock, BucketSettings::default(), &machine_random()),
             sinks: Arc::new(StandardSinks),
             crash: None,
             safeguards: Safeguards::default(),

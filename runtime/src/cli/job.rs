@@ -11,9 +11,11 @@ use millrace_sql::plan::{OperatorKind, Plan};
 
 use tracing::warn;
 
+use super::documents;
 use crate::checkpoint::protocol::{self, JobIdentity};
+use crate::checkpoint::records::JobRecord;
 use crate::checkpoint::{
-    BucketSettings, BucketStore, FolderStore, MountedCredentials, Store, StoreError, paths,
+    BucketSettings, BucketStore, FolderStore, MountedCredentials, Store, StoreError, erasure, paths,
 };
 use crate::coordinator::JobSettings;
 use crate::coordinator::failover::RestartStrategy;
@@ -59,12 +61,6 @@ pub fn read(file: &Path) -> Result<Job, UserError> {
             error.sql.filter(|sql| !sql.trim().is_empty()).and_then(|sql| compiled(file, &sql).err());
         UserError([mistakes].into_iter().chain(in_sql.map(|error| error.0)).collect::<Vec<_>>().join("\n"))
     })?;
-    if manifest.spec.pipeline.sql_from.is_some() {
-        return Err(UserError(format!(
-            "{}: spec.pipeline.sqlFrom: there are no ConfigMaps outside of a cluster; write the text here, as spec.pipeline.sql",
-            file.display()
-        )));
-    }
     let plan = compiled(file, &manifest.spec.pipeline.sql)?;
     let named = plan.secrets();
     let named = named.iter().map(|named| (named.table.as_str(), named.option.as_str(), named.name.as_str()));
@@ -73,6 +69,7 @@ pub fn read(file: &Path) -> Result<Job, UserError> {
     }
     check_options(&plan, &manifest.spec.pipeline.sql)
         .map_err(|mistakes| UserError(format!("{}: spec.pipeline.sql:\n{mistakes}", file.display())))?;
+    check_places(&manifest).map_err(|mistake| UserError(format!("{}: {mistake}", file.display())))?;
     Ok(Job { manifest, plan })
 }
 
@@ -101,7 +98,12 @@ pub fn read_manifest(file: &Path) -> Result<StreamJob, UserError> {
 fn parsed(file: &Path) -> Result<Result<StreamJob, ManifestError>, UserError> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| UserError(format!("failed to read '{}': {error}", file.display())))?;
-    Ok(manifest::read(&text))
+    let of_file = |mistake: String| UserError(format!("{}: {mistake}", file.display()));
+    let mut read = manifest::read(&documents::job_in(&text).map_err(of_file)?);
+    if let Ok(job) = &mut read {
+        documents::resolve(job, &text).map_err(of_file)?;
+    }
+    Ok(read)
 }
 
 fn fields_of(file: &Path, error: &ManifestError) -> String {
@@ -192,16 +194,21 @@ impl Job {
         namespace(&self.manifest)
     }
 
-    /// Removes the job's state, to start over.
-    pub fn remove_state(&self) -> Result<(), UserError> {
+    /// Removes the job's state, but for its savepoints, to start over. `nonce` is random.
+    pub async fn remove_state(&self, nonce: u64) -> Result<(), UserError> {
         match place(&self.manifest)? {
             Place::Folder(folder) if folder.exists() => remove_all_but_savepoints(&folder).map_err(|error| {
                 UserError(format!("failed to start over in '{}': {error}", folder.display()))
             }),
             Place::Folder(_) => Ok(()),
-            Place::Bucket { bucket, prefix } => Err(UserError(format!(
-                "--from none does not empty a bucket; remove s3://{bucket}/{prefix}/ or choose another checkpoint.location"
-            ))),
+            Place::Bucket { .. } => {
+                let store = self.store()?;
+                let told = |error| UserError(format!("failed to start over: {}", chain(&error)));
+                if let Some(owner) = protocol::owner(store.as_ref()).await.map_err(told)? {
+                    not_of_cluster(&owner, store.as_ref())?;
+                }
+                erasure::erase(store.as_ref(), None, nonce).await.map(drop).map_err(told)
+            }
         }
     }
 
@@ -285,6 +292,21 @@ fn namespace(manifest: &StreamJob) -> &str {
     manifest.metadata.namespace.as_deref().unwrap_or("default")
 }
 
+/// Refuses the state of a cluster's job: a run here would take it from there.
+pub fn not_of_cluster(owner: &JobRecord, store: &dyn Store) -> Result<(), UserError> {
+    // Uids that Kubernetes gives are UUIDs in five groups; those of runs here have three.
+    if owner.uid.split('-').count() != 5 {
+        return Ok(());
+    }
+    Err(UserError(format!(
+        "spec.checkpoint.location: '{}' holds the state of the job '{}' of a cluster (uid {}), and a run here would take it from there; \
+         choose another location or another name",
+        store.location(),
+        owner.name,
+        owner.uid
+    )))
+}
+
 /// All of it or nothing: half of a state would be taken for another one.
 fn remove_all_but_savepoints(folder: &Path) -> std::io::Result<()> {
     let aside = folder
@@ -311,6 +333,15 @@ fn place(manifest: &StreamJob) -> Result<Place, UserError> {
     place_below(location, &below).ok_or_else(|| {
         UserError(format!("spec.checkpoint.location: '{location}' is not supported; {PLACES}"))
     })
+}
+
+/// Refuses places of a kind that is not known, before they are reached for.
+fn check_places(manifest: &StreamJob) -> Result<(), UserError> {
+    place(manifest)?;
+    match manifest.spec.start_place().filter(|start| place_below(start, Path::new("")).is_none()) {
+        Some(start) => Err(UserError(format!("spec.startFrom: '{start}' is not supported; {PLACES}"))),
+        None => Ok(()),
+    }
 }
 
 const PLACES: &str = "use s3://bucket/prefix, a folder or a file:// address";

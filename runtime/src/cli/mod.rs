@@ -4,6 +4,7 @@
 //! job failed; 4 another process runs the job.
 
 mod checkpoints;
+mod documents;
 mod embedded;
 mod job;
 mod memory;

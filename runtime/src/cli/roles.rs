@@ -128,12 +128,13 @@ pub fn coordinator(arguments: CoordinatorArguments) -> Result<Exit, UserError> {
         info!(port = listener.port(), "taking registrations of workers");
         let workers = Workers::accept(listener, uid.clone(), attempt, clock);
         let (store, is_in_charge) = (job.store()?, Arc::new(AtomicBool::new(true)));
+        let random = machine_random();
         let context = CoordinatorContext {
             clock,
             store: Arc::clone(&store),
             begins_from,
-            random: machine_random(),
-            outside: Outside::new(clock, job::buckets(&job.manifest)),
+            outside: Outside::new(clock, job::buckets(&job.manifest), &random),
+            random,
             sinks: Arc::new(StandardSinks),
             safeguards: Safeguards::default(),
         };
@@ -261,7 +262,7 @@ pub fn worker(arguments: WorkerArguments) -> Result<Exit, UserError> {
             store: job::store(&manifest)?,
             transport: Arc::new(Tcp),
             tasks: tasks.handle().clone(),
-            outside: Outside::new(clock, job::buckets(&manifest)),
+            outside: Outside::new(clock, job::buckets(&manifest), &machine_random()),
             sinks: Arc::new(StandardSinks),
             crash: job::crash()?,
             safeguards: Safeguards::default(),

@@ -177,7 +177,7 @@ async fn run(plan: Plan, format: Format, parallelism: u32) -> Result<Exit, UserE
     let listener = listener.map_err(|error| UserError(format!("failed to listen on loopback: {error}")))?;
     let address = format!("127.0.0.1:{}", listener.port());
     let workers = Workers::accept(listener, uid.clone(), Attempt(1), clock);
-    let outside = Outside::new(clock, BucketSettings::default());
+    let outside = Outside::new(clock, BucketSettings::default(), &random);
     let shown = Shown::new(format);
     let context = CoordinatorContext {
         clock,

@@ -431,7 +431,10 @@ async fn one_generation(
         "leading the job"
     );
     let restored_rows_out = restored_checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.rows_out);
-    sender.send_modify(|report| report.restored_rows_out = restored_rows_out);
+    sender.send_modify(|report| {
+        report.restored_rows_out = restored_rows_out;
+        report.plan = Some(Arc::new(plan.clone()));
+    });
     JobReport::change(sender, |report| {
         report.generation = generation.0;
         report.restored_epoch = restored_epoch;
@@ -734,12 +737,13 @@ mod tests {
         let stored = Plan { operators, edges: Vec::new() };
         let manifest = first.checkpoints.manifest(first.next_epoch, 1, stored, "old".to_owned());
         first.checkpoints.publish(&manifest).await.unwrap();
+        let random = Arc::new(Mutex::new(rand::SeedableRng::seed_from_u64(1)));
         let context = CoordinatorContext {
             clock,
             store: Arc::clone(&store),
             begins_from: None,
-            random: Arc::new(Mutex::new(rand::SeedableRng::seed_from_u64(1))),
-            outside: Outside::new(clock, crate::checkpoint::BucketSettings::default()),
+            outside: Outside::new(clock, crate::checkpoint::BucketSettings::default(), &random),
+            random,
             sinks: Arc::new(StandardSinks),
             safeguards: Safeguards::default(),
         };

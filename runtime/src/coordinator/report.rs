@@ -1,6 +1,7 @@
 //! What a job looks like from outside: the source of live progress, status and metrics.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use millrace_crds::contract::ReportedPhase as Phase;
@@ -72,6 +73,8 @@ fn checksums(manifest: &Manifest, plan: &Plan) -> Vec<ColumnChecksum> {
 pub struct JobReport {
     /// What the controller reads.
     pub public: Report,
+    /// The plan that this generation runs, which may be another than that of the manifest's SQL: a stored one.
+    pub plan: Option<Arc<Plan>>,
     /// What sinks had written by the checkpoint that this generation began with.
     pub restored_rows_out: u64,
     /// The longest time that a task stood still for the newest checkpoint whose state was written, in microseconds.

@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use millrace_crds::contract::{Report, ReportedCheckpoint, ReportedPhase as Phase};
+use millrace_sql::plan::Plan;
 use serde::Serialize;
 
 use super::CoordinatorState;
@@ -38,7 +39,24 @@ struct JobView {
     graph: Explained,
     /// Over all tasks of this generation.
     totals: FiguresView,
+    /// In the order of the graph, over all subtasks of this generation.
+    operators: Vec<OperatorView>,
     tasks: Vec<TaskView>,
+}
+
+/// What an operator has taken and given, as it runs in its chain.
+#[derive(Debug, Default, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct OperatorView {
+    id: String,
+    rows_in: u64,
+    /// Memory of the rows.
+    bytes_in: u64,
+    rows_out: u64,
+    bytes_out: u64,
+    late_rows: u64,
+    /// Keyed state, as of the newest barriers.
+    state_bytes: u64,
 }
 
 /// What one task has done, or all of them.
@@ -126,10 +144,12 @@ fn view(report: &JobReport, state: &CoordinatorState) -> JobView {
     });
     let in_order: BTreeMap<(u32, u32), TaskView> =
         tasks.map(|task| ((task.chain, task.subtask), task)).collect();
+    let plan = report.plan.as_deref().unwrap_or(&state.plan);
     JobView {
         report: report.public.clone(),
         checkpoints: report.recent.iter().cloned().collect(),
-        graph: explain(&state.plan),
+        graph: explain(plan),
+        operators: operators(plan, report.tasks.values().flatten()),
         totals: FiguresView {
             rows_in: totals.rows_in,
             rows_out: totals.rows_out,
@@ -144,6 +164,26 @@ fn view(report: &JobReport, state: &CoordinatorState) -> JobView {
         },
         tasks: in_order.into_values().collect(),
     }
+}
+
+/// Figures of each operator of a plan, of which tasks tell by its place in it.
+fn operators<'a>(plan: &Plan, tasks: impl Iterator<Item = &'a TaskReport>) -> Vec<OperatorView> {
+    let mut views: Vec<OperatorView> = plan
+        .operators
+        .iter()
+        .map(|operator| OperatorView { id: operator.id.clone(), ..OperatorView::default() })
+        .collect();
+    for told in tasks.flat_map(|task| &task.operators) {
+        // One of a plan before this one is not told of any more.
+        let Some(view) = views.get_mut(told.operator as usize) else { continue };
+        view.rows_in += told.rows_in;
+        view.bytes_in += told.bytes_in;
+        view.rows_out += told.rows_out;
+        view.bytes_out += told.bytes_out;
+        view.late_rows += told.late_rows;
+        view.state_bytes += told.state_bytes;
+    }
+    views
 }
 
 pub async fn stop(State(state): State<CoordinatorState>) -> StatusCode {

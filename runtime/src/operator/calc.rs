@@ -6,6 +6,7 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use millrace_sql::evaluate::Evaluator;
+use millrace_sql::functions::chance::Chance;
 use millrace_sql::functions::clock::BatchTime;
 use millrace_sql::plan::Calc as CalcPlan;
 use snafu::ResultExt;
@@ -30,9 +31,10 @@ impl Calc {
         input: &SchemaRef,
         output: SchemaRef,
         clock: Clock,
+        chance: &Chance,
     ) -> Result<Self, OperatorError> {
         let time = BatchTime::default();
-        let evaluator = |expression| Evaluator::at(expression, input, &time);
+        let evaluator = |expression| Evaluator::at(expression, input, &time, chance);
         let filter = plan.filter.as_ref().map(evaluator).transpose()?;
         let columns = plan.output.iter().map(evaluator).collect::<Result<_, _>>()?;
         let asks = plan.filter.iter().chain(&plan.output).any(|expression| expression.clock().is_some());

@@ -17,7 +17,6 @@ use super::restored::Restored;
 use super::source_head::{Idleness, SourceHead, Throttle};
 use super::{Lags, TaskEvent, TaskFigures, TaskHandle};
 use crate::checkpoint::records::SubtaskState;
-use crate::clock::Clock;
 use crate::exchange::{Gate, Inbox, Output};
 use crate::fault::{CrashAfterRows, Safeguards};
 use crate::model::{Epoch, Generation, JobUid, MaxParallelism, Subtask};
@@ -226,7 +225,7 @@ impl<'a> Making<'a, '_> {
                 Some(kind) => {
                     let input =
                         above.context(PlanSnafu { message: format!("'{}' has no input", operator.id) })?;
-                    let mut step = make_operator(kind, &input, output.clone(), context.outside.clock)?;
+                    let mut step = make_operator(kind, &input, output.clone(), &context.outside)?;
                     self.restored.restore(step.as_mut(), &state, context.max_parallelism, self.memory)?;
                     let (taken, figures) = (Flow::default(), OperatorFigures::default());
                     steps.push(Step { index: *index, operator: step, taken, figures });
@@ -330,10 +329,10 @@ fn make_operator(
     kind: &OperatorKind,
     input: &SchemaRef,
     output: SchemaRef,
-    clock: Clock,
+    outside: &Outside,
 ) -> Result<Box<dyn Operator>, BuildError> {
     Ok(match kind {
-        OperatorKind::Calc(plan) => Box::new(Calc::new(plan, input, output, clock)?),
+        OperatorKind::Calc(plan) => Box::new(Calc::new(plan, input, output, outside.clock, &outside.chance)?),
         OperatorKind::LocalAggregate(plan) => Box::new(LocalAggregate::new(plan)?),
         OperatorKind::WindowAggregate(plan) => Box::new(WindowAggregate::new(plan)?),
         OperatorKind::SessionAggregate(plan) => Box::new(SessionAggregate::new(plan)?),

@@ -146,6 +146,20 @@ fn exit_codes_tell_wrong_arguments_from_a_wrong_job() {
 
     assert_eq!(place.run(&["--workers", "many"]).status.code(), Some(2));
     assert_eq!(place.run(&["--no-such-option"]).status.code(), Some(2));
+    // The pages that tell them tell of the same ones.
+    let told = |page: &str| -> Vec<String> {
+        let text = fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(page))
+            .unwrap();
+        let of_codes =
+            text.split("# Exit codes of `millrace`").nth(1).unwrap().split("\n## ").next().unwrap();
+        let cells = of_codes.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+        cells
+            .filter(|cell| cell.starts_with(|first: char| first.is_ascii_digit()))
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(told("README.md"), ["0", "1", "2", "3", "4", "130, 143"]);
+    assert_eq!(told("docs/reference/exit-codes.md"), told("README.md"));
     fs::remove_file(place.path().join("job.yaml")).unwrap();
     refused(&place, 1, &["failed to read 'job.yaml'"]);
 }
@@ -166,6 +180,52 @@ fn a_job_that_another_process_takes_over_ends_with_its_own_exit_code() {
     assert_eq!(first.wait().unwrap().code(), Some(4));
     super::harness::wait_until("the second leads", || place.log().contains("checkpoint complete"));
     assert!(second.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn places_of_a_kind_that_is_not_known_are_refused_before_anything_runs() {
+    for (from, to, part) in [
+        (
+            "interval: 300ms",
+            "location: gs://bucket/f",
+            "spec.checkpoint.location: 'gs://bucket/f' is not supported; use s3://",
+        ),
+        (
+            "spec:",
+            "spec:\n  startFrom: abfss://a/b",
+            "spec.startFrom: 'abfss://a/b' is not supported; use s3://",
+        ),
+    ] {
+        let place = Place::new(1, SQL);
+        place.edit_job(from, to);
+        let output = place.verb("validate", &[]);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(text(&output).contains(part), "{}", text(&output));
+    }
+}
+
+#[test]
+fn a_job_and_its_sql_may_be_several_documents_of_a_file() {
+    let place = Place::new(1, SQL);
+    let indented: String = SQL.lines().map(|line| format!("    {line}\n")).collect();
+    let job = "kind: StreamJob\napiVersion: millrace.dev/v1alpha1\nmetadata: {name: job}\n\
+               spec: {pipeline: {sqlFrom: {configMapKeyRef: {name: queries, key: job.sql}}}}\n";
+    let config = format!(
+        "kind: ConfigMap\napiVersion: v1\nmetadata: {{name: queries}}\ndata:\n  job.sql: |\n{indented}"
+    );
+    let write = |text: &str| fs::write(place.path().join("job.yaml"), text).unwrap();
+    write(job);
+    refused(
+        &place,
+        1,
+        &[
+            "spec.pipeline.sqlFrom: there are no ConfigMaps outside of a cluster; put 'queries' into this file",
+        ],
+    );
+    write(&format!("{config}---\n{}", job.replace("spec:", "sepc: {}\nspec:")));
+    refused(&place, 1, &["sepc: is not known"]);
+    write(&format!("{config}---\n{job}"));
+    runs(&place);
 }
 
 #[test]

@@ -79,6 +79,28 @@ fn the_rows_of_a_query_are_shown_in_every_form() {
 }
 
 #[test]
+fn values_of_chance_are_others_with_each_row_and_the_same_wherever_a_row_is_read() {
+    let rows = "(VALUES (1), (2), (3)) AS t(x)";
+    let made =
+        format!("(SELECT UUID() AS u, UUID() AS v, RAND() AS r, RAND_INTEGER(5) AS i FROM {rows}) AS made");
+    assert_eq!(
+        shown(&format!("SELECT u = again, u <> v FROM (SELECT u, u AS again, v FROM {made}) AS s")),
+        ["TRUE,TRUE"; 3]
+    );
+    assert_eq!(
+        shown(&format!("SELECT COUNT(*), COUNT(DISTINCT u), COUNT(DISTINCT r) FROM {made}")),
+        ["3,3,3"]
+    );
+    assert_eq!(
+        shown(&format!("SELECT r >= 0 AND r < 1 AND i BETWEEN 0 AND 4 FROM {made} WHERE r + 1 >= r")),
+        ["TRUE"; 3]
+    );
+    assert_eq!(shown(&format!("SELECT RAND_INTEGER(42, 10) FROM {rows}")), ["0", "3", "8"]);
+    let texts = shown(&format!("SELECT u FROM {made}"));
+    assert!(texts.iter().all(|uuid| uuid.len() == 36 && uuid.as_bytes()[14] == b'4'), "{texts:?}");
+}
+
+#[test]
 fn rows_can_stand_in_the_text_itself() {
     assert_eq!(shown("SELECT 1 + 1, UPPER('x'), CAST(NULL AS INT)"), ["2,X,"]);
     assert_eq!(shown("SELECT 1 WHERE 2 > 3"), [""; 0]);

@@ -470,6 +470,20 @@ fn a_coordinator_that_was_fenced_stays_and_answers_nothing_but_that_it_lives() {
     assert_eq!(checkpoints[0], seen["lastCheckpoint"], "{seen:#}");
     let operators = seen["graph"]["operators"].as_array().unwrap();
     assert!(operators.iter().any(|operator| operator["id"] == "totals/bids/hop"), "{seen:#}");
+    let of_operator = |id: &str, figure: &str| {
+        let operators = job(&http)["operators"].as_array().unwrap().clone();
+        operators.iter().find(|operator| operator["id"] == id).unwrap()[figure].as_u64().unwrap()
+    };
+    wait_until("windows have given rows", || of_operator("totals/bids/hop", "rowsOut") > 0);
+    for (id, figure) in [
+        ("picked/events/source", "rowsOut"),
+        ("totals/bids/hop-local", "rowsIn"),
+        ("totals/bids/hop", "bytesIn"),
+        ("totals/bids/hop", "stateBytes"),
+        ("totals/totals/sink", "rowsIn"),
+    ] {
+        assert!(of_operator(id, figure) > 0, "{id} {figure}: {:#}", job(&http)["operators"]);
+    }
     let tasks = seen["tasks"].as_array().unwrap();
     assert!(tasks.len() >= 2 && tasks.iter().all(|task| task["subtask"] == 0), "{seen:#}");
 
@@ -640,6 +654,42 @@ fn a_worker_that_was_paused_for_longer_than_its_heartbeats_is_replaced() {
     assert!(job.wait().unwrap().success(), "{}", place.log());
     assert!(restored_epochs(&place.log()).iter().any(|epoch| *epoch > 0), "{}", place.log());
     assert_eq!((place.rows("picked"), place.rows("totals")), straight());
+}
+
+/// Its place was given to another one meanwhile: what it goes on with, from where it was stopped, reaches nobody.
+#[test]
+fn a_worker_that_wakes_up_after_it_was_replaced_adds_nothing() {
+    let place = Place::new(1, &SQL.replace("'400000'", "'1000000'"));
+    let log = |name: &str| std::fs::read_to_string(place.path().join(name)).unwrap_or_default();
+    let arguments = ["--uid", "one", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let _coordinator = place.start_role("coordinator", &arguments, "first");
+    let mark = "taking registrations of workers port=";
+    wait_until("it takes workers", || log("first").contains(mark));
+    let port = log("first").split(mark).nth(1).unwrap().lines().next().unwrap().trim().to_owned();
+    let worker = |name: &str| {
+        let address = format!("127.0.0.1:{port}");
+        let to = ["--coordinator", &address, "--listen", "127.0.0.1:0", "--host", "127.0.0.1"];
+        place.start_role("worker", &[&["--uid", "one", "--slots", "1"], &to[..]].concat(), name)
+    };
+    let woken = worker("a");
+    wait_until("two checkpoints are complete", || checkpoints(&log("first")) >= 2);
+    let _spare = worker("b");
+    wait_until("another worker waits", || log("first").matches("a worker has registered").count() >= 2);
+
+    signal(woken.id(), libc::SIGSTOP);
+    let again = "running generation=2";
+    wait_until("the other one goes on", || {
+        log("first").split(again).nth(1).is_some_and(|after| checkpoints(after) >= 1)
+    });
+    assert!(log("b").contains("deployed generation=2"), "{}", log("b"));
+    let known = log("a").len();
+    signal(woken.id(), libc::SIGCONT);
+
+    wait_until("it notices", || log("a")[known..].contains("coordinator"));
+    wait_until("the job has ended", || log("first").contains("the job has ended"));
+    assert!(!log("first").contains("generation=3"), "{}", log("first"));
+    let sql = SQL.replace("'400000'", "'1000000'");
+    assert!((place.rows("picked"), place.rows("totals")) == undisturbed(&sql), "{}", log("a"));
 }
 
 /// Another one has taken over meanwhile, with a worker of its own: both of the first pair find out that they are not in charge.

@@ -142,4 +142,5 @@ caught! {
     missing_alignment_is_caught: aligns_barriers WrongRows
     a_missing_look_at_what_was_written_is_caught: verifies_segments NoEnd
     a_missing_comparison_of_what_is_in_memory_is_caught: compares_images WrongRows
+    a_missing_look_at_a_manifest_is_caught: verifies_manifests NoEnd
 }

@@ -101,6 +101,20 @@ fn state_in_a_bucket_survives_kills() {
     let straight = Place::new(1, &SQL.replace(", 'rows-per-second' = '50000'", ""));
     assert!(straight.run(&[]).status.success());
     assert_eq!(place.rows("totals"), straight.rows("totals"));
+
+    // Started over, everything is written again.
+    place.edit_job(", 'rows-per-second' = '50000'", "");
+    let again = place.run(&["--from", "none"]);
+    assert!(again.status.success(), "{}", text(&again));
+    assert!(text(&again).contains("restored_epoch=0"), "{}", text(&again));
+    assert_eq!(place.rows("totals").len(), 2 * straight.rows("totals").len());
+    let all = place.verb("checkpoints", &["delete", "--all"]);
+    assert!(
+        all.status.success() && text(&all).contains("removed the state in 's3://state/jobs"),
+        "{}",
+        text(&all)
+    );
+    assert!(text(&place.verb("checkpoints", &[])).contains("there is no checkpoint"));
 }
 
 #[test]

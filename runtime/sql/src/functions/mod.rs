@@ -3,7 +3,9 @@
 //! Names and NULL handling follow Flink's documentation of its built-in functions.
 
 pub mod aggregates;
+mod arrays;
 mod cast;
+pub mod chance;
 pub mod clock;
 pub mod decimals;
 mod encodings;
@@ -38,7 +40,7 @@ pub use text::of_column as texts;
 /// Every function by its SQL names; the first is the one that plans store.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let tables = tables().into_iter().flatten().flat_map(|function| function.names.iter().copied());
-    tables.chain(rounding::NAMES).chain(clock::names())
+    tables.chain(rounding::NAMES).chain(clock::names()).chain(chance::names())
 }
 
 /// Looks a scalar function up by its SQL name, in any case.
@@ -52,6 +54,9 @@ pub fn scalar(name: &str) -> Option<Arc<ScalarUDF>> {
     }
     if let Some(clock) = clock::AtTime::by_name(&name, &clock::BatchTime::default()) {
         return Some(Arc::new(ScalarUDF::from(clock)));
+    }
+    if let Some(chance) = chance::ByChance::by_name(&name, &chance::Chance::default()) {
+        return Some(Arc::new(ScalarUDF::from(chance)));
     }
     let function = tables().into_iter().flatten().find(|function| function.names.contains(&name.as_str()))?;
     Some(Arc::new(ScalarUDF::from(scalar::Function::new(function))))
@@ -90,6 +95,7 @@ pub fn reference() -> String {
     lines.extend(
         rounding::NAMES.map(|name| format!("| `{0}` | `{0}(number[, digits])` |", name.to_uppercase())),
     );
+    lines.extend(chance::listed().map(|(name, usage)| format!("| `{name}` | `{usage}` |")));
     lines.extend(clock::listed().map(|(name, usage)| format!("| `{name}` | `{usage}` |")));
     lines.extend(special().map(|(name, usage)| format!("| `{name}` | `{usage}` |")));
     lines.extend(aggregates::NAMES.map(|name| {
@@ -135,7 +141,7 @@ fn special() -> [(&'static str, &'static str); 6] {
     ]
 }
 
-fn tables() -> [&'static [Scalar]; 12] {
+fn tables() -> [&'static [Scalar]; 13] {
     [
         numbers::FUNCTIONS,
         math::FUNCTIONS,
@@ -145,6 +151,7 @@ fn tables() -> [&'static [Scalar]; 12] {
         search::FUNCTIONS,
         times::FUNCTIONS,
         nested::FUNCTIONS,
+        arrays::FUNCTIONS,
         pieces::FUNCTIONS,
         time_texts::FUNCTIONS,
         encodings::FUNCTIONS,

@@ -73,19 +73,19 @@ pub const FUNCTIONS: &[Scalar] = &[
     },
 ];
 
-fn item(data_type: &DataType) -> FieldRef {
+pub fn item(data_type: &DataType) -> FieldRef {
     Arc::new(Field::new("item", data_type.clone(), true))
 }
 
 /// Fields of a ROW that have no names are numbered.
-fn row_fields<'a>(types: impl Iterator<Item = &'a DataType>) -> Fields {
+pub fn row_fields<'a>(types: impl Iterator<Item = &'a DataType>) -> Fields {
     types
         .enumerate()
         .map(|(number, data_type)| Field::new(format!("EXPR${number}"), data_type.clone(), true))
         .collect()
 }
 
-fn key_and_value(entries: &FieldRef) -> Option<(DataType, DataType)> {
+pub fn key_and_value(entries: &FieldRef) -> Option<(DataType, DataType)> {
     match entries.data_type() {
         DataType::Struct(fields) if fields.len() == 2 => {
             Some((fields[0].data_type().clone(), fields[1].data_type().clone()))

@@ -120,6 +120,8 @@ pub mod function {
         "localtime",
         "unix_seconds",
     ];
+    /// They give another value with each row.
+    pub const CHANCES: [&str; 3] = ["uuid", "rand", "rand_integer"];
     pub const AND: &str = "and";
     pub const OR: &str = "or";
     pub const NOT: &str = "not";
@@ -206,6 +208,16 @@ impl Expr {
                 Some(&call.function)
             }
             _ => self.children().into_iter().find_map(Expr::clock),
+        }
+    }
+
+    /// The first function in it that gives another value with each row.
+    pub fn chance(&self) -> Option<&str> {
+        match &self.node {
+            Some(Node::Call(call)) if function::CHANCES.contains(&call.function.as_str()) => {
+                Some(&call.function)
+            }
+            _ => self.children().into_iter().find_map(Expr::chance),
         }
     }
 

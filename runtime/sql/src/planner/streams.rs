@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::Field as ArrowField;
 use datafusion_common::{DFSchema, DFSchemaRef, DataFusionError, Result, not_impl_err, plan_err};
-use datafusion_expr::{Distinct, Expr, ExprSchemable, LogicalPlan, Values};
+use datafusion_expr::{Distinct, Expr, ExprSchemable, LogicalPlan, Projection, Values};
 
 use super::aggregates::mentions_window;
 use super::catalog::{Catalog, DeclaredTable};
@@ -33,6 +33,8 @@ pub struct StreamBuilder {
     ids: HashMap<String, usize>,
     /// Options of sources that do not have them.
     of_sources: BTreeMap<String, String>,
+    /// Columns that are event time of operators which only pass it on.
+    times: HashMap<usize, Vec<usize>>,
 }
 
 /// Rows of one or several operators (UNION ALL), seen through expressions.
@@ -87,7 +89,12 @@ pub fn over_physical_columns(plan: &LogicalPlan, table: &Table) -> Result<Vec<pl
 
 impl StreamBuilder {
     pub fn new() -> Self {
-        StreamBuilder { plan: Plan::default(), ids: HashMap::new(), of_sources: BTreeMap::new() }
+        StreamBuilder {
+            plan: Plan::default(),
+            ids: HashMap::new(),
+            of_sources: BTreeMap::new(),
+            times: HashMap::new(),
+        }
     }
 
     /// True if an operator takes rows back that it has given.
@@ -292,7 +299,7 @@ impl Conversion<'_> {
                 for branch in &mut stream.branches {
                     branch.columns = convert_all(&projection.expr, schema, &branch.columns)?;
                 }
-                Ok(stream)
+                self.settled(stream, projection)
             }
             LogicalPlan::Filter(filter) => self.filter(&filter.predicate, &filter.input),
             LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<WindowNode>() {
@@ -306,6 +313,33 @@ impl Conversion<'_> {
             LogicalPlan::Values(values) => values_of(values),
             other => not_impl_err!("{}", other.display()).map_err(bare),
         }
+    }
+
+    /// Makes rows of what has a value of chance in it: who reads it twice must read the same.
+    fn settled(&mut self, mut stream: Stream, projection: &Projection) -> Result<Stream, Refused> {
+        let chance =
+            |branch: &Branch| branch.columns.iter().find_map(plan::Expr::chance).map(str::to_uppercase);
+        let Some(name) = stream.branches.iter().find_map(chance) else { return Ok(stream) };
+        if stream.window.is_some() {
+            let message = format!("{name} between a window function and its GROUP BY is not supported yet");
+            return Err((DataFusionError::NotImplemented(message), Some(name)));
+        }
+        let schema = projection.input.schema();
+        let fields = projection.expr.iter().map(|expression| field_of(expression, schema));
+        let schema = Schema { fields: fields.collect::<Result<_, _>>()? };
+        let mut branches = Vec::with_capacity(stream.branches.len());
+        for mut branch in stream.branches {
+            let columns = std::mem::take(&mut branch.columns);
+            let is_time = |(_, column): &(usize, &plan::Expr)| self.is_event_time(&branch.base, column);
+            let times: Vec<usize> =
+                columns.iter().enumerate().filter(is_time).map(|(index, _)| index).collect();
+            let operator = self.calc(branch, columns, schema.clone(), &stream.place)?;
+            self.builder.times.insert(operator, times);
+            let columns = (0..schema.fields.len()).map(plan::Expr::column).collect();
+            branches.push(Branch { base: Base::Operator(operator), filter: None, columns, time: None });
+        }
+        stream.branches = branches;
+        Ok(stream)
     }
 
     fn filter(&mut self, predicate: &Expr, input: &LogicalPlan) -> Result<Stream, Refused> {
@@ -377,6 +411,9 @@ impl Conversion<'_> {
             }
             Base::Written(_) => false,
             // A window's rows are as late as its last millisecond, and the watermark follows them.
+            Base::Operator(index) if self.builder.times.contains_key(index) => {
+                expression.as_column().is_some_and(|column| self.builder.times[index].contains(&column))
+            }
             Base::Operator(index) => {
                 let keys = match &self.builder.plan.operators[*index].kind {
                     Some(OperatorKind::WindowAggregate(window)) => Some(window.key_fields.len()),
@@ -415,13 +452,14 @@ impl Conversion<'_> {
         Ok(index)
     }
 
-    /// A row that is taken back must be the one that was given: at another time it would be another one.
+    /// A row that is taken back must be the one that was given: at another time, or by chance, it would be another one.
     fn check_clocks<'e>(
         &self,
         base: usize,
         mut all: impl Iterator<Item = &'e plan::Expr>,
     ) -> Result<(), Refused> {
-        let Some(name) = all.find_map(plan::Expr::clock).filter(|_| self.builder.gives_changes(base)) else {
+        let asked = |expression: &'e plan::Expr| expression.clock().or_else(|| expression.chance());
+        let Some(name) = all.find_map(asked).filter(|_| self.builder.gives_changes(base)) else {
             return Ok(());
         };
         let name = clock::shown(name);

@@ -117,6 +117,11 @@ fn mistakes_are_shown_where_they_are() {
         ),
         ("SELECT COUNT(*) OVER (PARTITION BY auction) FROM bid", "1:17+4 OVER is not supported yet", None),
         (
+            "SELECT RAND_INTEGER(3) FROM (SELECT COUNT(*) AS n FROM bid GROUP BY auction) AS counts",
+            "1:8+12 RAND_INTEGER over rows that change is not supported yet",
+            None,
+        ),
+        (
             "SELECT * FROM bid MATCH_RECOGNIZE (ORDER BY dateTime MEASURES A.price AS p PATTERN (A) DEFINE A AS A.price > 1)",
             "1:19+15 MATCH_RECOGNIZE is not supported yet",
             Some("use a window"),

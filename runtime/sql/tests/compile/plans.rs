@@ -37,6 +37,17 @@ fn a_source_reads_only_what_is_used() {
 }
 
 #[test]
+fn what_has_values_of_chance_is_made_once_and_keeps_its_event_time() {
+    let text = job(TUMBLE_SINK, &TUMBLE.replace("TABLE bid", "TABLE numbered"));
+    let view = "CREATE VIEW numbered AS SELECT *, UUID() AS id FROM bid;\nINSERT INTO";
+    let plan = compile(&text.replacen("INSERT INTO", view, 1)).unwrap();
+
+    let found = ids(&plan);
+    let calc = found.iter().position(|id| *id == "out/bid/calc").unwrap_or_else(|| panic!("{found:?}"));
+    assert!(found[calc..].iter().any(|id| id.ends_with("/tumble")), "{found:?}");
+}
+
+#[test]
 fn a_window_aggregate_is_split_around_the_exchange() {
     let plan = plan(&job(TUMBLE_SINK, TUMBLE));
 

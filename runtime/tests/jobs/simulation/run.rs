@@ -19,6 +19,7 @@ use millrace::state::{LocalDisk, StateMemory};
 use millrace::transport::Transport;
 use millrace::worker::{Worker, WorkerContext, WorkerError, WorkerSettings};
 use millrace_crds::v1alpha1::UpgradeSpec;
+use millrace_sql::functions::chance::Chance;
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -346,7 +347,13 @@ impl Run {
 
     fn outside(&self, process: ProcessId) -> Outside {
         let (clock, transport) = (self.clock, Arc::new(self.network.of(process)));
-        Outside { clock, transport, buckets: BucketSettings::default(), secrets: Secrets::Unread }
+        Outside {
+            clock,
+            transport,
+            buckets: BucketSettings::default(),
+            secrets: Secrets::Unread,
+            chance: Chance::default(),
+        }
     }
 
     fn coordinator(

@@ -15,7 +15,8 @@ const CRATES: &[(&str, Rows)] = &[
         "operator",
         &[
             &["reconcile"],
-            &["apply", "observe", "status"],
+            &["deletion"],
+            &["apply", "observe", "pipeline", "status"],
             &["refusal"],
             &["context", "desired"],
             &["decide"],

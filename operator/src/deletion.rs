@@ -32,15 +32,11 @@ pub fn is_held(job: &StreamJob) -> bool {
     job.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 
-/// The next step of a deleted job that is held; what is to be told, if it is the last one.
+/// Takes the next step of a deleted job that is held, and tells which one.
 ///
 /// # Errors
 /// Of the API server, in its own words.
-pub async fn part(
-    job: &StreamJob,
-    context: &Context,
-    now: Timestamp,
-) -> Result<Option<Farewell>, kube::Error> {
+pub async fn part(job: &StreamJob, context: &Context, now: Timestamp) -> Result<Farewell, kube::Error> {
     let namespace = names::namespace(job);
     let jobs = Api::<Job>::namespaced(context.client.clone(), namespace);
     let cleanup = names::cleanup(names::job(job));
@@ -58,9 +54,10 @@ pub async fn part(
         Farewell::Clean => {
             match jobs.create(&PostParams::default(), &desired::cleanup(job, &context.settings)).await {
                 Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                // A namesake's is still on its way out.
+                Err(kube::Error::Api(status)) if status.code == 409 => step = Farewell::Wait,
                 // Nothing can be made in a namespace that is being deleted, or beyond a quota: its end must not wait for that.
-                Err(kube::Error::Api(status)) if (400..500).contains(&status.code) => {
+                Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
                     step = Farewell::GiveUp { why: status.message.clone() };
                 }
                 Err(error) => return Err(error),
@@ -69,12 +66,12 @@ pub async fn part(
         Farewell::LetGo | Farewell::GiveUp { .. } => {}
     }
     if !matches!(step, Farewell::LetGo | Farewell::GiveUp { .. }) {
-        return Ok(None);
+        return Ok(step);
     }
     ignore_missing(jobs.delete(&cleanup, &DeleteParams::background()).await)?;
     let others = job.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
     set_finalizers(job, others, context).await?;
-    Ok(Some(step))
+    Ok(step)
 }
 
 async fn seen(

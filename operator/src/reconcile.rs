@@ -129,27 +129,34 @@ async fn part(job: &StreamJob, context: &Context) -> Result<Action, ReconcileErr
     let location = placed.spec.checkpoint.location.clone().unwrap_or_default();
     let (namespace, name) = (names::namespace(job), names::job(job));
     let place = format!("{}/{namespace}/{name}", location.trim_end_matches('/'));
-    let event = match deletion::part(&placed, context, now()).await.context(PartSnafu)? {
-        None => return Ok(Action::requeue(PARTING)),
-        Some(Farewell::GiveUp { why }) => Event {
-            type_: EventType::Warning,
-            reason: "StateNotDeleted".to_owned(),
-            note: Some(short(format!("the state in {place} is still there, remove it by hand: {why}"))),
-            action: "Delete".to_owned(),
-            secondary: None,
-        },
-        Some(_) if !decide::deletion::is_wanted(job) => return Ok(Action::await_change()),
-        Some(_) => Event {
-            type_: EventType::Normal,
-            reason: "StateDeleted".to_owned(),
-            note: Some(format!("the state in {place} was removed with the job, but for its savepoints")),
-            action: "Delete".to_owned(),
-            secondary: None,
-        },
+    let step = deletion::part(&placed, context, now()).await.context(PartSnafu)?;
+    let is_over = matches!(step, Farewell::LetGo | Farewell::GiveUp { .. });
+    let (type_, reason, note) = match step {
+        Farewell::Wait | Farewell::RemovePods => return Ok(Action::requeue(PARTING)),
+        Farewell::LetGo if !decide::deletion::is_wanted(job) => return Ok(Action::await_change()),
+        Farewell::Clean => {
+            let note = format!("a pod removes the state in {place}; the job goes once that is done");
+            (EventType::Normal, "DeletingState", note)
+        }
+        Farewell::LetGo => {
+            let note = format!("the state in {place} was removed with the job, but for its savepoints");
+            (EventType::Normal, "StateDeleted", note)
+        }
+        Farewell::GiveUp { why } => {
+            let note = format!("the state in {place} is still there, remove it by hand: {why}");
+            (EventType::Warning, "StateNotDeleted", note)
+        }
+    };
+    let event = Event {
+        type_,
+        reason: reason.to_owned(),
+        note: Some(short(note)),
+        action: "Delete".to_owned(),
+        secondary: None,
     };
     info!(%namespace, job = %name, reason = event.reason, "{}", event.note.as_deref().unwrap_or_default());
     publish(job, event, context).await;
-    Ok(Action::await_change())
+    Ok(if is_over { Action::await_change() } else { Action::requeue(PARTING) })
 }
 
 /// The objects of the last good spec, while an edit is refused; none of a job that does not run.

@@ -109,8 +109,9 @@ fn secured_listener(folder: &Path) -> (Secured, String) {
     let (place, prefix) = (folder.display(), "listener.name.safe");
     let ((user, password), modules) = (PLAIN_USER, "org.apache.kafka.common.security");
     let settings = format!(
-        "{prefix}.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512\n\
+        "{prefix}.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
          {prefix}.plain.sasl.jaas.config={modules}.plain.PlainLoginModule required user_{user}=\"{password}\";\n\
+         {prefix}.scram-sha-256.sasl.jaas.config={modules}.scram.ScramLoginModule required;\n\
          {prefix}.scram-sha-512.sasl.jaas.config={modules}.scram.ScramLoginModule required;\n\
          {prefix}.ssl.keystore.type=PEM\n{prefix}.ssl.keystore.location={place}/store.pem\n\
          {prefix}.ssl.truststore.type=PEM\n{prefix}.ssl.truststore.location={place}/ca.pem\n\
@@ -173,9 +174,12 @@ impl Broker {
              share.coordinator.state.topic.replication.factor=1\nshare.coordinator.state.topic.min.isr=1\n{more}",
             folder.path().display()
         );
-        let scram = format!("SCRAM-SHA-512=[name={},password={}]", SCRAM_USER.0, SCRAM_USER.1);
+        let scram =
+            |hash: &str| format!("SCRAM-SHA-{hash}=[name={},password={}]", SCRAM_USER.0, SCRAM_USER.1);
+        let (short, long) = (scram("256"), scram("512"));
         let level = format!("transaction.version={transaction_level}");
-        let format = ["--feature", level.as_str(), "--add-scram", scram.as_str()];
+        let format =
+            ["--feature", level.as_str(), "--add-scram", short.as_str(), "--add-scram", long.as_str()];
         let secured = secured.map(|(secured, _)| secured);
         Self::run(folder, &config, &format, port, controller, secured)
     }

@@ -1,7 +1,7 @@
 //! Rows through Kafka, exactly once, through kills of everything.
 
 use crate::broker::{Broker, PLAIN_USER, SCRAM_USER};
-use crate::harness::{Job, Place, signal, text};
+use crate::harness::{Job, Place, signal, text, wait_until};
 use std::collections::BTreeMap;
 
 pub(super) fn sql(broker: &str) -> String {
@@ -700,6 +700,126 @@ INSERT INTO out SELECT at, id, MAP['of', CAST(CAST(id AS STRING) AS BYTES), 'by'
         broker.printed("out", &["print.timestamp=true", "print.headers=true"], 2),
         ["CreateTime:0\tof:1,by:millrace\t{\"id\":1}", "CreateTime:1000\tof:2,by:millrace\t{\"id\":2}"]
     );
+    let reader = Place::new(
+        1,
+        &format!(
+            "CREATE TABLE out (id BIGINT, headers MAP<STRING, BYTES> METADATA VIRTUAL, epoch INT METADATA FROM 'leader-epoch' VIRTUAL)
+  WITH ({options}, 'topic' = 'out', 'scan.bounded.mode' = 'latest-offset');
+CREATE TABLE seen (id BIGINT, of_id STRING, maker STRING, missing STRING, has_epoch BOOLEAN)
+  WITH ('connector' = 'filesystem', 'path' = 'seen', 'format' = 'json');
+INSERT INTO seen SELECT id, CAST(headers['of'] AS STRING), CAST(headers['by'] AS STRING), CAST(headers['x'] AS STRING), epoch >= 0
+  FROM out;"
+        ),
+    );
+    let output = reader.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let row = |id: u32| {
+        format!(
+            "{{\"id\":{id},\"of_id\":\"{id}\",\"maker\":\"millrace\",\"missing\":null,\"has_epoch\":true}}"
+        )
+    };
+    assert_eq!(reader.rows("seen"), [row(1), row(2)]);
+}
+
+/// Rows of a generator are written in every way, and read again.
+#[test]
+fn records_pass_in_every_compression_to_the_partitions_that_are_wanted() {
+    const WAYS: [(&str, &str); 7] = [
+        ("none", "'properties.compression.type' = 'none'"),
+        ("gzip", "'properties.compression.type' = 'gzip'"),
+        ("snappy", "'properties.compression.type' = 'snappy'"),
+        ("lz4", "'properties.compression.type' = 'lz4'"),
+        ("zstd", "'properties.compression.type' = 'zstd'"),
+        ("fixed", "'sink.partitioner' = 'fixed'"),
+        ("round", "'sink.partitioner' = 'round-robin'"),
+    ];
+    let broker = Broker::start(2);
+    let options =
+        format!("'connector' = 'kafka', 'bootstrap.servers' = '{}', 'format' = 'json'", broker.address());
+    let mut writing = String::from(
+        "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'fields.n.kind' = 'sequence', 'fields.n.start' = '1',
+  'fields.n.end' = '3000', 'rows-per-second' = '1000000');\n",
+    );
+    let mut reading = String::new();
+    for (name, way) in WAYS {
+        broker.create_topic(name, 3);
+        let columns = "n BIGINT, words STRING";
+        writing.push_str(&format!(
+            "CREATE TABLE `{name}` ({columns}) WITH ({options}, 'topic' = '{name}', {way});
+INSERT INTO `{name}` SELECT n, REPEAT(CAST(n AS STRING), 50) FROM numbers;\n"
+        ));
+        reading.push_str(&format!(
+            "CREATE TABLE `{name}` ({columns}, p INT METADATA FROM 'partition' VIRTUAL)
+  WITH ({options}, 'topic' = '{name}', 'scan.bounded.mode' = 'latest-offset');
+CREATE TABLE `{name}_seen` (n BIGINT, is_whole BOOLEAN, p INT) WITH ('connector' = 'filesystem', 'path' = 'seen/{name}', 'format' = 'csv');
+INSERT INTO `{name}_seen` SELECT n, words = REPEAT(CAST(n AS STRING), 50), p FROM `{name}`;\n"
+        ));
+    }
+    let output = Place::new(2, &writing).run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+
+    let reader = Place::new(2, &reading);
+    let output = reader.run(&[]);
+
+    assert!(output.status.success(), "{}", text(&output));
+    let numbers: std::collections::BTreeSet<u32> = (1..=3000).collect();
+    for (name, _) in WAYS {
+        let rows = reader.rows(&format!("seen/{name}"));
+        let mut partitions = [0_i32; 3];
+        let mut found = std::collections::BTreeSet::new();
+        for row in &rows {
+            let [n, is_whole, p] = row.split(',').collect::<Vec<_>>()[..] else { panic!("{row}") };
+            assert_eq!(is_whole, "true", "{name}: {row}");
+            found.insert(n.parse::<u32>().unwrap());
+            partitions[p.parse::<usize>().unwrap()] += 1;
+        }
+        assert!(rows.len() == 3000 && found == numbers, "{name}: {} rows", rows.len());
+        match name {
+            // A subtask writes to one partition, and there are two.
+            "fixed" => {
+                assert!(partitions[2] == 0 && partitions[0] > 0 && partitions[1] > 0, "{partitions:?}")
+            }
+            // One partition after the other, batch by batch.
+            "round" => assert!(partitions.iter().filter(|rows| **rows > 0).count() > 1, "{partitions:?}"),
+            _ => {}
+        }
+    }
+}
+
+/// Rows of a transaction that is open are read by who asks for them, and by nobody else.
+#[test]
+fn rows_that_are_not_committed_are_read_if_that_is_wanted() {
+    let broker = Broker::start(2);
+    broker.create_topic("pending", 1);
+    let options =
+        format!("'connector' = 'kafka', 'bootstrap.servers' = '{}', 'format' = 'json'", broker.address());
+    let writer = Place::new(
+        1,
+        &format!(
+            "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'fields.n.kind' = 'sequence', 'fields.n.start' = '1',
+  'fields.n.end' = '100000000', 'rows-per-second' = '1000');
+CREATE TABLE pending (n BIGINT) WITH ({options}, 'topic' = 'pending');
+INSERT INTO pending SELECT n FROM numbers;"
+        ),
+    );
+    writer.edit_job("interval: 300ms", "interval: 1h");
+    let _job = writer.start(&[]);
+    let read = |isolation: &str| {
+        let reader = Place::new(
+            1,
+            &format!(
+                "CREATE TABLE pending (n BIGINT)
+  WITH ({options}, 'topic' = 'pending', 'scan.bounded.mode' = 'latest-offset'{isolation});
+CREATE TABLE seen (n BIGINT) WITH ('connector' = 'filesystem', 'path' = 'seen', 'format' = 'json');
+INSERT INTO seen SELECT n FROM pending;"
+            ),
+        );
+        let output = reader.run(&[]);
+        assert!(output.status.success(), "{}", text(&output));
+        reader.rows("seen").len()
+    };
+    wait_until("rows are at the broker", || read(", 'properties.isolation.level' = 'read_uncommitted'") > 0);
+    assert_eq!(read(""), 0);
 }
 
 #[test]
@@ -813,9 +933,11 @@ fn brokers_that_let_in_only_known_users_are_read_and_written() {
     for name in ["user", "kafka-password", "ca", "certificate", "key"] {
         declared.push_str(&format!("    - {{name: {name}, secretKeyRef: {{name: s, key: {name}}}}}\n"));
     }
-    for (mechanism, module, (user, password)) in
-        [("SCRAM-SHA-512", "scram.Scram", SCRAM_USER), ("PLAIN", "plain.Plain", PLAIN_USER)]
-    {
+    for (mechanism, module, (user, password)) in [
+        ("SCRAM-SHA-512", "scram.Scram", SCRAM_USER),
+        ("PLAIN", "plain.Plain", PLAIN_USER),
+        ("SCRAM-SHA-256", "scram.Scram", SCRAM_USER),
+    ] {
         let options = secured(&broker, mechanism, module);
         let sql = format!(
             "CREATE TABLE events (id BIGINT) WITH ({options}, 'topic' = 'events', 'scan.bounded.mode' = 'latest-offset');
@@ -853,9 +975,10 @@ INSERT INTO picked SELECT id, '{mechanism}' FROM events;"
             assert!(!log.contains(secret), "the log has '{secret}': {log}");
         }
     }
-    let rows = broker.committed("picked", 3);
+    let rows = broker.committed("picked", 6);
     let row = |mechanism: &str| format!("{{\"id\":1,\"mechanism\":\"{mechanism}\"}}");
-    assert_eq!(rows, [row("PLAIN"), row("PLAIN"), row("SCRAM-SHA-512")]);
+    let (short, long) = (row("SCRAM-SHA-256"), row("SCRAM-SHA-512"));
+    assert_eq!(rows, [row("PLAIN"), row("PLAIN"), short.clone(), short.clone(), short, long]);
 }
 
 /// Rows go out with keys of their columns, and come in again with the columns of their keys.

@@ -193,6 +193,48 @@ fn objects(folder: &Path) -> BTreeMap<PathBuf, String> {
 }
 
 #[test]
+fn files_that_come_later_to_a_watched_bucket_are_read_once_through_kills() {
+    let data = tempfile::tempdir().unwrap();
+    for bucket in ["state", "inputs", "outputs"] {
+        fs::create_dir(data.path().join(bucket)).unwrap();
+    }
+    fs::create_dir(data.path().join("inputs/numbers")).unwrap();
+    let server = Server::start(data.path());
+    let sql = "
+CREATE TABLE numbers (n BIGINT)
+  WITH ('connector' = 'filesystem', 'path' = 's3://inputs/numbers', 'format' = 'json', 'source.monitor-interval' = '100 ms');
+CREATE TABLE doubled (n BIGINT) WITH ('connector' = 'filesystem', 'path' = 's3://outputs/doubled', 'format' = 'json');
+INSERT INTO doubled SELECT n * 2 FROM numbers;";
+    let place = place_of(&server, "millrace-secret", sql);
+    let rows = || -> Vec<u32> {
+        let texts = objects(&data.path().join("outputs/doubled"));
+        let number = |line: &str| line.trim_start_matches("{\"n\":").trim_end_matches('}').parse().unwrap();
+        let mut rows: Vec<u32> = texts.values().flat_map(|text| text.lines().map(number)).collect();
+        rows.sort_unstable();
+        rows
+    };
+    let mut expected = Vec::new();
+    for turn in 0..3 {
+        let mut job = place.start(&[]);
+        for file in 0..2 {
+            let number = turn * 10 + file;
+            let to = data.path().join(format!("inputs/numbers/{number:02}.jsonl"));
+            // Whole when it is seen.
+            let aside = data.path().join("aside");
+            fs::write(&aside, format!("{{\"n\":{number}}}\n{{\"n\":{}}}\n", 100 + number)).unwrap();
+            fs::rename(aside, to).unwrap();
+            expected.extend([2 * number, 2 * (100 + number)]);
+            expected.sort_unstable();
+            place.wait_until("its rows are visible", || rows().len() >= expected.len());
+        }
+        signal(job.id(), if turn == 2 { libc::SIGINT } else { libc::SIGKILL });
+        let ended = job.wait().unwrap();
+        assert_eq!(ended.success(), turn == 2, "{}", place.log());
+        assert_eq!(rows(), expected, "turn {turn}: {}", place.log());
+    }
+}
+
+#[test]
 fn files_of_partitions_in_a_bucket_hold_every_row_once() {
     let data = tempfile::tempdir().unwrap();
     fs::create_dir(data.path().join("state")).unwrap();

@@ -15,7 +15,7 @@ const CRATES: &[(&str, Rows)] = &[
         "operator",
         &[
             &["reconcile"],
-            &["deletion"],
+            &["deletion", "leader"],
             &["apply", "observe", "pipeline", "status"],
             &["refusal"],
             &["context", "desired"],

@@ -353,8 +353,10 @@ impl Test {
 
     fn kill_all(&self) -> Outcome<()> {
         let operator = ["deployment/millrace-operator", "-n", SYSTEM];
-        let pod = kubectl(&["get", "pods", "-n", SYSTEM, "-o", "jsonpath={.items[0].metadata.name}"])?;
-        run(&script("container-signal"), &["KILL", SYSTEM, pod.trim()])?;
+        let lease = ["get", "lease/millrace-operator", "-n", SYSTEM, "-o", "jsonpath={.spec.holderIdentity}"];
+        let leader = kubectl(&lease)?;
+        let pod = leader.rsplit_once('_').map_or("", |(pod, _)| pod);
+        run(&script("container-signal"), &["KILL", SYSTEM, pod])?;
         // The kubelet would start it again.
         kubectl(&[&["scale"], &operator[..], &["--replicas=0"]].concat())?;
         wait("the controller is gone", RECOVERY_SECONDS, || {
@@ -366,7 +368,7 @@ impl Test {
         wait("a coordinator is back without the controller", RECOVERY_SECONDS, || {
             Ok(self.led().ok().filter(|led| led.epoch > led.restored_epoch))
         })?;
-        kubectl(&[&["scale"], &operator[..], &["--replicas=1"]].concat()).map(|_| ())
+        kubectl(&[&["scale"], &operator[..], &["--replicas=2"]].concat()).map(|_| ())
     }
 
     /// Loses the node of the coordinator by one script, until another one brings it back.
@@ -562,7 +564,8 @@ impl Test {
         let all = ["get", "all,sj,configmaps,events", "-n", &self.name, "-o", "yaml"];
         let wide = ["get", "pods,events", "-n", &self.name, "-o", "wide"];
         let describe = ["describe", "sj", "-n", &self.name];
-        let operator = ["logs", "-n", SYSTEM, "deployment/millrace-operator"];
+        let operator =
+            ["logs", "-n", SYSTEM, "-l", "app.kubernetes.io/name=millrace-operator", "--prefix", "--tail=-1"];
         let files: [(&str, &[&str]); 4] = [
             ("objects.yaml", &all),
             ("wide.txt", &wide),

@@ -13,6 +13,7 @@ pub mod decide;
 pub mod deletion;
 pub mod desired;
 pub mod labels;
+pub mod leader;
 pub mod metrics;
 pub mod model;
 pub mod names;

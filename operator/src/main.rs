@@ -19,11 +19,13 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{Controller, controller, watcher};
 use millrace_crds::StreamJob;
 use millrace_operator::context::Context;
+use millrace_operator::leader::Election;
 use millrace_operator::metrics::Metrics;
 use millrace_operator::model::Settings;
 use millrace_operator::pipeline;
 use millrace_operator::reconcile::{on_error, reconcile};
 use millrace_operator::reports::Reports;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 use tracing_subscriber::EnvFilter;
@@ -47,6 +49,12 @@ struct Arguments {
     /// How long the coordinator of a finished job stays to be read, such as 24h.
     #[arg(long, env = "MILLRACE_KEEP_FINISHED", default_value = "24h", value_parser = duration)]
     keep_finished: Duration,
+    /// Leads only while it holds the Lease `millrace-operator` in this namespace, so that several may run; without it it leads at once.
+    #[arg(long, env = "MILLRACE_LEASE_NAMESPACE")]
+    lease_namespace: Option<String>,
+    /// What it is called in the Lease: the name of its pod.
+    #[arg(long, env = "MILLRACE_POD", default_value = "millrace-operator")]
+    pod: String,
     /// Where probes and metrics are served.
     #[arg(long, env = "MILLRACE_HTTP", default_value = "0.0.0.0:6123")]
     http: SocketAddr,
@@ -70,6 +78,23 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
     let client = Client::try_default().await?;
     let metrics = Metrics::new()?;
+    let mut stop = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut serving = tokio::spawn(serve(arguments.http, metrics.clone()));
+    let mut election = arguments
+        .lease_namespace
+        .as_deref()
+        .map(|namespace| Election::new(client.clone(), namespace, &arguments.pod));
+    if let Some(election) = &mut election {
+        info!(http = %arguments.http, "standing by");
+        tokio::select! {
+            () = election.lead() => {}
+            _ = stop.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            served = &mut serving => return Ok(served??),
+        }
+    }
+    metrics.leads.set(1);
     let (changed, changes) = mpsc::channel(CHANGES_QUEUED_MAX);
     let context = Context {
         client: client.clone(),
@@ -113,10 +138,22 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             async move { debug!(?result, "reconciled") }
         });
     info!(http = %arguments.http, "watching StreamJobs");
+    let lost = async {
+        match &mut election {
+            Some(election) => election.keep().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
-        () = controller => Ok(()),
-        served = serve(arguments.http, metrics) => Ok(served?),
+        () = controller => {}
+        // It is started again, and stands by.
+        () = lost => return Err("another controller leads, or nobody knows".into()),
+        served = serving => return Ok(served??),
     }
+    if let Some(election) = &mut election {
+        election.give_back().await;
+    }
+    Ok(())
 }
 
 async fn serve(address: SocketAddr, metrics: Metrics) -> std::io::Result<()> {

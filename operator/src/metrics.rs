@@ -1,6 +1,6 @@
 //! Every metric of the controller: name, help, labels.
 
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, Registry, TextEncoder};
+use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder};
 
 /// Counters of the controller.
 #[derive(Clone)]
@@ -9,6 +9,7 @@ pub struct Metrics {
     pub reconciles: IntCounter,
     pub errors: IntCounter,
     pub duration: Histogram,
+    pub leads: IntGauge,
 }
 
 impl Metrics {
@@ -27,10 +28,12 @@ impl Metrics {
             "millrace_operator_reconcile_seconds",
             "Time of one reconcile",
         ))?;
+        let leads = IntGauge::new("millrace_operator_leads", "1: this controller leads; 0: it stands by")?;
+        registry.register(Box::new(leads.clone()))?;
         registry.register(Box::new(reconciles.clone()))?;
         registry.register(Box::new(errors.clone()))?;
         registry.register(Box::new(duration.clone()))?;
-        Ok(Metrics { registry, reconciles, errors, duration })
+        Ok(Metrics { registry, reconciles, errors, duration, leads })
     }
 
     /// All metrics in Prometheus' text form.

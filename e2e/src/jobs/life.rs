@@ -5,7 +5,7 @@ use snafu::{OptionExt, ResultExt, whatever};
 
 use super::{FAST, Jobs, SECONDS, SLOW, bucket_folder};
 use crate::SYSTEM;
-use crate::outside::{Outcome, apply, kubectl, wait};
+use crate::outside::{Outcome, apply, kubectl, run, wait};
 
 impl Jobs<'_> {
     /// From suspended to finished, through every kind of edit.
@@ -233,6 +233,38 @@ impl Jobs<'_> {
         (self.say)(
             "another controller: restarted no job; the coordinators of jobs that had long been finished went",
         );
+        Ok(())
+    }
+
+    /// One controller leads, and another takes its place when it is stopped, and when it is killed.
+    pub(super) fn leaders(&self) -> Outcome<()> {
+        let deployment = ["deployment/millrace-operator", "-n", SYSTEM];
+        kubectl(&[&["scale", "--replicas=2"], &deployment[..]].concat())?;
+        kubectl(&[&["rollout", "status", "--timeout=60s"], &deployment[..]].concat())?;
+        let place = ["get", "lease/millrace-operator", "-n", SYSTEM, "-o", "jsonpath={.spec.holderIdentity}"];
+        let leader = || -> Outcome<Option<String>> {
+            let holder = kubectl(&place)?;
+            Ok(Some(holder.trim().to_owned()).filter(|holder| !holder.is_empty()))
+        };
+        let another = |than: &str| {
+            wait("another controller leads", SECONDS, || Ok(leader()?.filter(|holder| holder != than)))
+        };
+        let first = another("")?;
+        let pod = |holder: &str| holder.rsplit_once('_').map_or(String::new(), |(pod, _)| pod.to_owned());
+        (self.say)(&format!("controllers: {first} leads, and is stopped"));
+        kubectl(&["delete", "pod", &pod(&first), "-n", SYSTEM, "--wait=false"])?;
+        let second = another(&first)?;
+        if pod(&second) == pod(&first) {
+            whatever!("the pod {} was deleted, and leads", pod(&first));
+        }
+        (self.say)(&format!("controllers: {second} leads, and is killed"));
+        run(&crate::script("container-signal"), &["KILL", SYSTEM, &pod(&second)])?;
+        let third = another(&second)?;
+        (self.say)(&format!("controllers: {third} leads"));
+        let job = self.job("led", &self.sql("led", FAST));
+        self.apply(&job)?;
+        self.finish(&job)?;
+        (self.say)("controllers: another one leads, after a stop and after a kill, and runs what is applied");
         Ok(())
     }
 

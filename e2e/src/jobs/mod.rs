@@ -97,7 +97,8 @@ impl Jobs<'_> {
             whatever!("{}", failures.join("; and "));
         }
         // Of all jobs.
-        self.upgrade()
+        self.upgrade()?;
+        self.leaders()
     }
 
     fn of_lives(&self) -> Outcome<()> {

@@ -1,6 +1,7 @@
 //! What to do, from what is wanted and what is seen. Total and deterministic: no client, no clock.
 
 pub mod deletion;
+pub mod lease;
 
 use millrace_crds::StreamJob;
 use millrace_crds::contract::ReportedPhase;

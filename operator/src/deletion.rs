@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use millrace_crds::StreamJob;
@@ -13,6 +13,9 @@ use millrace_crds::StreamJob;
 use crate::context::Context;
 use crate::decide::deletion::{Cleanup, FINALIZER, Farewell, Seen, farewell, is_wanted};
 use crate::{desired, names, observe};
+
+/// So long after its end is due a pod is taken for one of a dead node.
+const ENDING_SECONDS: i64 = 30;
 
 /// Makes the job wait for its state when it is deleted, or not any more.
 ///
@@ -54,8 +57,20 @@ pub async fn part(job: &StreamJob, context: &Context, now: Timestamp) -> Result<
         Farewell::Clean => {
             match jobs.create(&PostParams::default(), &desired::cleanup(job, &context.settings)).await {
                 Ok(_) => {}
-                // A namesake's is still on its way out.
-                Err(kube::Error::Api(status)) if status.code == 409 => step = Farewell::Wait,
+                Err(kube::Error::Api(status)) if status.code == 409 => {
+                    step = match jobs.get_opt(&cleanup).await? {
+                        Some(other) if !desired::is_cleanup(&other) => {
+                            let why = format!("there is a Job '{cleanup}' of somebody else's");
+                            Farewell::GiveUp { why }
+                        }
+                        Some(_) => {
+                            // A namesake's, which was deleted before.
+                            ignore_missing(jobs.delete(&cleanup, &DeleteParams::background()).await)?;
+                            Farewell::Wait
+                        }
+                        None => Farewell::Wait,
+                    };
+                }
                 // Nothing can be made in a namespace that is being deleted, or beyond a quota: its end must not wait for that.
                 Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
                     step = Farewell::GiveUp { why: status.message.clone() };
@@ -68,7 +83,9 @@ pub async fn part(job: &StreamJob, context: &Context, now: Timestamp) -> Result<
     if !matches!(step, Farewell::LetGo | Farewell::GiveUp { .. }) {
         return Ok(step);
     }
-    ignore_missing(jobs.delete(&cleanup, &DeleteParams::background()).await)?;
+    if jobs.get_opt(&cleanup).await?.is_some_and(|made| desired::is_cleanup_of(&made, job)) {
+        ignore_missing(jobs.delete(&cleanup, &DeleteParams::background()).await)?;
+    }
     let others = job.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
     set_finalizers(job, others, context).await?;
     Ok(step)
@@ -84,22 +101,27 @@ async fn seen(
         Api::<Pod>::namespaced(context.client.clone(), names::namespace(job)).list(&of_job(job)).await?;
     let is_cleanup =
         |pod: &&Pod| pod.labels().get("app.kubernetes.io/component").is_some_and(|of| of == "cleanup");
-    let has_pods = pods.items.iter().any(|pod| !is_cleanup(&pod));
+    // Their time is when they should have ended; those of a dead node do not.
+    let may_run = |pod: &Pod| {
+        let end = pod.metadata.deletion_timestamp.as_ref().map(|time| time.0);
+        end.is_none_or(|end| now.duration_since(end) < SignedDuration::from_secs(ENDING_SECONDS))
+    };
+    let has_pods = pods.items.iter().any(|pod| !is_cleanup(&pod) && may_run(pod));
+    let deployments = Api::<Deployment>::namespaced(context.client.clone(), names::namespace(job));
+    let has_deployments = !deployments.list(&of_job(job)).await?.items.is_empty();
     let made = jobs.get_opt(&names::cleanup(names::job(job))).await?;
     // One of a namesake that was deleted before is none of ours.
     let made = made.filter(|made| desired::is_cleanup_of(made, job));
     let obstacle = || pods.items.iter().filter(is_cleanup).find_map(observe::obstacle);
-    let deleted = job.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
-    let elapsed = Duration::try_from(now.duration_since(deleted)).unwrap_or_default();
-    Ok(Seen {
-        elapsed,
-        has_pods,
-        cleanup: made.map_or(Cleanup::Absent, |made| progress(&made, &pods.items, obstacle())),
-    })
+    let made_at = |made: &Job| made.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
+    let elapsed = |made: &Job| Duration::try_from(now.duration_since(made_at(made))).unwrap_or_default();
+    let cleanup =
+        made.map_or(Cleanup::Absent, |made| progress(&made, &pods.items, elapsed(&made), obstacle()));
+    Ok(Seen { has_deployments, has_pods, cleanup })
 }
 
 /// How far the removal has come. What its pods said last is why it has failed.
-fn progress(made: &Job, pods: &[Pod], obstacle: Option<String>) -> Cleanup {
+fn progress(made: &Job, pods: &[Pod], elapsed: Duration, obstacle: Option<String>) -> Cleanup {
     let status = made.status.clone().unwrap_or_default();
     if status.succeeded.unwrap_or(0) > 0 {
         return Cleanup::Done;
@@ -112,7 +134,7 @@ fn progress(made: &Job, pods: &[Pod], obstacle: Option<String>) -> Cleanup {
     let failed = status.conditions.iter().flatten().find(|one| one.type_ == "Failed" && one.status == "True");
     match failed {
         Some(failed) => Cleanup::Failed { why: said.or(failed.message.clone()).unwrap_or_default() },
-        None => Cleanup::Running { obstacle: said.or(obstacle) },
+        None => Cleanup::Running { elapsed, obstacle: said.or(obstacle) },
     }
 }
 

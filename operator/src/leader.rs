@@ -51,7 +51,10 @@ impl Election {
     /// Returns once this one leads no more.
     pub async fn keep(&mut self) {
         while self.candidate.step(self.started.elapsed()) != Step::Resign {
-            self.step().await;
+            let left = self.candidate.left(self.started.elapsed());
+            if tokio::time::timeout(left, self.step()).await.is_err() {
+                break;
+            }
         }
         warn!(name = self.candidate.name(), "leading no more");
     }

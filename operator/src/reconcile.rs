@@ -59,7 +59,10 @@ pub async fn reconcile(job: Arc<StreamJob>, context: Arc<Context>) -> Result<Act
     observed.refusal = observed.refusal.map(|refusal| pipeline::of_place(refusal, &job));
     let job = wanted;
     let decision = decide(&job, &observed);
-    let placed = decide::placed(&job, context.settings.checkpoint_location.as_deref());
+    let mut placed = decide::placed(&job, context.settings.checkpoint_location.as_deref());
+    if let Decision::RecordAttempt { .. } = &decision {
+        placed.spec.upgrade = job.spec.upgrade.clone();
+    }
     let new = status::compute(&placed, &decision, &observed, &context.settings.image, now());
     if let Decision::RecordAttempt { .. } = &decision {
         // An edit may be refused before the attempt has pods: they are made from this then.
@@ -98,7 +101,9 @@ pub async fn reconcile(job: Arc<StreamJob>, context: Arc<Context>) -> Result<Act
             }
             let made_for = match (&decision, &observed.last_good) {
                 // An edit came before the attempt was up: it is for the next one.
-                (Decision::Run { .. }, Some(spec)) if decide::is_changed(&job) => {
+                (Decision::Run { .. } | Decision::Finish { .. } | Decision::Fail { .. }, Some(spec))
+                    if decide::is_changed(&job) =>
+                {
                     &StreamJob { spec: spec.clone(), ..placed.clone() }
                 }
                 _ => &placed,
@@ -125,7 +130,11 @@ async fn part(job: &StreamJob, context: &Context) -> Result<Action, ReconcileErr
     if !deletion::is_held(job) {
         return Ok(Action::await_change());
     }
-    let placed = decide::placed(job, context.settings.checkpoint_location.as_deref());
+    let mut placed = decide::placed(job, context.settings.checkpoint_location.as_deref());
+    if let Some(status) = job.status.as_ref().filter(|status| !status.checkpoint_location.is_empty()) {
+        // Where its attempts were, whatever an edit that was refused says.
+        placed.spec.checkpoint.location = Some(status.checkpoint_location.clone());
+    }
     let location = placed.spec.checkpoint.location.clone().unwrap_or_default();
     let (namespace, name) = (names::namespace(job), names::job(job));
     let place = format!("{}/{namespace}/{name}", location.trim_end_matches('/'));

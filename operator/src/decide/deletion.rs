@@ -8,17 +8,15 @@ use millrace_crds::v1alpha1::OnDelete;
 /// Keeps a deleted job until its state is removed.
 pub const FINALIZER: &str = "millrace.dev/state";
 
-/// Pods are waited for, so that none of them writes while its state is removed; those of a dead node never go.
-const PODS_MAX: Duration = Duration::from_secs(60);
-
-/// Then the job goes, whatever has become of its state.
+/// After it the job goes, whatever the pod that removes its state has come to.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// What is seen of a deleted job.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Since it was deleted.
-    pub elapsed: Duration,
+    /// Of its own, which make pods.
+    pub has_deployments: bool,
+    /// That may still write. Those of a dead node never go, and do not count once they should have gone.
     pub has_pods: bool,
     pub cleanup: Cleanup,
 }
@@ -29,6 +27,8 @@ pub enum Cleanup {
     #[default]
     Absent,
     Running {
+        /// Since it was made.
+        elapsed: Duration,
         /// What is the matter, if it does not come to its end.
         obstacle: Option<String>,
     },
@@ -66,12 +66,13 @@ pub fn farewell(job: &StreamJob, seen: &Seen) -> Farewell {
         _ if !is_wanted(job) || !has_begun => Farewell::LetGo,
         Cleanup::Done => Farewell::LetGo,
         Cleanup::Failed { why } => Farewell::GiveUp { why: why.clone() },
-        Cleanup::Running { obstacle } if seen.elapsed >= DEADLINE => {
+        Cleanup::Running { obstacle, elapsed } if *elapsed >= DEADLINE => {
             let why = obstacle.clone().unwrap_or_else(|| "it takes too long".to_owned());
             Farewell::GiveUp { why }
         }
         Cleanup::Running { .. } => Farewell::Wait,
-        Cleanup::Absent if seen.has_pods && seen.elapsed < PODS_MAX => Farewell::RemovePods,
+        // Also with no pod just now: there may be one in a moment.
+        Cleanup::Absent if seen.has_deployments || seen.has_pods => Farewell::RemovePods,
         Cleanup::Absent => Farewell::Clean,
     }
 }
@@ -93,30 +94,49 @@ mod tests {
             job.status = Some(StreamJobStatus { attempt, ..Default::default() });
             job
         };
-        let seen = |seconds: u64, has_pods: bool, cleanup: Cleanup| Seen {
-            elapsed: Duration::from_secs(seconds),
+        let seen = |has_deployments: bool, has_pods: bool, cleanup: Cleanup| Seen {
+            has_deployments,
             has_pods,
             cleanup,
         };
-        let running = |why: Option<&str>| Cleanup::Running { obstacle: why.map(str::to_owned) };
+        let running = |seconds: u64, why: Option<&str>| Cleanup::Running {
+            elapsed: Duration::from_secs(seconds),
+            obstacle: why.map(str::to_owned),
+        };
         let failed = || Cleanup::Failed { why: "no bucket".to_owned() };
         let given_up = |why: &str| Farewell::GiveUp { why: why.to_owned() };
         let cases = [
-            ("its state stays", job("Retain", 1), seen(0, true, Cleanup::Absent), Farewell::LetGo),
-            ("it never began", job("Delete", 0), seen(0, false, Cleanup::Absent), Farewell::LetGo),
-            ("it runs", job("Delete", 1), seen(1, true, Cleanup::Absent), Farewell::RemovePods),
-            ("its pods are gone", job("Delete", 1), seen(1, false, Cleanup::Absent), Farewell::Clean),
-            ("a pod of a dead node", job("Delete", 1), seen(60, true, Cleanup::Absent), Farewell::Clean),
-            ("it is being removed", job("Delete", 1), seen(299, false, running(None)), Farewell::Wait),
-            ("it is gone", job("Delete", 1), seen(9, false, Cleanup::Done), Farewell::LetGo),
-            ("it cannot be removed", job("Delete", 1), seen(9, false, failed()), given_up("no bucket")),
+            ("its state stays", job("Retain", 1), seen(true, true, Cleanup::Absent), Farewell::LetGo),
+            ("it never began", job("Delete", 0), seen(false, false, Cleanup::Absent), Farewell::LetGo),
+            ("it runs", job("Delete", 1), seen(true, true, Cleanup::Absent), Farewell::RemovePods),
+            (
+                "its pods are not there yet",
+                job("Delete", 1),
+                seen(true, false, Cleanup::Absent),
+                Farewell::RemovePods,
+            ),
+            (
+                "its pods are ending",
+                job("Delete", 1),
+                seen(false, true, Cleanup::Absent),
+                Farewell::RemovePods,
+            ),
+            ("its pods are gone", job("Delete", 1), seen(false, false, Cleanup::Absent), Farewell::Clean),
+            ("it is being removed", job("Delete", 1), seen(false, false, running(299, None)), Farewell::Wait),
+            ("it is gone", job("Delete", 1), seen(false, false, Cleanup::Done), Farewell::LetGo),
+            ("it cannot be removed", job("Delete", 1), seen(false, false, failed()), given_up("no bucket")),
             (
                 "for too long",
                 job("Delete", 1),
-                seen(300, false, running(None)),
+                seen(false, false, running(300, None)),
                 given_up("it takes too long"),
             ),
-            ("no image", job("Delete", 1), seen(300, false, running(Some("no image"))), given_up("no image")),
+            (
+                "no image",
+                job("Delete", 1),
+                seen(false, false, running(300, Some("no image"))),
+                given_up("no image"),
+            ),
         ];
         for (case, job, seen, expected) in cases {
             assert_eq!(farewell(&job, &seen), expected, "{case}");

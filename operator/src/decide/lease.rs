@@ -71,6 +71,12 @@ impl Candidate {
         self.seen.as_ref().filter(|held| self.leads() && held.holder == self.me)
     }
 
+    /// How long it leads still if it renews no more.
+    pub fn left(&self, now: Duration) -> Duration {
+        let renewed_at = self.renewed_at.unwrap_or_default();
+        (renewed_at + GIVE_UP).saturating_sub(now)
+    }
+
     /// Takes in what is stored now.
     pub fn observe(&mut self, held: Option<Held>, now: Duration) {
         if self.seen != held {
@@ -143,6 +149,7 @@ mod tests {
         assert!(candidate.leads());
         assert_eq!(candidate.own(), Some(&held("a", "1")));
         assert_eq!(candidate.step(at(1_500)), Step::Wait(at(1_500)));
+        assert_eq!(candidate.left(at(1_500)), at(6_500));
         assert_eq!(candidate.step(at(3_000)), Step::Renew(held("a", "1")));
         assert_eq!(candidate.step(at(7_999)), Step::Renew(held("a", "1")), "no answer yet");
         assert_eq!(candidate.step(at(8_000)), Step::Resign);

@@ -4,7 +4,7 @@ pub mod deletion;
 pub mod lease;
 
 use millrace_crds::StreamJob;
-use millrace_crds::contract::ReportedPhase;
+use millrace_crds::contract::{Report, ReportedPhase};
 use millrace_crds::v1alpha1::{OnDelete, Phase, StreamJobSpec, UpgradeSpec};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -143,6 +143,13 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
     if status.phase == Phase::Suspended || phase == Some(ReportedPhase::Suspended) {
         return Decision::RecordAttempt { attempt: status.attempt + 1, spec_hash: spec_hash(job) };
     }
+    // It was told what may become of its state, after it could not go on from it.
+    let misfits = |report: &Report| {
+        report.phase == ReportedPhase::Failed && report.last_failure_kind.as_deref() == Some("PlanChanged")
+    };
+    if report.is_some_and(misfits) && job.spec.upgrade != status.upgrade {
+        return Decision::RecordAttempt { attempt: status.attempt + 1, spec_hash: spec_hash(job) };
+    }
     match report {
         Some(report) if report.phase == ReportedPhase::Failed => {
             let message = report.last_failure.clone().unwrap_or_else(|| "the job has failed".to_owned());
@@ -158,7 +165,6 @@ pub fn decide(job: &StreamJob, observed: &Observed) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millrace_crds::contract::Report;
     use millrace_crds::manifest;
     use millrace_crds::v1alpha1::{StreamJobStatus, UpgradeMode};
 
@@ -257,6 +263,23 @@ mod tests {
         assert_eq!(last_good(&known, [spec.clone()]), Some(spec), "with the place that it was made with");
         known.spec.checkpoint.location = own.clone();
         assert_eq!(at(&known, Some("s3://b")), own);
+    }
+
+    #[test]
+    fn a_job_whose_state_does_not_fit_tries_again_once_it_is_told_what_may_become_of_it() {
+        let old = job(false, 2);
+        let mut told = with_status(job(false, 2), 1, &old);
+        told.spec.upgrade.allow_non_restored_state = true;
+        let failed = |kind: &str| {
+            let mut seen = seen(1, ReportedPhase::Failed, &[1]);
+            seen.report.get_or_insert_default().last_failure_kind = Some(kind.to_owned());
+            seen
+        };
+        let spec_hash = spec_hash(&old);
+        assert_eq!(decide(&told, &failed("PlanChanged")), Decision::RecordAttempt { attempt: 2, spec_hash });
+        assert!(matches!(decide(&told, &failed("InvalidData")), Decision::Fail { .. }));
+        told.spec.upgrade = UpgradeSpec::default();
+        assert!(matches!(decide(&told, &failed("PlanChanged")), Decision::Fail { .. }));
     }
 
     #[test]

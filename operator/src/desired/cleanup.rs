@@ -50,6 +50,14 @@ pub fn cleanup(job: &StreamJob, settings: &Settings) -> Job {
     Job { metadata, spec: Some(spec), ..Default::default() }
 }
 
+/// True if it is one that removes a job's state.
+pub fn is_cleanup(made: &Job) -> bool {
+    let labels = made.metadata.labels.iter().flatten();
+    let is = |key: &str, value: &str| labels.clone().any(|(known, of)| known == key && of == value);
+    is("app.kubernetes.io/managed-by", labels::MANAGED_BY)
+        && is("app.kubernetes.io/component", Component::Cleanup.as_str())
+}
+
 /// True if it removes the state of this very job, and not of a namesake's.
 pub fn is_cleanup_of(made: &Job, job: &StreamJob) -> bool {
     let pod = made.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
@@ -72,7 +80,10 @@ fn for_cleanup(job: &StreamJob, mut template: PodTemplateSpec) -> PodTemplateSpe
     for volume in spec.volumes.iter_mut().flatten().filter(|volume| volume.name == "config") {
         *volume = Volume { name: volume.name.clone(), downward_api: Some(file()), ..Default::default() };
     }
-    for container in spec.containers.iter_mut().filter(|container| container.name == "coordinator") {
+    // What runs beside a coordinator may never end.
+    spec.containers.retain(|container| container.name == "coordinator");
+    spec.init_containers = None;
+    for container in &mut spec.containers {
         let arguments = ["checkpoints", pod::MANIFEST_FILE, "delete", "--all", "--log-format", "json"];
         container.args = Some(arguments.map(str::to_owned).to_vec());
         container.ports = None;
@@ -118,7 +129,7 @@ mod tests {
             "{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, metadata: {name: totals, namespace: shop}, spec: {pipeline: {sql: x, \
              secrets: [{name: pw, secretKeyRef: {name: kafka, key: password}}]}, checkpoint: {location: 's3://a/b'}, \
              storage: {region: eu-1, credentials: {secretRef: {name: s3}}}, \
-             coordinator: {podTemplate: {spec: {nodeSelector: {disk: ssd}, imagePullSecrets: [{name: pull}]}}}}}",
+             coordinator: {podTemplate: {spec: {nodeSelector: {disk: ssd}, imagePullSecrets: [{name: pull}], containers: [{name: beside, image: b}]}}}}}",
         )
         .unwrap();
         job.metadata.uid = Some("u-1".to_owned());
@@ -128,7 +139,8 @@ mod tests {
         assert_eq!(made.metadata.owner_references, None);
         let mut namesake = job.clone();
         namesake.metadata.uid = Some("u-2".to_owned());
-        assert!(is_cleanup_of(&made, &job) && !is_cleanup_of(&made, &namesake));
+        assert!(is_cleanup(&made) && is_cleanup_of(&made, &job) && !is_cleanup_of(&made, &namesake));
+        assert!(!is_cleanup(&Job::default()));
         let template = made.spec.unwrap().template;
         let labels = template.metadata.as_ref().unwrap().labels.as_ref().unwrap();
         assert_eq!(labels["app.kubernetes.io/component"], "cleanup");

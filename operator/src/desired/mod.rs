@@ -22,7 +22,7 @@ use crate::labels::{self, Component};
 use crate::model::{Desired, Settings};
 use crate::names;
 
-pub use cleanup::{cleanup, is_cleanup_of};
+pub use cleanup::{cleanup, is_cleanup, is_cleanup_of};
 
 /// Where workers register.
 pub const CONTROL_PORT: i32 = 6121;

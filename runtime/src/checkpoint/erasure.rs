@@ -4,7 +4,7 @@ use super::paths;
 use super::protocol::{self, CheckpointError, Claimant, JobIdentity, RefusedSnafu};
 use super::store::Store;
 use crate::fault::{CrashPoint, crash_at};
-use crate::model::{Attempt, JobUid};
+use crate::model::JobUid;
 
 /// Objects that are removed at a time.
 const BATCH: usize = 1000;
@@ -25,7 +25,7 @@ pub async fn erase(store: &dyn Store, uid: Option<&JobUid>, nonce: u64) -> Resul
         );
         return RefusedSnafu { message }.fail();
     }
-    let Some(identity) = JobIdentity::of(&owner, Attempt(u64::MAX)) else {
+    let Some(identity) = JobIdentity::of(&owner, protocol::ERASES) else {
         let message = format!(
             "'{}' holds the state of no job that this release knows; nothing was removed",
             store.location()
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::{Checkpoints, FolderStore};
     use crate::fault::Safeguards;
-    use crate::model::{Epoch, MaxParallelism};
+    use crate::model::{Attempt, Epoch, MaxParallelism};
 
     #[tokio::test]
     async fn a_state_is_removed_whole_and_whoever_led_it_publishes_nothing_any_more() {
@@ -100,7 +100,7 @@ mod tests {
         // Ended half-way: a job that begins now is refused.
         protocol::fence_off(
             store.as_ref(),
-            &JobIdentity { attempt: Attempt(u64::MAX), ..identity.clone() },
+            &JobIdentity { attempt: protocol::ERASES, ..identity.clone() },
             &Claimant::new(9, 0),
         )
         .await
@@ -110,11 +110,14 @@ mod tests {
         let begun =
             Checkpoints::take_over(Arc::clone(&store), identity.clone(), &Claimant::new(2, 1), safeguards)
                 .await;
-        assert!(begun.is_err());
+        assert!(matches!(begun, Err(CheckpointError::Refused { .. })));
 
         assert!(erase(store.as_ref(), Some(&identity.uid), 7).await.unwrap() > 5);
         assert_eq!(store.list("").await.unwrap(), ["savepoints/00000000000000000002/job.pb"]);
-        let begun = Checkpoints::take_over(store, identity, &Claimant::new(3, 1), safeguards).await.unwrap();
-        assert_eq!(begun.restored, None, "it begins as a new one");
+        // Whoever led it and does not know publishes nothing into the empty place.
+        assert!(matches!(publish(5).await, Err(CheckpointError::Removed { .. })));
+        let claimant = Claimant::new(3, 1);
+        let begun = Checkpoints::take_over(Arc::clone(&store), identity, &claimant, safeguards).await;
+        assert_eq!(begun.unwrap().restored, None, "it begins as a new one");
     }
 }

@@ -27,6 +27,9 @@ pub enum CheckpointError {
     /// A newer coordinator has taken over: this one ends itself.
     #[snafu(display("generation {by} has taken over"))]
     Fenced { by: Generation },
+    /// Its state was removed while it ran: what it published now would be taken for that of whoever begins there.
+    #[snafu(display("the job's state in '{location}' was removed meanwhile"))]
+    Removed { location: String },
     /// A newer attempt of the job has started: this process ends itself.
     #[snafu(display("attempt {by} of the job has started"))]
     Superseded { by: Attempt },
@@ -265,6 +268,15 @@ impl Checkpoints {
         let (mut restored, mut replays_commit) = (None, false);
         if let Some((epoch, record)) = resolve::newest_checkpoint(&records) {
             let manifest = read_manifest(checkpoints.store.as_ref(), *epoch, &record.manifest).await?;
+            if manifest.uid != checkpoints.identity.uid.0 {
+                let message = format!(
+                    "checkpoint {epoch} in '{}' is of another job (uid {}); remove what is there, or choose another \
+                     checkpoint.location",
+                    checkpoints.store.location(),
+                    manifest.uid
+                );
+                return RefusedSnafu { message }.fail();
+            }
             replays_commit = checkpoints.store.get(&paths::commit(*epoch)).await?.is_none();
             checkpoints.begun_from.clone_from(&manifest.begun_from);
             restored = Some(manifest);
@@ -318,7 +330,12 @@ impl Checkpoints {
         }
         crash_at(CrashPoint::ManifestWritten);
         loop {
-            let next = self.last_record.lock().next();
+            let newest = *self.last_record.lock();
+            if newest >= epoch {
+                // Its record is there, and only whether it counts was not known at the last try.
+                return self.check_fence().await;
+            }
+            let next = newest.next();
             let of_record = if next < epoch { String::new() } else { key.clone() };
             if !self.create_record(next, of_record).await? && self.safeguards.checks_fence {
                 break;
@@ -365,6 +382,8 @@ impl Checkpoints {
         let newest = newest_generation(self.store.as_ref()).await?;
         match newest.filter(|_| self.safeguards.checks_fence) {
             Some(newest) if newest > self.generation => FencedSnafu { by: newest }.fail(),
+            // Its own claim is gone, and with it all that it knows of: somebody else may have begun there.
+            None if self.safeguards.checks_fence => RemovedSnafu { location: self.store.location() }.fail(),
             _ => Ok(()),
         }
     }
@@ -491,6 +510,9 @@ fn newer_format(location: &str, format: u32) -> String {
     )
 }
 
+/// The attempt of who removes a state: nobody takes it over any more.
+pub const ERASES: Attempt = Attempt(u64::MAX);
+
 /// Claims a generation, so that all earlier ones publish nothing any more.
 pub async fn fence_off(
     store: &dyn Store,
@@ -522,6 +544,13 @@ async fn claim(
         }
         let next = match resolve::next_claim(newest.as_ref(), &identity.uid, identity.attempt) {
             Claim::Next(next) => next,
+            Claim::Superseded { by } if by == ERASES => {
+                let message = format!(
+                    "the state in '{}' is being removed; if that was cut short, repeat it: millrace checkpoints JOB.yaml delete --all",
+                    store.location()
+                );
+                return RefusedSnafu { message }.fail();
+            }
             Claim::Superseded { by } => return SupersededSnafu { by }.fail(),
         };
         let (uid, attempt) = (identity.uid.0.clone(), identity.attempt.0);
@@ -702,6 +731,8 @@ mod tests {
         let (_folder, store) = store();
         let first = take_over(&store, 1).await;
         publish(&first, Epoch(2)).await.unwrap();
+        publish(&first, Epoch(5)).await.unwrap();
+        // After an answer that was lost it is tried again.
         publish(&first, Epoch(5)).await.unwrap();
         assert_eq!(
             store.list(paths::EPOCHS).await.unwrap().len(),

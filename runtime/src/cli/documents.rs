@@ -36,7 +36,10 @@ pub fn resolve(job: &mut StreamJob, text: &str) -> Result<(), String> {
     let reference = &from.config_map_key_ref;
     let config = documents(text).into_iter().filter_map(|document| value(&document)).find(|document| {
         let field = |path: &str| document.pointer(path).and_then(Value::as_str);
-        field("/kind") == Some("ConfigMap") && field("/metadata/name") == Some(reference.name.as_str())
+        let namespace = job.metadata.namespace.as_deref();
+        field("/kind") == Some("ConfigMap")
+            && field("/metadata/name") == Some(reference.name.as_str())
+            && field("/metadata/namespace").is_none_or(|of| Some(of) == namespace)
     });
     let Some(config) = config else {
         return Err(format!(
@@ -136,6 +139,8 @@ mod tests {
         assert_eq!((pipeline.sql.as_str(), pipeline.sql_from), ("INSERT\n", None));
         let other = resolved(&config("b.sql: INSERT")).unwrap_err();
         assert!(other.contains("no text for the key 'a.sql'; its keys are: b.sql"), "{other}");
+        let others = "kind: ConfigMap\nmetadata: {name: q, namespace: another}\ndata: {a.sql: x}\n";
+        assert!(resolved(others).is_err(), "it is of another namespace");
         let none = resolved("kind: ConfigMap\nmetadata: {name: other}\n").unwrap_err();
         assert!(none.contains("put 'q' into this file, behind a line ---"), "{none}");
     }

@@ -327,9 +327,9 @@ pub(crate) enum Stop {
 impl From<CheckpointError> for Stop {
     fn from(source: CheckpointError) -> Self {
         match source {
-            CheckpointError::Fenced { .. } | CheckpointError::Superseded { .. } => {
-                Stop::Error(JobError::Fenced { source })
-            }
+            CheckpointError::Fenced { .. }
+            | CheckpointError::Superseded { .. }
+            | CheckpointError::Removed { .. } => Stop::Error(JobError::Fenced { source }),
             CheckpointError::Store { .. } | CheckpointError::NotKept { .. } => Stop::Failure(Failure {
                 message: chain(&source),
                 kind: "StoreUnavailable".to_owned(),
@@ -516,15 +516,24 @@ async fn take_leave(
             true => warn!(restored_epoch, changes, "the SQL has changed, and begins without the state"),
         }
     }
-    let mut all = committers(&upgrade.given_up, settings, generation, context)?;
+    let owes = taken.restored.is_some() && taken.replays_commit;
+    let mut all = match committers(&upgrade.given_up, settings, generation, context) {
+        Ok(former) => former,
+        Err(error) if owes => return Err(error.into()),
+        Err(error) => {
+            warn!(error = %chain(&error), "a sink that is given up cannot be reached, and nothing is left to be done for it");
+            Vec::new()
+        }
+    };
     let given_up = all.len();
     if upgrade.is_anew {
-        replay(taken, &all, context, generation).await?;
+        replay(taken, &all, given_up, context, generation).await?;
         taken.restored = None;
         all.clear();
     }
+    let former = all.len();
     all.extend(committers(&upgrade.plan, settings, generation, context)?);
-    replay(taken, &all, context, generation).await?;
+    replay(taken, &all, former, context, generation).await?;
     if upgrade.keeps_savepoint
         && let Some(manifest) = &taken.restored
     {
@@ -607,9 +616,12 @@ fn committables(manifest: &Manifest, operator: &str) -> Vec<Vec<u8>> {
 }
 
 /// Before anything starts: commits the restored checkpoint again unless it is marked, then removes leftovers.
+///
+/// The first so many committers are of sinks that are given up: what is left over of theirs may stay.
 async fn replay(
     taken: &TakenOver,
     committers: &Committers,
+    given_up: usize,
     context: &CoordinatorContext,
     generation: Generation,
 ) -> Result<(), Stop> {
@@ -624,8 +636,13 @@ async fn replay(
     }
     let nothing = Manifest::default();
     let manifest = taken.restored.as_ref().unwrap_or(&nothing);
-    for (operator, committer) in committers {
-        committer.clean_up(generation, &taken.earlier, &committables(manifest, operator)).await?;
+    for (number, (operator, committer)) in committers.iter().enumerate() {
+        match committer.clean_up(generation, &taken.earlier, &committables(manifest, operator)).await {
+            Err(error) if number < given_up => {
+                warn!(%operator, error = %chain(&error), "failed to remove what a sink that is given up has left over");
+            }
+            cleaned => cleaned?,
+        }
     }
     Ok(())
 }

@@ -114,8 +114,11 @@ fn wanted(
                 if !groups.is_empty() {
                     let wanted = segments.entry(run.segment.clone()).or_default();
                     wanted.bytes = run.segment_bytes;
-                    wanted.rows += run.rows;
-                    wanted.runs.push((run.run, groups));
+                    // Operators that were one have the same runs.
+                    if !wanted.runs.contains(&(run.run, groups.clone())) {
+                        wanted.rows += run.rows;
+                        wanted.runs.push((run.run, groups));
+                    }
                 }
             }
         }

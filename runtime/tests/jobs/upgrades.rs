@@ -199,7 +199,9 @@ INSERT INTO dear SELECT auction, window_end, total FROM totals;"
     );
     let straight = Place::new(2, &sql.replace(", 'rows-per-second' = '50000'", ""));
     assert!(straight.run(&[]).status.success());
-    let place = Place::new(2, &sql);
+    // All state is on the disk, and comes after the tasks have begun.
+    let large = [("MILLRACE_STATE_MEMORY", "0"), ("MILLRACE_STATE_LAZY_FROM", "1")];
+    let place = Place::new(2, &sql).with_env(&large);
     cut_off(&place, 1);
     // The same rows come out, and the plan cannot know it.
     let own = view.replace(" GROUP BY", " WHERE price > 0 GROUP BY").replacen('\n', " ", 1);
@@ -211,6 +213,7 @@ INSERT INTO dear SELECT auction, window_end, total FROM totals;"
     job.kill().unwrap();
     job.wait().unwrap();
     assert!(place.log().contains("the SQL has changed, and goes on from the state"), "{}", place.log());
+    assert!(place.log().contains("is_lazy=true"), "{}", place.log());
     // Then the one for which the state was kept is taken away.
     place.set_job(2, &edited.replace("INSERT INTO counts SELECT auction, n FROM totals;", ""));
     with_upgrade(&place, "{allowNonRestoredState: true}");

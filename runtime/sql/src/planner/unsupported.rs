@@ -11,7 +11,7 @@ use super::special_forms::extracted;
 use crate::diagnostic::Diagnostic;
 use crate::dialect::Query as Source;
 use crate::functions::aggregates;
-use crate::plan::AggregateFunction;
+use crate::plan::{AggregateFunction, function};
 
 /// Finds every construct of a query that cannot run.
 pub fn check(query: &Query, source: &Source) -> Vec<Diagnostic> {
@@ -267,7 +267,13 @@ impl Found<'_> {
         let (mut units, mut without_unit) = (Vec::new(), Vec::new());
         let _ = visit_expressions(select, |expression| {
             match expression {
-                Expr::Function(function) => function_parts(function, expression.span(), &mut refused),
+                Expr::Function(function) => {
+                    function_parts(function, expression.span(), &mut refused);
+                    refused.extend(repeated(function).map(|name| of_chance(&name, expression.span())));
+                }
+                Expr::Between { expr, .. } if has_chance(expr) => {
+                    refused.push(of_chance("BETWEEN", expression.span()));
+                }
                 Expr::Extract { field, .. } if extracted(field).is_none() => units.push(field.to_string()),
                 Expr::Interval(interval) if interval.leading_field.is_none() => {
                     without_unit.push(expression.span());
@@ -464,6 +470,37 @@ fn aggregate_in(expression: &Expr) -> Option<String> {
         _ => std::ops::ControlFlow::Continue(()),
     });
     found.break_value()
+}
+
+/// What makes several of its argument, each of which would have another value.
+fn of_chance(name: &str, span: Span) -> Refusal {
+    let hint = "give the value a name in a subquery: … FROM (SELECT RAND() AS r FROM …) AS t";
+    (format!("{name} of a value of chance"), hint, span, &[])
+}
+
+/// The name of a function that is made of others which take its argument several times, if that is a value of chance.
+fn repeated(function: &ast::Function) -> Option<String> {
+    let name = function.name.to_string().to_uppercase();
+    let is_made = ["COALESCE", "IFNULL", "NULLIF"].contains(&name.as_str())
+        || aggregates::spread(&name.to_lowercase()).is_some();
+    let ast::FunctionArguments::List(list) = &function.args else { return None };
+    let is_of_chance = |argument: &ast::FunctionArg| match argument {
+        ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(value)) => has_chance(value),
+        _ => false,
+    };
+    (is_made && list.args.iter().any(is_of_chance)).then_some(name)
+}
+
+fn has_chance(expression: &Expr) -> bool {
+    let found = visit_expressions(expression, |inner| match inner {
+        Expr::Function(function)
+            if function::CHANCES.contains(&function.name.to_string().to_ascii_lowercase().as_str()) =>
+        {
+            std::ops::ControlFlow::Break(())
+        }
+        _ => std::ops::ControlFlow::Continue(()),
+    });
+    found.is_break()
 }
 
 fn is_aggregate(function: &ast::Function) -> bool {

@@ -117,6 +117,16 @@ fn mistakes_are_shown_where_they_are() {
         ),
         ("SELECT COUNT(*) OVER (PARTITION BY auction) FROM bid", "1:17+4 OVER is not supported yet", None),
         (
+            "SELECT auction FROM bid WHERE RAND_INTEGER(9) BETWEEN 1 AND 2",
+            "1:31+1 BETWEEN of a value of chance is not supported yet",
+            Some("give the value a name in a subquery: … FROM (SELECT RAND() AS r FROM …) AS t"),
+        ),
+        (
+            "SELECT price / NULLIF(1 + RAND_INTEGER(3), 0) FROM bid",
+            "1:16+1 NULLIF of a value of chance is not supported yet",
+            None,
+        ),
+        (
             "SELECT RAND_INTEGER(3) FROM (SELECT COUNT(*) AS n FROM bid GROUP BY auction) AS counts",
             "1:8+12 RAND_INTEGER over rows that change is not supported yet",
             None,

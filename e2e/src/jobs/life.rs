@@ -257,6 +257,9 @@ impl Jobs<'_> {
         if pod(&second) == pod(&first) {
             whatever!("the pod {} was deleted, and leads", pod(&first));
         }
+        // It may lead before the API server knows its container.
+        let ready = format!("pod/{}", pod(&second));
+        kubectl(&["wait", "--for=condition=Ready", &ready, "-n", SYSTEM, "--timeout=60s"])?;
         (self.say)(&format!("controllers: {second} leads, and is killed"));
         run(&crate::script("container-signal"), &["KILL", SYSTEM, &pod(&second)])?;
         let third = another(&second)?;

@@ -81,44 +81,92 @@ fn checked(yaml: Option<&str>, value: &Value) -> Result<StreamJob, Vec<String>> 
 /// The job, or all fields that are unknown or of a wrong type.
 fn typed(yaml: Option<&str>, value: &Value) -> Result<StreamJob, Vec<String>> {
     let mut rest = value.clone();
-    let mut mistakes: Vec<String> = Vec::new();
-    // The reader of YAML knows line and column, and this one knows the field.
-    let mut in_text = match yaml.map(serde_saphyr::from_str::<StreamJob>) {
-        Some(Ok(job)) => return Ok(job),
-        Some(Err(error)) => Some(error.to_string()),
-        None => None,
-    };
+    let mut mistakes: Vec<(Vec<Segment>, String)> = Vec::new();
     loop {
-        let error = match serde_path_to_error::deserialize::<_, StreamJob>(&rest) {
-            Ok(job) if mistakes.is_empty() && in_text.is_none() => return Ok(job),
+        let (place, said) = match serde_path_to_error::deserialize::<_, StreamJob>(&rest) {
+            Ok(job) if mistakes.is_empty() && yaml.is_none() => return Ok(job),
             Ok(_) => break,
-            Err(error) => error,
+            Err(error) => (place(error.path()), error.inner().to_string()),
         };
-        let path = error.path().to_string();
         // A field that is missing may be one that was wrong, and was taken out.
-        let is_new = mistakes.is_empty() || !error.inner().to_string().starts_with("missing field");
-        if !is_new {
+        if !mistakes.is_empty() && said.starts_with("missing field") {
             break;
         }
-        let said = in_text.take().unwrap_or_else(|| error.inner().to_string());
-        mistakes.push(if path == "." { said } else { format!("{path}: {said}") });
-        if !take_out(&mut rest, &path) {
+        let is_out = take_out(&mut rest, &place);
+        mistakes.push((place, said));
+        if !is_out {
             break;
         }
     }
-    mistakes.extend(in_text);
-    Err(mistakes)
+    // The reader of YAML knows line and column, of the first mistake that it meets.
+    match yaml.map(typed_text) {
+        Some(Ok(job)) => return Ok(job),
+        Some(Err((place, said))) => match mistakes.iter_mut().find(|(other, _)| *other == place) {
+            Some(mistake) => mistake.1 = said,
+            None => mistakes.push((place, said)),
+        },
+        None => {}
+    }
+    let described = |(place, said): (Vec<Segment>, String)| match place.is_empty() {
+        true => said,
+        false => format!("{}: {said}", path(&place)),
+    };
+    Err(mistakes.into_iter().map(described).collect())
 }
 
-/// Removes the field at a path of names and positions; false if there is none.
-fn take_out(value: &mut Value, path: &str) -> bool {
-    let pointer = format!("/{}", path.replace('[', ".").replace(']', "").replace('.', "/"));
-    let Some((parent, last)) = pointer.rsplit_once('/') else { return false };
-    match value.pointer_mut(parent) {
-        Some(Value::Object(fields)) => fields.remove(last).is_some(),
-        Some(Value::Array(items)) => {
-            let position = last.parse::<usize>().ok().filter(|position| *position < items.len());
-            position.map(|position| items.remove(position)).is_some()
+/// The job as its text says it, or the first mistake and its place.
+fn typed_text(yaml: &str) -> Result<StreamJob, (Vec<Segment>, String)> {
+    let mut at = Vec::new();
+    let read = serde_saphyr::with_deserializer_from_str(yaml, |text| {
+        serde_path_to_error::deserialize(text).map_err(|error| {
+            at = place(error.path());
+            error.into_inner()
+        })
+    });
+    read.map_err(|error| (at, error.to_string()))
+}
+
+/// A step to a field or an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Segment {
+    Field(String),
+    Item(usize),
+}
+
+/// Where a mistake is. The name of a variant is the value itself, and no step.
+fn place(path: &serde_path_to_error::Path) -> Vec<Segment> {
+    let segment = |segment: &serde_path_to_error::Segment| match segment {
+        serde_path_to_error::Segment::Map { key } => Some(Segment::Field(key.clone())),
+        serde_path_to_error::Segment::Seq { index } => Some(Segment::Item(*index)),
+        serde_path_to_error::Segment::Enum { .. } | serde_path_to_error::Segment::Unknown => None,
+    };
+    path.iter().filter_map(segment).collect()
+}
+
+fn path(place: &[Segment]) -> String {
+    let mut path = String::new();
+    for segment in place {
+        match segment {
+            Segment::Item(index) => path.push_str(&format!("[{index}]")),
+            Segment::Field(name) if path.is_empty() => path.push_str(name),
+            Segment::Field(name) => path.push_str(&format!(".{name}")),
+        }
+    }
+    path
+}
+
+/// Removes the field or item at a place; false if there is none.
+fn take_out(value: &mut Value, place: &[Segment]) -> bool {
+    let Some((last, parents)) = place.split_last() else { return false };
+    let parent = parents.iter().try_fold(value, |value, segment| match segment {
+        Segment::Field(name) => value.get_mut(name),
+        Segment::Item(index) => value.get_mut(index),
+    });
+    match (parent, last) {
+        (Some(Value::Object(fields)), Segment::Field(name)) => fields.remove(name).is_some(),
+        (Some(Value::Array(items)), Segment::Item(index)) if *index < items.len() => {
+            items.remove(*index);
+            true
         }
         _ => false,
     }

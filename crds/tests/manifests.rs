@@ -209,6 +209,14 @@ fn all_wrong_fields_are_told_at_once_and_the_sql_is_known() {
     );
     assert_eq!(refused.sql.as_deref(), Some("INSERT INTO a SELECT 1"));
 
+    // Each with its own field, and the line of that field.
+    let wrong = "spec:\n  upgrade: {mode: Stateles}\n  checkpoint: {onDelete: Delet}";
+    let refused = manifest::read(&GOOD.replace("spec:", wrong)).unwrap_err();
+    let of = |field: &str| refused.mistakes.iter().find(|mistake| mistake.starts_with(field)).unwrap();
+    assert_eq!(refused.mistakes.len(), 2, "{refused}");
+    assert!(of("spec.upgrade.mode: ").contains("Stateles") && !of("spec.upgrade.mode: ").contains("Delet`"));
+    assert!(of("spec.checkpoint.onDelete: ").contains("`Delet`"), "{refused}");
+
     // One that was wrong is not said to be missing, too.
     let refused = manifest::read(&GOOD.replace("sql: INSERT INTO a SELECT 1", "sql: [1]")).unwrap_err();
     assert_eq!((refused.mistakes.len(), refused.sql), (1, None), "{:?}", refused.mistakes);

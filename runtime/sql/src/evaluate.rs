@@ -794,6 +794,20 @@ mod tests {
             ("TRY_CAST(s AS DECIMAL(5, 2))", "DECIMAL(5, 2)", "NULL"),
             ("TRY_CAST(s AS TIMESTAMP(3))", "TIMESTAMP(3)", "NULL"),
             ("CAST('2024-02-29 13:14:15' AS TIMESTAMP(3))", "TIMESTAMP(3)", "2024-02-29T13:14:15"),
+            ("CAST('2024-2-9 3:4:5.6' AS TIMESTAMP(3))", "TIMESTAMP(3)", "2024-02-09T03:04:05.600"),
+            ("CAST('2024-2-9' AS TIMESTAMP(6))", "TIMESTAMP(6)", "2024-02-09T00:00:00"),
+            ("CAST('2024-1-5' AS DATE)", "DATE", "2024-01-05"),
+            ("CAST(' 2024-1 ' AS DATE)", "DATE", "2024-01-01"),
+            ("CAST('2024' AS DATE)", "DATE", "2024-01-01"),
+            ("CAST('2024-1-5 13:14:15' AS DATE)", "DATE", "2024-01-05"),
+            ("TRY_CAST('2024-2-30' AS DATE)", "DATE", "NULL"),
+            ("TRY_CAST('2024-2-' AS DATE)", "DATE", "NULL"),
+            ("TRY_CAST('2024-2-9 25:00:00' AS TIMESTAMP(3))", "TIMESTAMP(3)", "NULL"),
+            ("CAST(CAST('12' AS TIME) AS STRING)", "STRING", "12:00:00"),
+            ("CAST(CAST('3:4' AS TIME) AS STRING)", "STRING", "03:04:00"),
+            ("CAST(CAST('3:4:5.6785' AS TIME) AS STRING)", "STRING", "03:04:05.679"),
+            ("TRY_CAST('25:00' AS TIME)", "TIME", "NULL"),
+            ("TRY_CAST('12:30:' AS TIME)", "TIME", "NULL"),
         ];
         let mut wrong = Vec::new();
         for (expression, data_type, expected) in cases {

@@ -3,12 +3,13 @@
 //! Whole numbers that do not fit wrap around and fractions are cut, as in Java; decimals are rounded half up, and are NULL
 //! if they have too many digits. A text that is not a value of the type is an error of CAST and NULL of TRY_CAST.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array, ListArray, MapArray, StringArray,
-    StructArray,
+    StructArray, Time32MillisecondArray,
 };
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{
@@ -20,7 +21,7 @@ use datafusion_common::{DataFusionError, Result, ScalarValue, exec_err};
 use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
 
 use super::decimals::{Rounding, of_integer, round};
-use super::text;
+use super::{text, time_texts};
 use crate::plan;
 
 /// Conversion to a type, with Flink's meaning.
@@ -299,13 +300,38 @@ fn texts(values: &StringArray, to: &DataType, is_try: bool) -> Result<ArrayRef, 
         DataType::Decimal128(precision, scale) => {
             return decimals_from_text(values, *precision, *scale, is_try);
         }
-        _ => kernel(Arc::new(values.clone()), true)?,
+        DataType::Time32(TimeUnit::Millisecond) => {
+            let times = values.iter().map(|text| time_texts::time_of_day(text?.trim()));
+            Arc::new(times.collect::<Time32MillisecondArray>())
+        }
+        _ => {
+            let known = kernel(Arc::new(values.clone()), true)?;
+            match known.null_count() > values.null_count() {
+                // Of the few in another form the kernels take a text in theirs.
+                true => kernel(Arc::new(in_usual_form(values, to)), true)?,
+                false => known,
+            }
+        }
     };
     if !is_try && converted.null_count() > values.null_count() {
         let wrong = (0..values.len()).find(|row| values.is_valid(*row) && converted.is_null(*row));
         return Err(not_a_value(wrong.map(|row| values.value(row)).unwrap_or_default()));
     }
     Ok(converted)
+}
+
+/// Dates and times in a form that Flink takes beside ISO's, such as `2024-1-5`, in ISO's; other texts stay as they are.
+fn in_usual_form(values: &StringArray, to: &DataType) -> StringArray {
+    let usual = |text: &str| match to {
+        DataType::Date32 => Some(time_texts::date(text.trim())?.format("%Y-%m-%d").to_string()),
+        DataType::Timestamp(_, None) => {
+            Some(time_texts::usual(text)?.format("%Y-%m-%dT%H:%M:%S%.f").to_string())
+        }
+        _ => None,
+    };
+    let texts =
+        values.iter().map(|text| text.map(|text| usual(text).map_or(Cow::Borrowed(text), Cow::Owned)));
+    texts.collect()
 }
 
 fn decimals_from_text(

@@ -120,7 +120,7 @@ const OPERATORS: &str = "
 - `IS [NOT] NULL`, `IS [NOT] TRUE`, `IS [NOT] DISTINCT FROM`, `[NOT] BETWEEN`, `[NOT] IN (…)`, `[NOT] LIKE 'pattern' [ESCAPE 'character']`.
 - `row.field`, `array[position]` from 1 on, `map[key]`.
 - A time `+` or `-` `INTERVAL 'n' unit`.
-- `CAST(value AS type)` fails on a text that is no value of the type, `TRY_CAST` makes NULL of it.
+- `CAST(value AS type)` fails on a text that is no value of the type, `TRY_CAST` makes NULL of it. Dates and times may be short, as in Flink: `2024-1-5`, `2024-1`, `2024-1-5 3:4:5.6`, `12:30`, `12`.
 - Types: BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), CHAR(n), VARCHAR(n), STRING, BYTES, DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ROW<…>, ARRAY<…>, MAP<…>.
 ";
 

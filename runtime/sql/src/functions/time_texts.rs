@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Date32Array, Int64Array, StringBuilder, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
-use chrono::{DateTime, NaiveDate, NaiveDateTime};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Timelike as _};
 use datafusion_common::Result;
 
 use super::scalar::{Argument, Scalar};
@@ -109,11 +109,49 @@ fn parsed<'a>(
 }
 
 /// `2024-02-29`, `2024-02-29 13:14:15`, `2024-02-29 13:14:15.678`.
-fn usual(text: &str) -> Option<NaiveDateTime> {
+pub fn usual(text: &str) -> Option<NaiveDateTime> {
     let text = text.trim();
     let (date, time) = text.split_once(' ').unwrap_or((text, "00:00:00"));
     let date = NaiveDate::parse_from_str(date, "%Y-%m-%d").ok()?;
     chrono::NaiveTime::parse_from_str(time, "%H:%M:%S%.f").ok().map(|time| date.and_time(time))
+}
+
+/// The date that CAST reads: `2024-02-29`, `2024-2-9`, `2024-2`, `2024`; what stands behind a blank does not matter.
+pub fn date(text: &str) -> Option<NaiveDate> {
+    let text = text.split(' ').next()?;
+    let mut numbers = text.splitn(3, '-').map(digits::<4>);
+    let year = numbers.next()??;
+    let (month, day) = (numbers.next().unwrap_or(Some(1))?, numbers.next().unwrap_or(Some(1))?);
+    NaiveDate::from_ymd_opt(i32::try_from(year).ok()?, month, day)
+}
+
+/// The milliseconds since midnight that CAST reads: `13:14:15.678`, `13:14:15`, `3:4`, `13`; a fourth digit of the fraction is rounded.
+pub fn time_of_day(text: &str) -> Option<i32> {
+    let (time, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let parts = time.split(':').map(digits::<2>).collect::<Option<Vec<u32>>>()?;
+    let is_whole = fraction.is_empty() && !text.ends_with('.');
+    let (hour, minute, second) = match *parts.as_slice() {
+        [hour, minute, second] => (hour, minute, second),
+        [hour, minute] if is_whole => (hour, minute, 0),
+        [hour] if is_whole => (hour, 0, 0),
+        _ => return None,
+    };
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let digit = |at: usize| fraction.as_bytes().get(at).map_or(0, |byte| i32::from(byte - b'0'));
+    let milli = digit(0) * 100 + digit(1) * 10 + digit(2) + i32::from(digit(3) >= 5);
+    let seconds = chrono::NaiveTime::from_hms_opt(hour, minute, second)?.num_seconds_from_midnight();
+    i32::try_from(seconds).ok().map(|seconds| (seconds * 1000 + milli).min(LAST_OF_DAY_MS))
+}
+
+/// The last millisecond before midnight: what is rounded stays on its day.
+const LAST_OF_DAY_MS: i32 = 86_399_999;
+
+/// A number of one to so many digits, and of nothing else.
+fn digits<const MOST: usize>(text: &str) -> Option<u32> {
+    let is_number = (1..=MOST).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten()
 }
 
 /// The parts of a time, as far as a text names them.

@@ -25,6 +25,12 @@ pub struct CheckpointSpec {
     #[schemars(range(min = 1, max = 1000))]
     pub retain: u32,
 
+    /// The epoch of a checkpoint whose results a broker has thrown away (SinkTransactionLost), or may have (SinkTransactionUndecided): its
+    /// rows are given up, and the job goes on from there. Other checkpoints are not concerned. Default: none, and such a job waits.
+    #[schemars(range(min = 1))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_lost_results_of: Option<u64>,
+
     /// Retain: the state stays when the job is deleted. Delete: it goes with the job, but for its savepoints; a pod removes it, and
     /// the job is there until that is done, or has not been done within five minutes. Only on a cluster. Default: Retain.
     #[serde(skip_serializing_if = "is_default")]
@@ -46,6 +52,7 @@ impl Default for CheckpointSpec {
             interval: Duration::seconds(10),
             timeout: Duration::seconds(600),
             retain: 3,
+            accept_lost_results_of: None,
             on_delete: OnDelete::Retain,
         }
     }

@@ -118,6 +118,12 @@ mod tests {
         assert!(matches!(publish(5).await, Err(CheckpointError::Removed { .. })));
         let claimant = Claimant::new(3, 1);
         let begun = Checkpoints::take_over(Arc::clone(&store), identity, &claimant, safeguards).await;
-        assert_eq!(begun.unwrap().restored, None, "it begins as a new one");
+        let begun = begun.unwrap();
+        assert_eq!(begun.restored, None, "it begins as a new one");
+        // It leads a generation of the same number, and is told apart all the same.
+        assert_eq!(begun.checkpoints.generation(), taken.checkpoints.generation());
+        assert!(matches!(publish(6).await, Err(CheckpointError::Removed { .. })));
+        let manifest = begun.checkpoints.manifest(begun.next_epoch, 1, Default::default(), String::new());
+        begun.checkpoints.publish(&manifest).await.unwrap();
     }
 }

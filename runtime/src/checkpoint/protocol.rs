@@ -91,12 +91,14 @@ pub struct Claimant {
     pub own: Option<Generation>,
     /// How many subtasks it starts of each operator.
     pub parallelism: u32,
+    /// It has sealed an epoch since its tasks have last run: no record of what was published before can still arrive.
+    pub is_sealed: bool,
 }
 
 impl Claimant {
     /// One that has claimed nothing yet.
     pub fn new(nonce: u64, parallelism: u32) -> Self {
-        Claimant { nonce, own: None, parallelism }
+        Claimant { nonce, own: None, parallelism, is_sealed: false }
     }
 }
 
@@ -332,7 +334,7 @@ impl Checkpoints {
         loop {
             let newest = *self.last_record.lock();
             if newest >= epoch {
-                // Its record is there, and only whether it counts was not known at the last try.
+                // Its record is there. Its place may have been free because a newer generation has removed its own record from it.
                 return self.check_fence().await;
             }
             let next = newest.next();
@@ -341,10 +343,6 @@ impl Checkpoints {
                 break;
             }
             *self.last_record.lock() = next;
-            if next >= epoch {
-                // The place may have been free because a newer generation has removed its own record from it.
-                return self.check_fence().await;
-            }
         }
         self.check_fence().await?;
         // Nobody newer has claimed, and yet the place is taken: only a newer claim under way explains it.
@@ -379,12 +377,23 @@ impl Checkpoints {
 
     /// Fails if a newer generation has claimed.
     async fn check_fence(&self) -> Result<(), CheckpointError> {
-        let newest = newest_generation(self.store.as_ref()).await?;
-        match newest.filter(|_| self.safeguards.checks_fence) {
-            Some(newest) if newest > self.generation => FencedSnafu { by: newest }.fail(),
-            // Its own claim is gone, and with it all that it knows of: somebody else may have begun there.
-            None if self.safeguards.checks_fence => RemovedSnafu { location: self.store.location() }.fail(),
-            _ => Ok(()),
+        if !self.safeguards.checks_fence {
+            return Ok(());
+        }
+        if let Some(newest) =
+            newest_generation(self.store.as_ref()).await?.filter(|newest| *newest > self.generation)
+        {
+            return FencedSnafu { by: newest }.fail();
+        }
+        // Once its claim is gone, so is all that it knows of; who has begun there since may have come to the same generation.
+        let key = paths::generation(self.generation);
+        let claim = match self.store.get(&key).await? {
+            Some(bytes) => Some(decode::<GenerationClaim>(self.store.as_ref(), &key, &bytes)?),
+            None => None,
+        };
+        match claim.is_some_and(|claim| claim.nonce == self.nonce) {
+            true => Ok(()),
+            false => RemovedSnafu { location: self.store.location() }.fail(),
         }
     }
 
@@ -527,7 +536,7 @@ async fn claim(
     identity: &JobIdentity,
     claimant: &Claimant,
 ) -> Result<Generation, CheckpointError> {
-    let Claimant { nonce, own, parallelism } = *claimant;
+    let Claimant { nonce, own, parallelism, .. } = *claimant;
     loop {
         let newest = match newest_generation(store).await? {
             Some(generation) => {
@@ -753,7 +762,7 @@ mod tests {
             Checkpoints::take_over(
                 Arc::clone(&store),
                 identity("a", 1),
-                &Claimant { nonce, own: own.map(Generation), parallelism: 1 },
+                &Claimant { own: own.map(Generation), ..Claimant::new(nonce, 1) },
                 Safeguards::default(),
             )
             .await

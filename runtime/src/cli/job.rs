@@ -22,7 +22,7 @@ use crate::coordinator::failover::RestartStrategy;
 use crate::error::chain;
 use crate::fault::{CRASH_AFTER_ROWS, CrashAfterRows};
 use crate::folders::local_path;
-use crate::model::{Attempt, JobUid, MaxParallelism};
+use crate::model::{Attempt, Epoch, JobUid, MaxParallelism};
 use crate::options::OptionError;
 use crate::outside::Outside;
 use crate::secrets;
@@ -280,6 +280,7 @@ impl Job {
             checkpoint_interval: spec.checkpoint.interval.to_std(),
             checkpoint_timeout: spec.checkpoint.timeout.to_std(),
             checkpoints_kept: spec.checkpoint.retain as usize,
+            accepts_lost_of: spec.checkpoint.accept_lost_results_of.map(Epoch),
             restart,
             upgrade: spec.upgrade.clone(),
             is_patient: false,

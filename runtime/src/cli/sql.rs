@@ -167,6 +167,7 @@ async fn run(plan: Plan, format: Format, parallelism: u32) -> Result<Exit, UserE
         checkpoint_interval: CHECKPOINT_INTERVAL,
         checkpoint_timeout: CHECKPOINT_INTERVAL * 60,
         checkpoints_kept: 1,
+        accepts_lost_of: None,
         // What was shown cannot be taken back.
         restart: RestartStrategy::None,
         upgrade: UpgradeSpec::default(),

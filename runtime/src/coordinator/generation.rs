@@ -11,9 +11,10 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::checkpointing::{Answered, Pending};
+use super::commits::{Committers, check, commit};
 use super::report::{self, JobReport, Phase};
 use super::workers::{WorkerEvent, Workers};
-use super::{Committers, CoordinatorContext, Failure, JobSettings, Stop, Wish, assignment, check, commit};
+use super::{CoordinatorContext, Failure, JobSettings, Stop, Wish, assignment};
 use crate::checkpoint::records::{Manifest, SubtaskState, splits_of};
 use crate::checkpoint::retention::{self, Kept};
 use crate::checkpoint::{CheckpointError, TakenOver};

@@ -10,6 +10,7 @@
 
 pub mod assignment;
 pub mod checkpointing;
+mod commits;
 pub mod failover;
 mod generation;
 mod older;
@@ -33,12 +34,13 @@ use crate::checkpoint::store::Below;
 use crate::checkpoint::{CheckpointError, Checkpoints, Claimant, Store, TakenOver, paths, savepoint};
 use crate::clock::Clock;
 use crate::error::chain;
-use crate::fault::{CrashPoint, Safeguards, crash_at};
+use crate::fault::Safeguards;
 use crate::model::{Epoch, EventTime, Generation, Led};
 use crate::outside::Outside;
-use crate::sink::{self, SinkCommitter, SinkError, SinkIdentity, Sinks};
+use crate::sink::{SinkError, Sinks};
 use crate::source::{self, SourceError};
 use crate::state::verify_segment;
+use commits::{Committers, committers, replay};
 use failover::{Restart, RestartStrategy};
 use generation::{GenerationEnd, RunningJob};
 use older::Looked;
@@ -56,6 +58,8 @@ pub struct JobSettings {
     pub checkpoint_timeout: Duration,
     /// So many complete checkpoints stay in the store.
     pub checkpoints_kept: usize,
+    /// Results of this checkpoint that are lost for good are given up.
+    pub accepts_lost_of: Option<Epoch>,
     pub restart: RestartStrategy,
     /// What becomes of the state when the SQL is another one.
     pub upgrade: UpgradeSpec,
@@ -205,7 +209,9 @@ pub async fn run(
         // One that has run is tried once more, for its last checkpoint.
         let is_stopping = is_stop_wished && (!has_run || failed_stopping > 1);
         leaves = is_stopping;
-        if is_stopping && may_stop(&settings, &context, &claimant).await {
+        // What fails for good may fail before any seal, each time.
+        let is_still = claimant.is_sealed || (failure.is_permanent && !has_run);
+        if is_stopping && may_stop(&settings, &context, &claimant, is_still).await {
             // There is nothing that a last checkpoint could hold.
             info!(error = %failure.message, "stopped while recovering");
             workers.dismiss("the job has been stopped").await;
@@ -260,15 +266,24 @@ pub async fn run(
     }
 }
 
-/// Whether a job that does not run can be left as it is: not while a checkpoint is complete whose results are not visible yet. Kafka
-/// would throw them away after a while.
-async fn may_stop(settings: &JobSettings, context: &CoordinatorContext, claimant: &Claimant) -> bool {
+/// Whether a job that does not run can be left as it is: not while a checkpoint is complete whose results are not visible yet, or while
+/// it is not still and one may become so, by a record that was sent and has not arrived. Kafka would throw them away after a while.
+async fn may_stop(
+    settings: &JobSettings,
+    context: &CoordinatorContext,
+    claimant: &Claimant,
+    is_still: bool,
+) -> bool {
+    // A run on the command line that has come nowhere has begun nothing, and somebody waits for its end.
+    let has_begun = !settings.is_attended || claimant.own.is_some();
+    if has_begun && !is_still {
+        return false;
+    }
     match protocol::is_committed(context.store.as_ref()).await {
         Ok(is_committed) => is_committed,
         Err(error) => {
             warn!(error = %chain(&error), "it is not known whether the results of the last checkpoint are visible");
-            // A run on the command line that has come nowhere has begun nothing, and somebody waits for its end.
-            settings.is_attended && claimant.own.is_none()
+            !has_begun
         }
     }
 }
@@ -418,6 +433,7 @@ async fn one_generation(
             taken.go_back(whole).await?;
         }
     }
+    claimant.is_sealed = true;
     let upgrade = upgrade(taken.restored.as_ref(), settings, plan)?;
     let committers = take_leave(&upgrade, &mut taken, settings, context).await?;
     let (plan, restored_epoch) =
@@ -460,6 +476,7 @@ async fn one_generation(
     let state = upgrade.state(taken.restored.as_ref());
     let state = with_first_splits(state, plan, settings, &context.outside).await?;
     let job = RunningJob { settings, plan, context, taken, committers, state, report: sender };
+    claimant.is_sealed = false;
     let end = job.run(workers, wish).await?;
     if end == GenerationEnd::Stopped {
         // Rows after the last checkpoint are read again later; what sinks have begun with them must not stand in the way.
@@ -527,13 +544,13 @@ async fn take_leave(
     };
     let given_up = all.len();
     if upgrade.is_anew {
-        replay(taken, &all, given_up, context, generation).await?;
+        replay(taken, &all, given_up, context, settings.accepts_lost_of).await?;
         taken.restored = None;
         all.clear();
     }
     let former = all.len();
     all.extend(committers(&upgrade.plan, settings, generation, context)?);
-    replay(taken, &all, former, context, generation).await?;
+    replay(taken, &all, former, context, settings.accepts_lost_of).await?;
     if upgrade.keeps_savepoint
         && let Some(manifest) = &taken.restored
     {
@@ -543,108 +560,6 @@ async fn take_leave(
         info!(location = to.location(), bytes, "kept a savepoint of the state before the SQL changed");
     }
     Ok(if upgrade.is_anew { all } else { all.split_off(given_up) })
-}
-
-/// A committer and the operator that it commits for.
-pub(crate) type Committers = Vec<(String, Box<dyn SinkCommitter>)>;
-
-fn committers(
-    plan: &Plan,
-    settings: &JobSettings,
-    generation: Generation,
-    context: &CoordinatorContext,
-) -> Result<Committers, SinkError> {
-    let mut committers = Vec::new();
-    for operator in &plan.operators {
-        let Some(OperatorKind::Sink(sink)) = &operator.kind else { continue };
-        let identity = SinkIdentity {
-            job: settings.identity.uid.clone(),
-            operator: sink::operator_name(operator),
-            operator_id: operator.id.clone(),
-            generation,
-            outside: context.outside.clone(),
-            completed: watch::channel(Epoch(0)).1,
-            first_epoch: Epoch(0),
-        };
-        if let Some(committer) = context.sinks.connector(sink, identity)?.committer() {
-            if let Some(patience) = committer.patience().filter(|patience| is_tight(settings, *patience)) {
-                warn!(
-                    operator = operator.id,
-                    transaction_timeout_ms = patience.as_millis() as u64,
-                    "rows may have to be written again, or be lost, after an outage: raise 'properties.transaction.timeout.ms' of the \
-                     sink above twice the sum of spec.checkpoint.interval and spec.restart.maxDelay"
-                );
-            }
-            committers.push((operator.id.clone(), committer));
-        }
-    }
-    Ok(committers)
-}
-
-/// True if the next checkpoint and the longest rest after a failure may use up half of the time that a transaction has.
-fn is_tight(settings: &JobSettings, patience: Duration) -> bool {
-    let rest = match &settings.restart {
-        RestartStrategy::Exponential { max, .. } => *max,
-        RestartStrategy::FixedDelay { delay, .. } | RestartStrategy::FailureRate { delay, .. } => *delay,
-        RestartStrategy::None => Duration::ZERO,
-    };
-    settings.checkpoint_interval + rest > patience / 2
-}
-
-/// Commits what a checkpoint has prepared.
-pub(crate) async fn commit(committers: &Committers, manifest: &Manifest) -> Result<(), SinkError> {
-    let mut failures = Vec::new();
-    for (operator, committer) in committers {
-        // One sink in trouble must not keep the others' results until they expire.
-        failures.extend(committer.commit(&committables(manifest, operator)).await.err());
-    }
-    failures.sort_by_key(|failure| !failure.is_permanent());
-    failures.into_iter().next().map_or(Ok(()), Err)
-}
-
-/// Refuses to publish a checkpoint whose results can no longer be committed.
-pub(crate) async fn check(committers: &Committers, manifest: &Manifest) -> Result<(), SinkError> {
-    for (operator, committer) in committers {
-        committer.check(&committables(manifest, operator)).await?;
-    }
-    Ok(())
-}
-
-fn committables(manifest: &Manifest, operator: &str) -> Vec<Vec<u8>> {
-    let states = manifest.subtasks.iter().filter(|state| state.operator == operator);
-    states.flat_map(|state| state.committables.clone()).collect()
-}
-
-/// Before anything starts: commits the restored checkpoint again unless it is marked, then removes leftovers.
-///
-/// The first so many committers are of sinks that are given up: what is left over of theirs may stay.
-async fn replay(
-    taken: &TakenOver,
-    committers: &Committers,
-    given_up: usize,
-    context: &CoordinatorContext,
-    generation: Generation,
-) -> Result<(), Stop> {
-    let (clock, replays) = (context.clock, context.safeguards.replays_commits);
-    if let Some(manifest) = &taken.restored
-        && taken.replays_commit
-        && replays
-    {
-        commit(committers, manifest).await?;
-        crash_at(CrashPoint::CommitReplayed);
-        taken.checkpoints.mark_committed(Epoch(manifest.epoch), clock.now_ms()).await?;
-    }
-    let nothing = Manifest::default();
-    let manifest = taken.restored.as_ref().unwrap_or(&nothing);
-    for (number, (operator, committer)) in committers.iter().enumerate() {
-        match committer.clean_up(generation, &taken.earlier, &committables(manifest, operator)).await {
-            Err(error) if number < given_up => {
-                warn!(%operator, error = %chain(&error), "failed to remove what a sink that is given up has left over");
-            }
-            cleaned => cleaned?,
-        }
-    }
-    Ok(())
 }
 
 /// The first splits of sources that have never run, beside the state of all that has.
@@ -706,6 +621,7 @@ mod tests {
             checkpoint_interval: Duration::from_secs(1),
             checkpoint_timeout: Duration::from_secs(1),
             checkpoints_kept: 1,
+            accepts_lost_of: None,
             restart: RestartStrategy::Exponential {
                 initial: Duration::from_millis(10),
                 max: Duration::from_millis(10),

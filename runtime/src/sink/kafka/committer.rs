@@ -290,8 +290,9 @@ fn not_committed(transaction: &Transaction, error: &KafkaError) -> String {
     format!(
         "{rows} rows of epoch {epoch} for the topic '{topic}' are lost: the broker has ended the transaction '{id}' \
          (producer {}, epoch {}, first write {}, time-out {} ms, state {ABORTED}) before it was committed ({error}); the job was \
-         down for longer than the time-out. Write these rows by other means, or start over; then keep \
-         'properties.transaction.timeout.ms' above the longest outage",
+         down for longer than the time-out. Write these rows by other means, or do without them, and let the job go on with \
+         spec.checkpoint.acceptLostResultsOf: {epoch}; or start over. Then keep 'properties.transaction.timeout.ms' above the longest \
+         outage",
         transaction.producer_id,
         transaction.producer_epoch,
         first_write.unwrap_or_default().format("%Y-%m-%d %H:%M:%S UTC"),
@@ -305,16 +306,17 @@ fn contradicted(transaction: &Transaction, state: &str, error: &KafkaError) -> S
     format!(
         "whether the {rows} rows of epoch {epoch} for the topic '{topic}' were committed cannot be told: the broker has no open \
          transaction '{id}' (state {state}; {error}), which cannot be by this sink's own rules; please report it with the log, \
-         and compare the topic with the job's input before starting over"
+         and compare the topic with the job's input before starting over, or going on with \
+         spec.checkpoint.acceptLostResultsOf: {epoch}"
     )
 }
 
 fn undecidable(transaction: &Transaction, error: &KafkaError) -> String {
     format!(
         "whether the {} rows of epoch {} for the topic '{}' were committed cannot be told: the transaction \
-         '{}' was superseded or has expired ({error}); compare the topic with the job's input, then start over, or from another \
-         checkpoint",
-        transaction.rows, transaction.epoch, transaction.topic, transaction.id
+         '{}' was superseded or has expired ({error}); compare the topic with the job's input, write what is missing by other means, and \
+         let the job go on with spec.checkpoint.acceptLostResultsOf: {}; or start over, or from another checkpoint",
+        transaction.rows, transaction.epoch, transaction.topic, transaction.id, transaction.epoch
     )
 }
 

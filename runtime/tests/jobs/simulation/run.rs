@@ -48,6 +48,9 @@ const SLOTS: u32 = 2;
 const FAULTS_MS: u64 = 3_000;
 const STUCK: Duration = Duration::from_secs(300);
 
+/// What was sent to the store has arrived after so long.
+const LATEST: Duration = Duration::from_secs(2);
+
 /// What a schedule gave.
 pub struct Outcome {
     pub rows: Vec<String>,
@@ -136,7 +139,7 @@ struct Process {
 
 /// How a process has ended by itself.
 enum Ended {
-    Job(Result<JobEnd, String>),
+    Job(ProcessId, Result<JobEnd, String>),
     /// A coordinator that is no longer in charge.
     Fenced(ProcessId),
 }
@@ -169,11 +172,11 @@ impl Run {
             tokio::select! {
                 biased;
                 Some(end) = ended.recv() => match end {
-                    Ended::Job(Ok(JobEnd::Stopped)) => {
-                        self.is_at_rest().await?;
+                    Ended::Job(process, Ok(JobEnd::Stopped)) => {
+                        self.is_at_rest(process).await?;
                         self.go_on();
                     }
-                    Ended::Job(end) => return end.map(|_| ()),
+                    Ended::Job(_, end) => return end.map(|_| ()),
                     Ended::Fenced(process) => self.fenced(process),
                 },
                 () = self.clock.sleep(Duration::from_millis(rest)), if is_faulty => self.fault(step).await,
@@ -188,12 +191,13 @@ impl Run {
         }
     }
 
-    /// A job that was stopped has nothing left to be made visible: it may stay so for long.
-    async fn is_at_rest(&self) -> Result<(), String> {
-        // With another coordinator about there may be more by now.
-        if self.all(Kind::Coordinator).len() > 1 {
+    /// A job that was stopped has nothing left to be made visible, whatever still arrives: it may stay so for long.
+    async fn is_at_rest(&self, stopped: ProcessId) -> Result<(), String> {
+        // With another coordinator about there may be more by now, also if the one that has stopped is gone already.
+        if self.all(Kind::Coordinator).iter().any(|process| *process != stopped) {
             return Ok(());
         }
+        self.clock.sleep(LATEST).await;
         let store = SimulatedStore { world: self.world.clone(), process: self.next + 1 };
         match protocol::is_committed(&store).await {
             Ok(false) => Err("it was stopped with results that are not visible".to_owned()),
@@ -390,6 +394,7 @@ impl Run {
                 checkpoint_interval: Duration::from_millis(100),
                 checkpoint_timeout: Duration::from_secs(1),
                 checkpoints_kept: 2,
+                accepts_lost_of: None,
                 upgrade: UpgradeSpec::default(),
                 restart: RestartStrategy::Exponential {
                     initial: Duration::from_millis(50),
@@ -404,7 +409,7 @@ impl Run {
             let report = watch::channel(JobReport::default()).0;
             let end = match coordinator::run(settings, plan, context, workers, wish, report).await {
                 Err(JobError::Fenced { .. }) => Ended::Fenced(process),
-                end => Ended::Job(end.map_err(|error| error.to_string())),
+                end => Ended::Job(process, end.map_err(|error| error.to_string())),
             };
             // The schedule may be over.
             let _ = ended.send(end);

@@ -365,6 +365,18 @@ mod tests {
             ("ARRAY_INTERSECT(ARRAY[1, n, n, NULL], ARRAY[n, NULL, 3])", LIST, "[7, ]"),
             ("ARRAY_INTERSECT(ARRAY[1], ARRAY[n])", LIST, "[]"),
             ("ARRAY_REMOVE(ARRAY[n, 1, n], 7)", LIST, "[1]"),
+            ("ARRAY_REMOVE(ARRAY['x'], 'x')", "ARRAY<STRING>", "[]"),
+            ("CARDINALITY(ARRAY_EXCEPT(ARRAY[1.5], ARRAY[1.5]))", "INT", "0"),
+            (
+                "MAP_FROM_ARRAYS(ARRAY_REMOVE(ARRAY['x'], 'x'), ARRAY_REMOVE(ARRAY[n - n + 1], 1))",
+                "MAP<STRING, BIGINT>",
+                "{}",
+            ),
+            (
+                "MAP_FROM_ARRAYS(ARRAY_REMOVE(ARRAY['x'], 'x'), ARRAY_REMOVE(ARRAY[1], 1))",
+                "MAP<STRING, INT>",
+                "{}",
+            ),
             ("ARRAY_REMOVE(ARRAY[n, NULL], CAST(NULL AS BIGINT))", LIST, "[7]"),
             ("ARRAY_REVERSE(ARRAY[1, 2, n])", LIST, "[7, 2, 1]"),
             ("ARRAY_SLICE(ARRAY[1, 2, 3, n], 2, 3)", LIST, "[2, 3]"),

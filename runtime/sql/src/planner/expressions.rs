@@ -163,10 +163,38 @@ fn parts_of(value: &ScalarValue) -> Result<Option<plan::Expr>> {
     Ok(Some(plan::Expr::call(name, arguments)))
 }
 
+fn is_empty(value: &ScalarValue) -> bool {
+    match value {
+        ScalarValue::List(list) => list.value(0).is_empty(),
+        ScalarValue::Map(map) => map.value(0).is_empty(),
+        _ => false,
+    }
+}
+
+/// An ARRAY or MAP without elements: the constructors have no type without one.
+fn nothing_of(data_type: &DataType) -> Result<plan::Expr> {
+    let array_of = |element: DataType| {
+        let one = plan::Expr::call(function::ARRAY, vec![plan::Expr::literal(element, None)]);
+        let behind = plan::Expr::literal(DataType::simple(TypeKind::BigInt), Some(Value::Integer(2)));
+        plan::Expr::call("array_slice", vec![one, behind])
+    };
+    let nothing = match data_type.fields.as_slice() {
+        [element] => array_of(element.data_type()),
+        [key, value] => {
+            plan::Expr::call("map_from_arrays", vec![array_of(key.data_type()), array_of(value.data_type())])
+        }
+        _ => return not_impl_err!("the constant of the type {data_type}"),
+    };
+    Ok(plan::Expr::cast(nothing, data_type.clone(), false))
+}
+
 fn literal(value: &ScalarValue) -> Result<plan::Expr> {
     let data_type = data_type(&value.data_type())?;
     if value.is_null() {
         return Ok(plan::Expr::literal(data_type, None));
+    }
+    if is_empty(value) {
+        return nothing_of(&data_type);
     }
     if let Some(parts) = parts_of(value)? {
         return Ok(plan::Expr::cast(parts, data_type, false));

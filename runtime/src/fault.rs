@@ -157,6 +157,10 @@ pub struct Safeguards {
     pub compares_images: bool,
     /// A manifest is read back before a record names it.
     pub verifies_manifests: bool,
+    /// An epoch that was given up gets an empty record before a later one is written.
+    pub fills_gaps: bool,
+    /// A job that has failed is at rest only once it has sealed an epoch since its tasks have run.
+    pub rests_sealed: bool,
 }
 
 impl Default for Safeguards {
@@ -169,6 +173,8 @@ impl Default for Safeguards {
             verifies_segments: true,
             compares_images: true,
             verifies_manifests: true,
+            fills_gaps: true,
+            rests_sealed: true,
         }
     }
 }

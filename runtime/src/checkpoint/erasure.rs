@@ -2,6 +2,7 @@
 
 use super::paths;
 use super::protocol::{self, CheckpointError, Claimant, JobIdentity, RefusedSnafu};
+use super::records::JobRecord;
 use super::store::Store;
 use crate::fault::{CrashPoint, crash_at};
 use crate::model::JobUid;
@@ -15,16 +16,7 @@ const BATCH: usize = 1000;
 /// # Errors
 /// If it is the state of another job, or the store fails.
 pub async fn erase(store: &dyn Store, uid: Option<&JobUid>, nonce: u64) -> Result<usize, CheckpointError> {
-    let Some(owner) = protocol::owner(store).await? else { return Ok(0) };
-    if let Some(uid) = uid.filter(|uid| uid.0 != owner.uid) {
-        let message = format!(
-            "'{}' holds the state of another job, '{}' (uid {}), and not of that with the uid {uid}; nothing was removed",
-            store.location(),
-            owner.name,
-            owner.uid
-        );
-        return RefusedSnafu { message }.fail();
-    }
+    let Some(owner) = owner(store, uid).await? else { return Ok(0) };
     let Some(identity) = JobIdentity::of(&owner, protocol::ERASES) else {
         let message = format!(
             "'{}' holds the state of no job that this release knows; nothing was removed",
@@ -49,6 +41,24 @@ pub async fn erase(store: &dyn Store, uid: Option<&JobUid>, nonce: u64) -> Resul
         removed += delete(store, store.list(prefix).await?).await?;
     }
     Ok(removed + delete(store, vec![paths::JOB.to_owned()]).await?)
+}
+
+/// Whose state is at a place.
+///
+/// # Errors
+/// If it is not the job with this uid, or the store fails.
+pub async fn owner(store: &dyn Store, uid: Option<&JobUid>) -> Result<Option<JobRecord>, CheckpointError> {
+    let Some(owner) = protocol::owner(store).await? else { return Ok(None) };
+    if let Some(uid) = uid.filter(|uid| uid.0 != owner.uid) {
+        let message = format!(
+            "'{}' holds the state of another job, '{}' (uid {}), and not of that with the uid {uid}; nothing was removed",
+            store.location(),
+            owner.name,
+            owner.uid
+        );
+        return RefusedSnafu { message }.fail();
+    }
+    Ok(Some(owner))
 }
 
 async fn delete(store: &dyn Store, keys: Vec<String>) -> Result<usize, CheckpointError> {

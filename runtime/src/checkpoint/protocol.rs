@@ -337,7 +337,7 @@ impl Checkpoints {
                 // Its record is there. Its place may have been free because a newer generation has removed its own record from it.
                 return self.check_fence().await;
             }
-            let next = newest.next();
+            let next = if self.safeguards.fills_gaps { newest.next() } else { epoch };
             let of_record = if next < epoch { String::new() } else { key.clone() };
             if !self.create_record(next, of_record).await? && self.safeguards.checks_fence {
                 break;

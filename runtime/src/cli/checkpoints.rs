@@ -135,8 +135,12 @@ pub fn checkpoints(arguments: &CheckpointsArguments) -> Result<Exit, UserError> 
     let manifest = job::read_manifest(&arguments.file)?;
     let store = job::store(&manifest)?;
     runtime("service", 1)?.block_on(async {
-        if let Some(What::Delete { all: true, uid, .. }) = &arguments.what {
-            return delete_all(store.as_ref(), uid.clone().map(JobUid)).await;
+        if let Some(What::Delete { uid, all, .. }) = &arguments.what {
+            let uid = uid.clone().map(JobUid);
+            erasure::owner(store.as_ref(), uid.as_ref()).await.map_err(as_user)?;
+            if *all {
+                return delete_all(store.as_ref(), uid).await;
+            }
         }
         let found = protocol::complete(store.as_ref()).await.map_err(as_user)?;
         if found.is_empty() {

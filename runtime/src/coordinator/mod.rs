@@ -210,7 +210,8 @@ pub async fn run(
         let is_stopping = is_stop_wished && (!has_run || failed_stopping > 1);
         leaves = is_stopping;
         // What fails for good may fail before any seal, each time.
-        let is_still = claimant.is_sealed || (failure.is_permanent && !has_run);
+        let is_still =
+            claimant.is_sealed || (failure.is_permanent && !has_run) || !context.safeguards.rests_sealed;
         if is_stopping && may_stop(&settings, &context, &claimant, is_still).await {
             // There is nothing that a last checkpoint could hold.
             info!(error = %failure.message, "stopped while recovering");

@@ -131,9 +131,11 @@ fn checkpoints_are_listed_inspected_verified_and_removed() {
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(place.rows("totals"), straight.rows("totals"));
 
-    let others = place.verb("checkpoints", &["delete", "--all", "--uid", "another"]);
-    assert_eq!(others.status.code(), Some(1));
-    assert!(text(&others).contains("holds the state of another job, 'default/job'"), "{}", text(&others));
+    for which in [&["--all"][..], &["--before", "1"]] {
+        let others = place.verb("checkpoints", &[&["delete", "--uid", "another"], which].concat());
+        assert_eq!(others.status.code(), Some(1));
+        assert!(text(&others).contains("holds the state of another job, 'default/job'"), "{}", text(&others));
+    }
     let none = place.verb("checkpoints", &["delete"]);
     assert_eq!(none.status.code(), Some(2), "{}", text(&none));
     let again = text(&place.run(&[]));

@@ -6,6 +6,7 @@ pub mod aggregates;
 mod arrays;
 mod cast;
 pub mod chance;
+mod charsets;
 pub mod clock;
 pub mod decimals;
 mod encodings;
@@ -141,7 +142,7 @@ fn special() -> [(&'static str, &'static str); 6] {
     ]
 }
 
-fn tables() -> [&'static [Scalar]; 13] {
+fn tables() -> [&'static [Scalar]; 14] {
     [
         numbers::FUNCTIONS,
         math::FUNCTIONS,
@@ -154,6 +155,7 @@ fn tables() -> [&'static [Scalar]; 13] {
         arrays::FUNCTIONS,
         pieces::FUNCTIONS,
         time_texts::FUNCTIONS,
+        charsets::FUNCTIONS,
         encodings::FUNCTIONS,
         json::FUNCTIONS,
     ]

@@ -27,6 +27,9 @@ use crate::harness::wait_until;
 /// How often a consumer that finds too little is started again.
 const CONSUMER_TRIES: usize = 20;
 
+/// The rows that tests append have times of 1970: half a minute after its start a broker would delete them for their age.
+const KEEP_ALL: &str = "log.retention.ms=-1\n";
+
 /// Codes of an unknown partition, of one without a leader, and of one that another broker leads.
 const NOT_LEADING: [i16; 3] = [3, 5, 6];
 
@@ -167,7 +170,7 @@ impl Broker {
              controller.listener.names=CONTROLLER\nlisteners=PLAIN://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listener}\n\
              advertised.listeners=PLAIN://127.0.0.1:{port}{listener}\n{settings}inter.broker.listener.name=PLAIN\n\
              listener.security.protocol.map=PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT,SAFE:SASL_SSL\nlog.dirs={}/data\n\
-             broker.heartbeat.interval.ms=500\nbroker.session.timeout.ms=4000\n\
+             {KEEP_ALL}broker.heartbeat.interval.ms=500\nbroker.session.timeout.ms=4000\n\
              auto.create.topics.enable=false\ngroup.initial.rebalance.delay.ms=0\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=2\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
              transaction.state.log.num.partitions=2\ntransaction.abort.timed.out.transaction.cleanup.interval.ms=200\n\
@@ -192,7 +195,7 @@ impl Broker {
             "process.roles=broker\nnode.id=2\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
              controller.listener.names=CONTROLLER\nlisteners=PLAIN://127.0.0.1:{port}\ninter.broker.listener.name=PLAIN\n\
              listener.security.protocol.map=PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}/data\n\
-             broker.heartbeat.interval.ms=500\nbroker.session.timeout.ms=4000\n",
+             {KEEP_ALL}broker.heartbeat.interval.ms=500\nbroker.session.timeout.ms=4000\n",
             folder.path().display()
         );
         let second = Self::run(folder, &config, &[], port, controller, None);
@@ -213,7 +216,7 @@ impl Broker {
                 "process.roles=broker,controller\nnode.id={node}\ncontroller.quorum.voters={voters}\n\
                  controller.listener.names=CONTROLLER\nlisteners=PLAIN://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
                  inter.broker.listener.name=PLAIN\nlistener.security.protocol.map=PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
-                 log.dirs={}/data\nbroker.heartbeat.interval.ms=500\nbroker.session.timeout.ms=3000\nmin.insync.replicas=2\n\
+                 log.dirs={}/data\n{KEEP_ALL}broker.heartbeat.interval.ms=500\nbroker.session.timeout.ms=3000\nmin.insync.replicas=2\n\
                  auto.create.topics.enable=false\ngroup.initial.rebalance.delay.ms=0\noffsets.topic.num.partitions=2\n\
                  transaction.state.log.num.partitions=3\ntransaction.abort.timed.out.transaction.cleanup.interval.ms=200\n\
                  leader.imbalance.check.interval.seconds=5\n",

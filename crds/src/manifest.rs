@@ -226,6 +226,9 @@ const SECRETS_MAX: usize = 64;
 fn ranges(job: &StreamJob) -> Vec<String> {
     let spec = &job.spec;
     let mut mistakes = Vec::new();
+    if spec.checkpoint.accept_lost_results_of == Some(0) {
+        mistakes.push("spec.checkpoint.acceptLostResultsOf: 0 is no epoch: they begin at 1".to_owned());
+    }
     let mut check = |field: &str, value: u32, most: u32| {
         if !(1..=most).contains(&value) {
             mistakes.push(format!("{field}: {value} is not from 1 to {most}"));

@@ -159,6 +159,11 @@ fn mistakes_name_the_field_and_the_cure() {
             &["spec.restart.maxRestarts: 0 is not from 1 to 1000000"],
         ),
         ("spec:", "spec:\n  checkpoint: {retain: 0}", &["spec.checkpoint.retain: 0 is not from 1 to 1000"]),
+        (
+            "spec:",
+            "spec:\n  checkpoint: {acceptLostResultsOf: 0}",
+            &["spec.checkpoint.acceptLostResultsOf: 0 is no epoch: they begin at 1"],
+        ),
         ("spec:", "spec:\n  workers: {slots: 65}", &["spec.workers.slots: 65 is not from 1 to 64"]),
         (
             "spec:",

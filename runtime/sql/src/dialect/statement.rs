@@ -182,7 +182,7 @@ fn tokenize(sql: &str) -> Parsed<Vec<TokenWithSpan>> {
         .tokenize_with_location()
         .map_err(|error| Diagnostic::at(error.location.line, error.location.column, 1, error.message))?;
     let tokens = tokens.into_iter().filter(|t| t.token != Token::EOF).flat_map(split_double_angle);
-    Ok(replace_constructors(tokens.collect()))
+    Ok(replace_constructors(without_asymmetric(tokens.collect())))
 }
 
 /// `ROW<a ARRAY<INT>>` ends with what the tokenizer takes for a shift; the planner knows no shifts.
@@ -315,6 +315,29 @@ fn as_of(tokens: &[TokenWithSpan]) -> Option<&TokenWithSpan> {
     })
 }
 
+/// A value or the begin or the end of one, and no word of the grammar's.
+fn is_operand(token: &TokenWithSpan) -> bool {
+    match &token.token {
+        Token::Word(word) => word.quote_style.is_some() || word.keyword == Keyword::NoKeyword,
+        other => matches!(other, Token::Number(..) | Token::LParen | Token::RParen | Token::RBracket),
+    }
+}
+
+/// BETWEEN is ASYMMETRIC whether it is said or not, and the grammar below does not know the word.
+fn without_asymmetric(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let is = |token: &TokenWithSpan, word: &str| matches!(&token.token, Token::Word(found) if is_word(found, word));
+    let mut is_after_between = false;
+    let mut kept = tokens;
+    kept.retain(|token| {
+        let is_dropped = is_after_between && is(token, "ASYMMETRIC");
+        if !matches!(token.token, Token::Whitespace(_)) {
+            is_after_between = is(token, "BETWEEN");
+        }
+        !is_dropped
+    });
+    kept
+}
+
 /// What the grammar below does not know, or takes for something else, by its name.
 fn unknown_to_the_grammar(tokens: &[TokenWithSpan]) -> Option<Diagnostic> {
     let is =
@@ -333,6 +356,14 @@ fn unknown_to_the_grammar(tokens: &[TokenWithSpan]) -> Option<Diagnostic> {
     }
     words.windows(3).find_map(|three| {
         let [first, second, third] = three else { return None };
+        if is(second, "SYMMETRIC") && is(first, "BETWEEN") {
+            let hint = "write BETWEEN LEAST(a, b) AND GREATEST(a, b)";
+            return Some(mistake(second, "BETWEEN SYMMETRIC is not supported yet").hint(hint));
+        }
+        if is(second, "DIV") && is_operand(first) && is_operand(third) {
+            let hint = "write /: the quotient of whole numbers is a whole number";
+            return Some(mistake(second, "the operator DIV is not supported").hint(hint));
+        }
         let begins_type = matches!(third.token, Token::Lt | Token::LParen);
         let to_nested = ["MAP", "ROW", "MULTISET"].iter().find(|name| is(second, name) && begins_type);
         let to = to_nested.or(["INTERVAL"].iter().find(|name| is(second, name)));

@@ -20,7 +20,7 @@ pub const FUNCTIONS: &[Scalar] = &[
             let mut out = BinaryBuilder::new();
             for row in 0..rows {
                 match (text(arguments, 0, row), text(arguments, 1, row)) {
-                    (Some(text), Some(name)) => out.append_value(Charset::of("ENCODE", name)?.encode(text)),
+                    (Some(text), Some(name)) => out.append_value(Charset::of("encode", name)?.encode(text)),
                     _ => out.append_null(),
                 }
             }
@@ -44,7 +44,7 @@ pub const FUNCTIONS: &[Scalar] = &[
                 let index = arguments[0].index(row);
                 match (values.is_valid(index), text(arguments, 1, row)) {
                     (true, Some(name)) => {
-                        out.append_value(Charset::of("DECODE", name)?.decode(values.value(index)))
+                        out.append_value(Charset::of("decode", name)?.decode(values.value(index)))
                     }
                     _ => out.append_null(),
                 }
@@ -68,21 +68,30 @@ enum Charset {
     Ascii,
 }
 
+const NAMES: [(&str, Charset); 6] = [
+    ("UTF-8", Charset::Utf8),
+    ("UTF-16", Charset::Utf16),
+    ("UTF-16BE", Charset::Utf16Be),
+    ("UTF-16LE", Charset::Utf16Le),
+    ("ISO-8859-1", Charset::Latin1),
+    ("US-ASCII", Charset::Ascii),
+];
+
+/// # Errors
+/// If there is no character set of this name.
+pub fn check_name(function: &str, name: &str) -> Result<()> {
+    Charset::of(function, name).map(drop)
+}
+
 impl Charset {
     fn of(function: &str, name: &str) -> Result<Charset> {
-        Ok(match name.to_ascii_uppercase().as_str() {
-            "UTF-8" => Charset::Utf8,
-            "UTF-16" => Charset::Utf16,
-            "UTF-16BE" => Charset::Utf16Be,
-            "UTF-16LE" => Charset::Utf16Le,
-            "ISO-8859-1" => Charset::Latin1,
-            "US-ASCII" => Charset::Ascii,
-            _ => {
-                return exec_err!(
-                    "{function}: the character set '{name}' is not known; known are UTF-8, UTF-16, UTF-16BE, UTF-16LE, ISO-8859-1 and US-ASCII"
-                );
-            }
-        })
+        match NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+            Some((_, charset)) => Ok(*charset),
+            None => exec_err!(
+                "{}: the character set '{name}' is not known; known are UTF-8, UTF-16, UTF-16BE, UTF-16LE, ISO-8859-1 and US-ASCII",
+                function.to_uppercase()
+            ),
+        }
     }
 
     fn encode(self, text: &str) -> Vec<u8> {

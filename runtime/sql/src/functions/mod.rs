@@ -75,6 +75,7 @@ pub fn check_constants(name: &str, constants: &[Option<&str>]) -> Result<()> {
         ) => times::check_pattern(pattern),
         ("timestampdiff" | "timestampadd", [Some(unit), ..]) => times::check_unit(unit),
         ("floor_to" | "ceil_to", [_, Some(unit)]) => times::check_unit(unit),
+        ("encode" | "decode", [_, Some(charset)]) => charsets::check_name(name, charset),
         ("json_value" | "json_query" | "json_exists", [_, Some(path)]) => json::check_path(path),
         ("regexp" | "regexp_extract" | "regexp_replace", [_, Some(pattern), ..]) => {
             regex_cache::RegexCache::default().get(pattern).map(drop)

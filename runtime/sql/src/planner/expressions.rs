@@ -3,10 +3,10 @@
 use arrow::array::{Array, ArrayRef};
 use datafusion_common::{DFSchema, Result, ScalarValue, not_impl_err, plan_err};
 use datafusion_expr::expr::{Alias, Between, BinaryExpr, Case, Cast, InList, Like, ScalarFunction, TryCast};
-use datafusion_expr::{Expr, Operator};
+use datafusion_expr::{Expr, ExprSchemable, Operator};
 
 use super::like::KERNELS;
-use super::words::{DIFFERENCE, HINT};
+use super::words::{DIFFERENCE, HINT, UNORDERED};
 use crate::functions::{self, CastTo, CompareFractions, FIELD, InFractions};
 use crate::plan::{self, Branch, DataType, TypeKind, Value, function};
 
@@ -18,6 +18,9 @@ pub fn convert(expression: &Expr, schema: &DFSchema, columns: &[plan::Expr]) -> 
         Expr::Column(column) => columns[schema.index_of_column(column)?].clone(),
         Expr::Literal(value, _) => literal(value)?,
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            if [Operator::Lt, Operator::LtEq, Operator::Gt, Operator::GtEq].contains(op) {
+                ordered(left, schema)?;
+            }
             plan::Expr::call(operator(*op)?, vec![to(left)?, to(right)?])
         }
         Expr::Not(inner) => plan::Expr::call(function::NOT, vec![to(inner)?]),
@@ -34,7 +37,10 @@ pub fn convert(expression: &Expr, schema: &DFSchema, columns: &[plan::Expr]) -> 
             let name = if *negated { function::NOT_LIKE } else { function::LIKE };
             plan::Expr::call(name, vec![to(expr)?, to(pattern)?])
         }
-        Expr::Between(between) => convert_between(between, to)?,
+        Expr::Between(between) => {
+            ordered(&between.expr, schema)?;
+            convert_between(between, to)?
+        }
         Expr::InList(InList { expr, list, negated }) => {
             let name = if *negated { function::NOT_IN } else { function::IN };
             let arguments = std::iter::once(expr.as_ref()).chain(list).map(to).collect::<Result<_>>()?;
@@ -48,6 +54,15 @@ pub fn convert(expression: &Expr, schema: &DFSchema, columns: &[plan::Expr]) -> 
         Expr::ScalarFunction(call) => convert_call(call, to)?,
         other => return not_impl_err!("the expression {other}"),
     })
+}
+
+/// Refuses values of which none is smaller than another one.
+fn ordered(value: &Expr, schema: &DFSchema) -> Result<()> {
+    let of = data_type(&value.get_type(schema)?)?;
+    if matches!(of.kind(), TypeKind::Row | TypeKind::Array | TypeKind::Map) {
+        return plan_err!("{UNORDERED} {of}{HINT}compare what is inside of it");
+    }
+    Ok(())
 }
 
 fn convert_between(between: &Between, to: impl Fn(&Expr) -> Result<plan::Expr>) -> Result<plan::Expr> {

@@ -67,16 +67,16 @@ pub fn from_parser(error: &ParserError, tokens: &[TokenWithSpan]) -> Diagnostic 
         let end = tokens.last().map_or(Span::empty().end, |token| token.span.end);
         (end.line, end.column)
     });
-    let length = tokens
-        .iter()
-        .find(|token| token.span.start.line == line && token.span.start.column == column)
-        .map_or(1, |token| width(token.span));
-    Diagnostic::at(
-        line,
-        column,
-        length,
-        message.replace("Expected: ", "expected ").replace("found: ", "found "),
-    )
+    let token =
+        tokens.iter().find(|token| token.span.start.line == line && token.span.start.column == column);
+    let length = token.map_or(1, |token| width(token.span));
+    if let Some(token) = token.filter(|_| message.starts_with("No infix parser for token ")) {
+        let message = format!("'{}' is no operator", token.token);
+        return Diagnostic::at(line, column, length, message)
+            .hint("put a comma or an operator before it, or AS if it is a name");
+    }
+    let message = message.replace("Expected: ", "expected ").replace("found: ", "found ");
+    Diagnostic::at(line, column, length, message)
 }
 
 fn parse_place(text: &str) -> Option<(u64, u64)> {

@@ -180,6 +180,8 @@ fn rewritten(expression: &Expr) -> Option<Expr> {
         Expr::Function(function) if is_unix_timestamp_now(function) => {
             Some(call(clock::UNIX_SECONDS, Vec::new()))
         }
+        // A row by its parentheses alone.
+        Expr::Tuple(values) if values.len() > 1 => Some(call(function::ROW, values.clone())),
         Expr::Position { expr, r#in } => Some(call("position", vec![(**expr).clone(), (**r#in).clone()])),
         Expr::Trim { trim_where, trim_what, expr, .. } => {
             let name = match trim_where {

@@ -151,6 +151,15 @@ impl Found<'_> {
             self.refuse(&modifier.to_string(), hint, span, &["ROLLUP", "CUBE", "TOTALS", "SETS"]);
         }
         if let GroupByExpr::Expressions(keys, _) = &select.group_by
+            && let Some(values) = keys.iter().find_map(values_of_row)
+        {
+            let (what, hint) = match values {
+                0 => ("GROUP BY ()", "remove it: without GROUP BY aggregates are of all rows"),
+                _ => ("a list in parentheses in GROUP BY", "write GROUP BY a, b"),
+            };
+            self.refuse(what, hint, span, &["GROUP"]);
+        }
+        if let GroupByExpr::Expressions(keys, _) = &select.group_by
             && let Some(name) = keys.iter().find_map(aggregate_in)
         {
             let message = format!("the aggregate {name} cannot be in GROUP BY: it is of what is grouped");
@@ -458,6 +467,14 @@ fn shortened(text: &str) -> String {
     match text.chars().count() > MOST {
         true => text.chars().take(MOST).chain(['…']).collect(),
         false => text.to_owned(),
+    }
+}
+
+/// How many values a row has that is written in parentheses alone.
+fn values_of_row(expression: &Expr) -> Option<usize> {
+    match expression {
+        Expr::Tuple(values) => Some(values.len()),
+        _ => None,
     }
 }
 

@@ -35,6 +35,9 @@ pub const CANNOT_CAST: &str = "cannot be CAST to";
 /// The message of one time minus another.
 pub const DIFFERENCE: &str = "a difference of times is not supported yet";
 
+/// How the message of a comparison of what is only equal or not begins.
+pub const UNORDERED: &str = "there is no order of";
+
 /// The message of a CASE that does not ask.
 pub const CONDITION: &str = "a condition is BOOLEAN, and this is not";
 
@@ -89,6 +92,7 @@ pub fn of_text(text: &str) -> Words {
         let keywords: &[&str] = match message {
             DIFFERENCE => &["-"],
             CONDITION => &["WHEN"],
+            message if message.starts_with(UNORDERED) => &["BETWEEN", "<=", ">=", "<", ">"],
             message if message.contains(CANNOT_CAST) => &["CAST", "TRY_CAST"],
             _ => &[],
         };
@@ -146,6 +150,12 @@ fn of_rows(text: &str) -> Option<Words> {
 }
 
 fn of_groups(text: &str) -> Option<Words> {
+    if let Some(name) = text.strip_prefix("Invalid qualifier ") {
+        let words = Words::new(format!(
+            "there is no table '{name}' here, and {name}.* of a ROW is not supported yet"
+        ));
+        return Some(words.hint(format!("name the fields of a ROW: {name}.field, …")));
+    }
     let last = |column: &str| column.rsplit('.').next().unwrap_or(column).to_owned();
     let quoted = |rest: &str| rest.split_once('"').map(|(column, _)| column.to_owned());
     if let Some(rest) = text.strip_prefix("Projections require unique expression names but the expression \"")

@@ -25,6 +25,56 @@ fn mistakes_are_shown_where_they_are() {
             Some("remove the comma, or write what is missing"),
         ),
         (
+            "SELECT auction DIV 2 FROM bid",
+            "1:16+3 the operator DIV is not supported",
+            Some("write /: the quotient of whole numbers is a whole number"),
+        ),
+        (
+            "SELECT auction div FROM bid",
+            "1:16+3 'div' is no operator",
+            Some("put a comma or an operator before it, or AS if it is a name"),
+        ),
+        (
+            "SELECT (auction) DIV (price) FROM bid",
+            "1:18+3 the operator DIV is not supported",
+            Some("write /: the quotient of whole numbers is a whole number"),
+        ),
+        (
+            "SELECT price FROM bid WHERE price BETWEEN SYMMETRIC 3 AND 1",
+            "1:43+9 BETWEEN SYMMETRIC is not supported yet",
+            Some("write BETWEEN LEAST(a, b) AND GREATEST(a, b)"),
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY ()",
+            "1:26+5 GROUP BY () is not supported yet",
+            Some("remove it: without GROUP BY aggregates are of all rows"),
+        ),
+        (
+            "SELECT COUNT(*) FROM bid GROUP BY (auction, bidder)",
+            "1:26+5 a list in parentheses in GROUP BY is not supported yet",
+            Some("write GROUP BY a, b"),
+        ),
+        (
+            "SELECT url.* FROM bid",
+            "1:8+3 there is no table 'url' here, and url.* of a ROW is not supported yet",
+            Some("name the fields of a ROW: url.field, …"),
+        ),
+        (
+            "SELECT auction FROM bid WHERE ROW(auction, price) < ROW(1, 2)",
+            "1:51+1 there is no order of ROW<EXPR$0 BIGINT, EXPR$1 BIGINT>",
+            Some("compare what is inside of it"),
+        ),
+        (
+            "SELECT auction FROM bid WHERE (auction, price) BETWEEN (1, 2) AND (3, 4)",
+            "1:48+7 there is no order of ROW<EXPR$0 BIGINT, EXPR$1 BIGINT>",
+            Some("compare what is inside of it"),
+        ),
+        (
+            "SELECT auction FROM bid WHERE ENCODE(url, 'UTF-32') IS NULL",
+            "1:43+8 ENCODE: the character set 'UTF-32' is not known; known are UTF-8, UTF-16, UTF-16BE, UTF-16LE, ISO-8859-1 and US-ASCII",
+            None,
+        ),
+        (
             "SELECT MOD(auction, 2,) FROM bid",
             "1:22+1 a comma before ), where something of the list should come",
             Some("remove the comma, or write what is missing"),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use millrace_sql::plan::Plan;
 use parking_lot::Mutex;
 use prost::Message;
@@ -189,7 +190,8 @@ pub async fn remove(store: &dyn Store, kept: &[Kept]) -> Result<usize, Checkpoin
 }
 
 async fn removal(store: &dyn Store, kept: &[Kept]) -> Result<Option<Removal>, CheckpointError> {
-    let prefixes = [paths::EPOCHS, paths::MANIFESTS, paths::COMMITS, paths::SEGMENTS, paths::FLOORS];
+    let prefixes =
+        [paths::EPOCHS, paths::MANIFESTS, paths::COMMITS, paths::SEGMENTS, paths::FLOORS, paths::GENERATIONS];
     let mut keys = Vec::new();
     for prefix in prefixes {
         keys.extend(store.list(prefix).await?);
@@ -462,17 +464,24 @@ fn unconditional<T>(store: &dyn Store) -> Result<T, CheckpointError> {
 /// start.
 async fn probe(store: &dyn Store, uid: &JobUid) -> Result<(), CheckpointError> {
     let key = paths::probe(uid);
-    // Another coordinator of this job may be asking the same.
-    if store.create(&key, b"first".to_vec()).await? == Created::Unsupported {
-        return unconditional(store);
-    }
-    let second = store.create(&key, b"second".to_vec()).await?;
+    let first = store.create(&key, b"first".to_vec()).await?;
+    let second = match first {
+        Created::Unsupported => return unconditional(store),
+        Created::Yes => store.create(&key, b"second".to_vec()).await?,
+        // Another coordinator of this job asks the same, or has been cut short: what it has created is not there twice.
+        Created::Exists => Created::Exists,
+    };
     match (second, store.get(&key).await?.as_deref()) {
-        (Created::Exists, Some(b"first")) => Ok(()),
-        // A race inside of the store: nothing is known yet, and the caller tries again.
-        (Created::Exists, None) => Ok(()),
-        _ => unconditional(store),
+        (Created::Exists, Some(b"first")) => {}
+        // The other one has its answer, or it is a race inside of the store.
+        (Created::Exists, None) => return Ok(()),
+        _ => return unconditional(store),
     }
+    // Only by whoever made it: another one may be between its two questions.
+    if first == Created::Yes {
+        store.delete(&[key]).await?;
+    }
+    Ok(())
 }
 
 /// Fails if a location holds another job's state, or this job's in a form that it cannot go on from.
@@ -564,7 +573,11 @@ async fn claim(
         };
         let (uid, attempt) = (identity.uid.0.clone(), identity.attempt.0);
         let ours = GenerationClaim { uid, attempt, nonce, parallelism };
-        if create_or_own(store, &paths::generation(next), records::encode(&ours)).await? {
+        if !create_or_own(store, &paths::generation(next), records::encode(&ours)).await? {
+            continue;
+        }
+        // The place may have been free because a newer generation has removed the claim that was there.
+        if newest_generation(store).await? <= Some(next) {
             return Ok(next);
         }
     }
@@ -597,12 +610,18 @@ async fn record_keys(store: &dyn Store) -> Result<Vec<(Epoch, String)>, StoreErr
     Ok(numbered.filter(|(epoch, _)| *epoch >= floor).map(|(epoch, key)| (Epoch(epoch), key)).collect())
 }
 
+/// Records that are read at a time: a job that could not start for long has left many without a checkpoint.
+const RECORDS_AT_ONCE: usize = 16;
+
 /// The epoch records from the newest checkpoint on.
 async fn epoch_records(store: &dyn Store) -> Result<Vec<(Epoch, EpochRecord)>, CheckpointError> {
+    let keys = record_keys(store).await?.into_iter().rev();
+    let read = keys.map(|(epoch, key)| async move { (epoch, read::<EpochRecord>(store, &key).await) });
+    let mut read = futures::stream::iter(read).buffered(RECORDS_AT_ONCE);
     let mut records = Vec::new();
     // Only the newest checkpoint matters: read backwards until one is found.
-    for (epoch, key) in record_keys(store).await?.into_iter().rev() {
-        let record: EpochRecord = read(store, &key).await?;
+    while let Some((epoch, record)) = read.next().await {
+        let record = record?;
         let is_checkpoint = !record.manifest.is_empty();
         records.push((epoch, record));
         if is_checkpoint {
@@ -712,6 +731,38 @@ mod tests {
         fn location(&self) -> String {
             "s3://careless".to_owned()
         }
+    }
+
+    #[tokio::test]
+    async fn a_late_claim_whose_place_was_made_free_leads_nothing() {
+        let (_folder, inner) = store();
+        let first = take_over(&inner, 1).await;
+        publish(&first, Epoch(2)).await.unwrap();
+        let is_late = Arc::new(Mutex::new(true));
+        // While the second claim is under way others lead the job, and remove the claims before theirs.
+        let create: Create = Box::new(move |inner, key, bytes| {
+            let is_late = key == paths::generation(Generation(2)) && std::mem::take(&mut *is_late.lock());
+            async move {
+                if is_late {
+                    take_over(&inner, 3).await;
+                    let third = take_over(&inner, 3).await;
+                    publish(&third, third.next_epoch).await.unwrap();
+                    let manifest = newest(inner.as_ref()).await.unwrap().unwrap();
+                    third.checkpoints.remove_old(&[Kept::of(&manifest)]).await.unwrap();
+                    let claims = inner.list(paths::GENERATIONS).await.unwrap();
+                    assert_eq!(claims, [paths::generation(Generation(3))]);
+                }
+                inner.create(&key, bytes).await
+            }
+            .boxed()
+        });
+
+        let late = take_over(&(Arc::new(Careless { inner: Arc::clone(&inner), create }) as _), 2).await;
+
+        assert_eq!(late.checkpoints.generation(), Generation(4));
+        assert_eq!(late.restored.unwrap().generation, 3);
+        assert_eq!(late.earlier.iter().map(|led| led.generation.0).collect::<Vec<_>>(), [3]);
+        assert!(matches!(publish(&first, Epoch(5)).await, Err(CheckpointError::Fenced { .. })));
     }
 
     #[tokio::test]
@@ -880,10 +931,12 @@ mod tests {
                     if answer == Created::Unsupported {
                         return Ok(answer);
                     }
+                    let was_there = inner.get(&key).await?.is_some();
                     if overwrites {
                         inner.delete(std::slice::from_ref(&key)).await?;
                     }
-                    inner.create(&key, bytes).await.map(|_| answer)
+                    let created = inner.create(&key, bytes).await?;
+                    Ok(if was_there { answer } else { created })
                 }
                 .boxed()
             });

@@ -1,20 +1,21 @@
 //! Which objects no kept checkpoint needs. Pure: a plan first, deletion second.
 //!
 //! A coordinator that was cut off may still act on what it knew. What is removed is therefore older than a complete checkpoint, and
-//! named by none that is kept: a newer generation goes on from that checkpoint or a later one, and needs nothing else. An epoch's place
-//! becomes free again with its record, so whoever takes one looks once more whether it still leads (`protocol`), and claims of
-//! generations are never removed.
+//! named by none that is kept: a newer generation goes on from that checkpoint or a later one, and needs nothing else. The claims of
+//! generations go that were over before the oldest kept checkpoint. The place of an epoch or a generation becomes free again with its
+//! object, so whoever takes one looks once more whether it still leads (`protocol`).
 
 use std::collections::BTreeSet;
 
 use super::paths;
 use super::records::Manifest;
-use crate::model::Epoch;
+use crate::model::{Epoch, Generation};
 
 /// A checkpoint that is kept, and the segments that it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     pub epoch: Epoch,
+    generation: Generation,
     segments: BTreeSet<String>,
 }
 
@@ -22,7 +23,8 @@ impl Kept {
     /// What a manifest needs.
     pub fn of(manifest: &Manifest) -> Self {
         let segments = manifest.segments().into_keys().map(str::to_owned);
-        Kept { epoch: Epoch(manifest.epoch), segments: segments.collect() }
+        let (epoch, generation) = (Epoch(manifest.epoch), Generation(manifest.generation));
+        Kept { epoch, generation, segments: segments.collect() }
     }
 }
 
@@ -43,9 +45,12 @@ pub fn keep(kept: &mut Vec<Kept>, newest: Kept, retain: usize) {
 
 /// Plans the removal of what `kept`, newest first, does not need, from the keys that are there. `None`: nothing is kept yet.
 pub fn plan(kept: &[Kept], keys: &[String]) -> Option<Removal> {
-    let (newest, oldest) = (kept.first()?.epoch, kept.last()?.epoch);
+    let (newest, oldest, led_by) = (kept.first()?.epoch, kept.last()?.epoch, kept.last()?.generation);
     let is_needed = |key: &str| kept.iter().any(|kept| kept.segments.contains(key));
     let is_old = |key: &str| {
+        if let Some(generation) = paths::number_of(key, paths::GENERATIONS) {
+            return generation < led_by.0;
+        }
         let of = |prefix| paths::epoch_of(key, prefix);
         let record = of(paths::EPOCHS).or(of(paths::MANIFESTS)).or(of(paths::COMMITS)).or(of(paths::FLOORS));
         match (record, of(paths::SEGMENTS)) {
@@ -72,7 +77,7 @@ mod tests {
         let runs = segments.iter().map(|epoch| Run { segment: segment(*epoch), ..Default::default() });
         let table = TableState { runs: runs.collect(), ..Default::default() };
         let state = SubtaskState { tables: vec![table], ..Default::default() };
-        Manifest { epoch, subtasks: vec![state], ..Default::default() }
+        Manifest { epoch, generation: 4, subtasks: vec![state], ..Default::default() }
     }
 
     #[test]
@@ -82,15 +87,15 @@ mod tests {
             keep(&mut kept, Kept::of(&manifest(epoch, segments)), 2);
         }
         let of_epochs = |make: fn(u64) -> String| (1..=7).map(make);
-        let all: Vec<String> =
-            [paths::JOB.to_owned(), paths::FINISHED.to_owned(), paths::generation(Generation(1))]
-                .into_iter()
-                .chain(of_epochs(|epoch| paths::epoch(Epoch(epoch))))
-                .chain(of_epochs(|epoch| paths::manifest(Epoch(epoch), Generation(2))))
-                .chain(of_epochs(|epoch| paths::commit(Epoch(epoch))))
-                .chain(of_epochs(segment))
-                .chain([paths::floor(Epoch(2)), paths::floor(Epoch(5))])
-                .collect();
+        let all: Vec<String> = [paths::JOB.to_owned(), paths::FINISHED.to_owned()]
+            .into_iter()
+            .chain((1..=6).map(|generation| paths::generation(Generation(generation))))
+            .chain(of_epochs(|epoch| paths::epoch(Epoch(epoch))))
+            .chain(of_epochs(|epoch| paths::manifest(Epoch(epoch), Generation(2))))
+            .chain(of_epochs(|epoch| paths::commit(Epoch(epoch))))
+            .chain(of_epochs(segment))
+            .chain([paths::floor(Epoch(2)), paths::floor(Epoch(5))])
+            .collect();
 
         let removal = plan(&kept, &all).unwrap();
 
@@ -104,6 +109,7 @@ mod tests {
             ]);
         }
         expected.extend([2, 3, 4].map(segment));
+        expected.extend([1, 2, 3].map(|generation| paths::generation(Generation(generation))));
         expected.push(paths::floor(Epoch(2)));
         let sorted = |mut keys: Vec<String>| {
             keys.sort();

@@ -201,6 +201,21 @@ fn only_the_objects_of_kept_checkpoints_stay() {
 
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!((place.rows("picked"), place.rows("totals")), straight());
+    // And nothing is there that the table of objects does not name.
+    let table = include_str!("../../../docs/internals/checkpoints.md");
+    let is_named = |key: &str| table.contains(&format!("\n| `{key}"));
+    let entries: Vec<_> = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(entries.len() > 5, "{entries:?}");
+    for entry in entries {
+        let name = entry.file_name().unwrap().to_str().unwrap().to_owned();
+        match entry.is_dir() {
+            true => assert!(
+                is_named(&format!("{name}/")) || std::fs::read_dir(&entry).unwrap().count() == 0,
+                "{name}"
+            ),
+            false => assert!(is_named(&format!("{name}`")), "{name}"),
+        }
+    }
 }
 
 #[test]

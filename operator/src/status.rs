@@ -42,11 +42,14 @@ pub fn compute(
     status.phase = phase(decision, status.attempt > 0, old.phase, report.map(|report| report.phase));
     if let Some(report) = report {
         status.generation = report.generation;
-        status.restarts = report.restarts;
+        // Each attempt begins with a generation of its own, and each start after that is a restart: also that of a coordinator whose
+        // predecessor has counted before. What fails before it leads has no generation; the report counts that.
+        let again = report.generation.saturating_sub(status.attempt);
+        status.restarts = old.restarts.max(report.restarts).max(u32::try_from(again).unwrap_or(u32::MAX));
         status.parallelism = report.parallelism;
         if let Some(message) = &report.last_failure {
             let message: String = message.chars().take(MESSAGE_MAX).collect();
-            let is_new = (report.generation, report.restarts) > (old.generation, old.restarts);
+            let is_new = (report.generation, status.restarts) > (old.generation, old.restarts);
             if is_new || old.last_failure.as_ref().is_none_or(|known| known.message != message) {
                 let kind = report.last_failure_kind.clone().unwrap_or_default();
                 status.last_failure = Some(FailureStatus { at: Some(seconds(now)), kind, message });
@@ -360,6 +363,26 @@ mod tests {
         let status = compute(&job, &Decision::Refuse(refusal), &seen, "image:1", at(1));
 
         assert_eq!(status.last_checkpoint.unwrap().location, "s3://old");
+    }
+
+    #[test]
+    fn restarts_are_counted_beyond_the_end_of_a_coordinator() {
+        let mut job = job();
+        let mut restarts_at = |attempt: u64, generation: u64, reported: u32| {
+            let mut seen = seen(ReportedPhase::Running, 1, 1_000);
+            let report = seen.report.as_mut().unwrap();
+            (report.attempt, report.generation, report.restarts) = (attempt, generation, reported);
+            job.status.as_mut().unwrap().attempt = attempt;
+            job.status = Some(compute(&job, &Decision::Run { attempt }, &seen, "image:1", at(1)));
+            job.status.as_ref().unwrap().restarts
+        };
+
+        assert_eq!(restarts_at(1, 1, 0), 0);
+        assert_eq!(restarts_at(1, 3, 2), 2, "two recoveries");
+        assert_eq!(restarts_at(1, 4, 0), 3, "and another coordinator");
+        assert_eq!(restarts_at(2, 5, 0), 3, "a new attempt is none");
+        assert_eq!(restarts_at(2, 6, 9), 9, "tries without a generation");
+        assert_eq!(restarts_at(3, 1, 0), 9, "a state elsewhere");
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct StreamJobStatus {
     pub rendering: u32,
     /// Generation of the coordinator that leads the job.
     pub generation: u64,
-    /// Recoveries led by the present coordinator process.
+    /// How often the job was started again by itself: recoveries, and coordinators that took the place of another.
     pub restarts: u32,
     /// Parallelism of the running tasks.
     pub parallelism: u32,

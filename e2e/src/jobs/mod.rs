@@ -252,6 +252,19 @@ impl Jobs<'_> {
         })
     }
 
+    /// How often warnings for a reason were told of a job; those that are the same are one object, which counts.
+    fn times_told(&self, job: &str, reason: &str) -> Outcome<u64> {
+        let of_reason = format!("involvedObject.name={job},type=Warning,reason={reason}");
+        let place = ["get", "events", "-n", self.namespace, "-o", "json", "--field-selector", &of_reason];
+        let events: Value =
+            serde_json::from_str(&kubectl(&place)?).whatever_context("kubectl's answer is malformed")?;
+        let count = |event: &Value| {
+            let counts = [&event["count"], &event["series"]["count"]];
+            counts.into_iter().filter_map(Value::as_u64).fold(1, u64::max)
+        };
+        Ok(events["items"].as_array().into_iter().flatten().map(count).sum())
+    }
+
     fn is_said(&self, job: &str, kind: &str, is: &str, reason: &str, parts: &[&str]) -> Outcome<()> {
         self.wait_for(job, &format!("{kind} is {is} as {reason}, with {parts:?}"), |status| {
             let conditions = status["conditions"].as_array();

@@ -243,8 +243,13 @@ fn news(old: &StreamJobStatus, new: &StreamJobStatus) -> Vec<(String, String, bo
     let is_bad = matches!(new.phase, Phase::Failed | Phase::Recovering);
     let said = |status: &StreamJobStatus| find(status, "Ready").map(|ready| ready.message);
     // What is wrong may become something else while the phase stays: a missing Secret a wrong one.
+    let is_other = |before: Option<String>, now: Option<String>| match new.phase {
+        // What is wrong with a spec is at a line and a column.
+        Phase::Failed => before != now,
+        _ => before.as_deref().map(cause) != now.as_deref().map(cause),
+    };
     let is_transition =
-        old.phase != new.phase || old.attempt != new.attempt || is_bad && said(old) != said(new);
+        old.phase != new.phase || old.attempt != new.attempt || is_bad && is_other(said(old), said(new));
     if is_transition {
         let message = find(new, "Ready").map_or(String::new(), |ready| ready.message);
         let reason =
@@ -254,7 +259,7 @@ fn news(old: &StreamJobStatus, new: &StreamJobStatus) -> Vec<(String, String, bo
     // Something may be wrong in any phase.
     if let Some(degraded) = find(new, "Degraded").filter(|degraded| degraded.status == "True")
         && !(is_transition && is_bad)
-        && find(old, "Degraded").is_none_or(|before| before.message != degraded.message)
+        && find(old, "Degraded").is_none_or(|before| cause(&before.message) != cause(&degraded.message))
     {
         news.push((degraded.reason, degraded.message, true));
     }
@@ -266,6 +271,16 @@ fn news(old: &StreamJobStatus, new: &StreamJobStatus) -> Vec<(String, String, bo
         news.push((stalled.reason, stalled.message, true));
     }
     news
+}
+
+/// The words of a message without what counts on while one cause lasts: epochs, times, keys, ids.
+fn cause(message: &str) -> Vec<&str> {
+    let is_number = |word: &&str| {
+        word.contains(|letter: char| letter.is_ascii_digit())
+            || word.len() >= 4 && word.chars().all(|letter| letter.is_ascii_hexdigit())
+    };
+    let words = message.split(|letter: char| !letter.is_alphanumeric() && letter != '.');
+    words.filter(|word| !word.is_empty() && !is_number(word)).collect()
 }
 
 /// Publishes events on transitions.
@@ -349,6 +364,26 @@ mod tests {
             assert_eq!(told, expected, "{case}");
             assert!(news(&new, &new).is_empty(), "{case}, again");
         }
+        let degraded = |message: &str| {
+            let mut status = status(Phase::Running, None);
+            status.conditions[1].type_ = "Degraded".to_owned();
+            (status.conditions[1].status, status.conditions[1].message) =
+                ("True".to_owned(), message.to_owned());
+            status
+        };
+        let failed_write = |epoch: u32, id: &str, what: &str| {
+            degraded(&format!(
+                "failed to write 'segments/{epoch:020}' ?uploadId={id} in {epoch}.25ms: {what} 503"
+            ))
+        };
+        let first = failed_write(3, "836963cd-faec-4b3a", "SlowDown");
+        assert_eq!(news(&old, &first).len(), 1);
+        assert_eq!(news(&first, &failed_write(4, "b3ddc0aa-1234-beef", "SlowDown")), [], "the same cause");
+        assert_eq!(
+            news(&first, &failed_write(4, "836963cd-faec-4b3a", "NoSuchBucket")).len(),
+            1,
+            "another one"
+        );
         let failed = |why| status(Phase::Failed, Some(why));
         assert_eq!(news(&failed("line 1"), &failed("line 2")).len(), 1, "another mistake");
     }

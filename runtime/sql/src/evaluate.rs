@@ -798,6 +798,12 @@ mod tests {
             ("CAST(ROW(n, s, ARRAY[1]) AS STRING)", "STRING", "(7, Hello World, [1])"),
             ("(n, s) IN ((8, 'x'), (7, 'Hello World'))", "BOOLEAN", "true"),
             ("(n, s) = (7, 'x')", "BOOLEAN", "false"),
+            ("CAST('10:00:00' AS TIME) = TIME '10:00:00'", "BOOLEAN", "true"),
+            (
+                "CAST('10:00:00' AS TIME) < CURRENT_TIME OR CURRENT_TIME <= TRY_CAST('10:00:00' AS TIME)",
+                "BOOLEAN",
+                "true",
+            ),
             ("n BETWEEN ASYMMETRIC 7 AND 9", "BOOLEAN", "true"),
             ("CAST(MAP['a', n, e, m] AS STRING)", "STRING", "{a=7, a-b_c=-7}"),
             ("CAST(MAP['a', 1, 'a', 2] AS STRING)", "STRING", "{a=2}"),

@@ -347,6 +347,77 @@ fn mistakes_in_queries_have_their_place_and_cure() {
     assert!(text(&output).contains("use --output changelog"), "{}", text(&output));
 }
 
+/// What Java's `ZonedDateTime` gives. Berlin's clock is put forward on 2024-03-31 at 01:00 UTC, and back on 2024-10-27.
+#[test]
+fn points_in_time_are_shown_on_the_clock_of_the_jobs_zone() {
+    let cases = [
+        ("TO_TIMESTAMP_LTZ(0, 0)", "1970-01-01 01:00:00.000"),
+        ("CAST(TO_TIMESTAMP_LTZ(1711846799999) AS STRING)", "2024-03-31 01:59:59.999"),
+        ("CAST(TO_TIMESTAMP_LTZ(1711846800, 0) AS TIMESTAMP(3))", "2024-03-31 03:00:00.000"),
+        ("CAST(TO_TIMESTAMP_LTZ(1719784800, 0) AS DATE)", "2024-07-01"),
+        ("CAST(TO_TIMESTAMP_LTZ(1719784800, 0) AS TIME)", "00:00:00"),
+        // A time that the clock leaves out, and one that it shows twice.
+        ("UNIX_TIMESTAMP('2024-03-31 02:30:00')", "1711848600"),
+        ("CAST(TIMESTAMP '2024-03-31 02:30:00' AS TIMESTAMP_LTZ(3))", "2024-03-31 03:30:00.000"),
+        ("UNIX_TIMESTAMP('2024-10-27 02:30:00')", "1729989000"),
+        ("UNIX_TIMESTAMP('no time')", "-9223372036854775808"),
+        ("CAST('2024-01-05 10:00:00.25' AS TIMESTAMP(3) WITH LOCAL TIME ZONE)", "2024-01-05 10:00:00.250"),
+        ("TRY_CAST('no time' AS TIMESTAMP_LTZ)", "NULL"),
+        ("CAST(DATE '2024-07-01' AS TIMESTAMP_LTZ(0)) = TO_TIMESTAMP_LTZ(1719784800, 0)", "TRUE"),
+        ("TO_TIMESTAMP_LTZ(0, 0) = TIMESTAMP '1970-01-01 01:00:00'", "TRUE"),
+        ("HOUR(TO_TIMESTAMP_LTZ(1719784800, 0))", "0"),
+        ("EXTRACT(DAY FROM TO_TIMESTAMP_LTZ(1719784799, 0))", "30"),
+        ("DATE_FORMAT(TO_TIMESTAMP_LTZ(0, 0), 'HH:mm')", "01:00"),
+        ("FROM_UNIXTIME(0)", "1970-01-01 01:00:00"),
+        ("FROM_UNIXTIME(1719784800, 'yyyy/MM/dd HH')", "2024/07/01 00"),
+        // A day of 23 hours.
+        ("TIMESTAMPADD(DAY, 1, TO_TIMESTAMP_LTZ(1711796400, 0))", "2024-03-31 13:00:00.000"),
+        ("CAST(LOCALTIMESTAMP AS TIMESTAMP_LTZ(3)) = CURRENT_TIMESTAMP", "TRUE"),
+        ("CURRENT_DATE = CAST(CURRENT_TIMESTAMP AS DATE)", "TRUE"),
+        ("LOCALTIME = CAST(CAST(CURRENT_TIMESTAMP AS TIMESTAMP(0)) AS TIME)", "TRUE"),
+        ("CONVERT_TZ('1970-01-01 00:00:00', 'UTC', 'America/Los_Angeles')", "1969-12-31 16:00:00"),
+        ("CONVERT_TZ('2024-07-01 00:00:00', 'GMT+05:30', 'Europe/Berlin')", "2024-06-30 20:30:00"),
+        ("CONVERT_TZ('no time', 'UTC', 'UTC')", "NULL"),
+        ("CAST('1969-12-31 23:59:59.999' AS TIMESTAMP(1))", "1969-12-31 23:59:59.900"),
+        ("CAST('2024-01-05 10:00:00.1234567' AS TIMESTAMP(5))", "2024-01-05 10:00:00.123450"),
+    ];
+    let columns: Vec<String> =
+        cases.iter().enumerate().map(|(at, (expression, _))| format!("{expression} AS c{at}")).collect();
+    let select = format!("SELECT {} FROM (VALUES (1)) AS t (one)", columns.join(", "));
+    let output =
+        sql(&["-e", "SET 'table.local-time-zone' = 'Europe/Berlin'", "-e", &select, "-o", "json"], "");
+
+    assert!(output.status.success(), "{}", text(&output));
+    let row: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (at, (expression, expected)) in cases.iter().enumerate() {
+        let found = match &row[format!("c{at}")] {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string().to_uppercase(),
+        };
+        assert_eq!(&found, expected, "{expression}");
+    }
+}
+
+#[test]
+fn windows_over_points_in_time_are_refused_in_another_zone() {
+    let table = "CREATE TABLE g (ts TIMESTAMP_LTZ(3), WATERMARK FOR ts AS ts) WITH ('connector' = 'datagen', 'number-of-rows' = '5');";
+    let select = "SELECT window_start, COUNT(*) AS n FROM TABLE(TUMBLE(TABLE g, DESCRIPTOR(ts), INTERVAL '1' DAY)) GROUP BY window_start, window_end";
+    let in_zone = |zone: &str| {
+        let set = format!("SET 'table.local-time-zone' = '{zone}'");
+        sql(&["-e", &set, "-e", table, "-e", select], "")
+    };
+
+    let refused = in_zone("Asia/Tokyo");
+
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    assert!(
+        text(&refused).contains("local AS CAST(ts AS TIMESTAMP(3)), WATERMARK FOR local AS"),
+        "{}",
+        text(&refused)
+    );
+    assert!(in_zone("UTC").status.success());
+}
+
 #[test]
 fn rows_arrays_and_maps_are_read_and_shown() {
     let table = "CREATE TABLE m (k STRING, m MAP<STRING, DECIMAL(4, 1)>, r ROW<a INT, b ARRAY<STRING>>)

@@ -10,6 +10,7 @@ mod constructors;
 mod create_table;
 mod cursor;
 mod statement;
+mod synonyms;
 mod types;
 mod window;
 

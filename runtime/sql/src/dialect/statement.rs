@@ -7,6 +7,7 @@ use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Whit
 use super::constructors::replace_constructors;
 use super::create_table::{CreateTable, create_table};
 use super::cursor::{Cursor, Parsed, is_word, mistake};
+use super::synonyms::replace_synonyms;
 use super::window::{WindowCall, replace_window_calls};
 use crate::diagnostic::Diagnostic;
 
@@ -182,7 +183,7 @@ fn tokenize(sql: &str) -> Parsed<Vec<TokenWithSpan>> {
         .tokenize_with_location()
         .map_err(|error| Diagnostic::at(error.location.line, error.location.column, 1, error.message))?;
     let tokens = tokens.into_iter().filter(|t| t.token != Token::EOF).flat_map(split_double_angle);
-    Ok(replace_constructors(without_asymmetric(tokens.collect())))
+    Ok(replace_constructors(replace_synonyms(tokens.collect())))
 }
 
 /// `ROW<a ARRAY<INT>>` ends with what the tokenizer takes for a shift; the planner knows no shifts.
@@ -321,21 +322,6 @@ fn is_operand(token: &TokenWithSpan) -> bool {
         Token::Word(word) => word.quote_style.is_some() || word.keyword == Keyword::NoKeyword,
         other => matches!(other, Token::Number(..) | Token::LParen | Token::RParen | Token::RBracket),
     }
-}
-
-/// BETWEEN is ASYMMETRIC whether it is said or not, and the grammar below does not know the word.
-fn without_asymmetric(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    let is = |token: &TokenWithSpan, word: &str| matches!(&token.token, Token::Word(found) if is_word(found, word));
-    let mut is_after_between = false;
-    let mut kept = tokens;
-    kept.retain(|token| {
-        let is_dropped = is_after_between && is(token, "ASYMMETRIC");
-        if !matches!(token.token, Token::Whitespace(_)) {
-            is_after_between = is(token, "BETWEEN");
-        }
-        !is_dropped
-    });
-    kept
 }
 
 /// What the grammar below does not know, or takes for something else, by its name.

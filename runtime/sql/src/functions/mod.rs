@@ -26,6 +26,7 @@ mod strings;
 mod text;
 mod time_texts;
 mod times;
+pub mod zones;
 
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ pub use field::FIELD;
 pub use fractions::{CompareFractions, InFractions};
 use scalar::Scalar;
 pub use text::of_column as texts;
+pub use time_texts::{SHOWN_SECONDS, USUAL as USUAL_TIME};
 
 /// Every function by its SQL names; the first is the one that plans store.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -75,6 +77,9 @@ pub fn check_constants(name: &str, constants: &[Option<&str>]) -> Result<()> {
         ) => times::check_pattern(pattern),
         ("timestampdiff" | "timestampadd", [Some(unit), ..]) => times::check_unit(unit),
         ("floor_to" | "ceil_to", [_, Some(unit)]) => times::check_unit(unit),
+        ("convert_tz", zones) => {
+            zones.iter().skip(1).flatten().try_for_each(|name| zones::zone(name).map(drop))
+        }
         ("encode" | "decode", [_, Some(charset)]) => charsets::check_name(name, charset),
         ("json_value" | "json_query" | "json_exists", [_, Some(path)]) => json::check_path(path),
         ("regexp" | "regexp_extract" | "regexp_replace", [_, Some(pattern), ..]) => {
@@ -84,14 +89,25 @@ pub fn check_constants(name: &str, constants: &[Option<&str>]) -> Result<()> {
     }
 }
 
+/// What others are made of.
+const INNER: &[&str] = &[
+    "floor_to",
+    "ceil_to",
+    "bytes_cut",
+    "bytes_padded",
+    "time_cut",
+    crate::plan::function::ELEMENT,
+    SHOWN_SECONDS,
+    zones::IN_ZONE,
+    zones::OF_ZONE,
+    zones::SECONDS_OF_ZONE,
+];
+
 /// A page that lists all functions, for readers.
 pub fn reference() -> String {
     // These do other functions' work, and are not called by name.
-    let is_inner = |function: &&Scalar| {
-        function.names[0].starts_with("decimal")
-            || ["floor_to", "ceil_to", "bytes_cut", "bytes_padded", crate::plan::function::ELEMENT]
-                .contains(&function.names[0])
-    };
+    let is_inner =
+        |function: &&Scalar| function.names[0].starts_with("decimal") || INNER.contains(&function.names[0]);
     let functions = tables().into_iter().flatten().filter(|function| !is_inner(function));
     let mut lines: Vec<String> = functions.map(listed).collect();
     lines.extend(
@@ -143,7 +159,7 @@ fn special() -> [(&'static str, &'static str); 6] {
     ]
 }
 
-fn tables() -> [&'static [Scalar]; 14] {
+fn tables() -> [&'static [Scalar]; 15] {
     [
         numbers::FUNCTIONS,
         math::FUNCTIONS,
@@ -156,6 +172,7 @@ fn tables() -> [&'static [Scalar]; 14] {
         arrays::FUNCTIONS,
         pieces::FUNCTIONS,
         time_texts::FUNCTIONS,
+        zones::FUNCTIONS,
         charsets::FUNCTIONS,
         encodings::FUNCTIONS,
         json::FUNCTIONS,

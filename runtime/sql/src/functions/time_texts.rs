@@ -12,10 +12,11 @@ use super::strings::{Text, is_text, number};
 use super::times::{MILLISECONDS, Piece, compile};
 
 /// What is meant without a pattern; the time of day, and a fraction of its seconds, may be left out of a text.
-const USUAL: &str = "yyyy-MM-dd HH:mm:ss";
+/// The pattern of times as they are usually written.
+pub const USUAL: &str = "yyyy-MM-dd HH:mm:ss";
 
 /// What UNIX_TIMESTAMP gives for a text that is no time, as in Flink.
-const NO_TIME: i64 = i64::MIN;
+pub const NO_TIME: i64 = i64::MIN;
 
 pub const FUNCTIONS: &[Scalar] = &[
     Scalar {
@@ -45,14 +46,14 @@ pub const FUNCTIONS: &[Scalar] = &[
         usage: "UNIX_TIMESTAMP([string[, 'yyyy-MM-dd HH:mm:ss']])",
         accepts: texts,
         returns: |_| DataType::Int64,
-        call: |arguments, rows| {
-            let given = Text::of(&arguments[0]);
-            let seconds = parsed(arguments, rows)?.enumerate().map(|(row, time)| {
-                given.get(row)?;
-                Some(time.map_or(NO_TIME, |time| time.and_utc().timestamp()))
-            });
-            Ok(Arc::new(seconds.collect::<Int64Array>()))
-        },
+        call: shown_seconds,
+    },
+    Scalar {
+        names: &[SHOWN_SECONDS],
+        usage: "shown_seconds(string[, 'yyyy-MM-dd HH:mm:ss'])",
+        accepts: texts,
+        returns: |_| DataType::Int64,
+        call: shown_seconds,
     },
     Scalar {
         names: &["from_unixtime"],
@@ -79,6 +80,18 @@ pub const FUNCTIONS: &[Scalar] = &[
         call: to_timestamp_ltz,
     },
 ];
+
+/// Seconds from 1970 to a text's time on the same clock.
+pub const SHOWN_SECONDS: &str = "shown_seconds";
+
+fn shown_seconds(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
+    let given = Text::of(&arguments[0]);
+    let seconds = parsed(arguments, rows)?.enumerate().map(|(row, time)| {
+        given.get(row)?;
+        Some(time.map_or(NO_TIME, |time| time.and_utc().timestamp()))
+    });
+    Ok(Arc::new(seconds.collect::<Int64Array>()))
+}
 
 fn texts(given: &[DataType]) -> Option<Vec<DataType>> {
     ((1..=2).contains(&given.len()) && given.iter().all(is_text)).then(|| vec![DataType::Utf8; given.len()])

@@ -97,6 +97,19 @@ pub const FUNCTIONS: &[Scalar] = &[
             })
         },
     },
+    // Digits of a second behind these are left out.
+    Scalar {
+        names: &["time_cut"],
+        usage: "time_cut(timestamp, digits)",
+        accepts: |given| match given {
+            [time @ DataType::Timestamp(..), digits] if digits.is_integer() => {
+                Some(vec![time.clone(), DataType::Int64])
+            }
+            _ => None,
+        },
+        returns: |given| given[0].clone(),
+        call: time_cut,
+    },
     Scalar {
         names: &["timestampdiff"],
         usage: "TIMESTAMPDIFF(unit, timestamp, timestamp)",
@@ -114,14 +127,35 @@ pub const FUNCTIONS: &[Scalar] = &[
         usage: "TIMESTAMPADD(unit, number, timestamp)",
         accepts: |given| match given {
             [unit, number, time] if is_text(unit) && number.is_integer() && is_time(time) => {
-                Some(vec![DataType::Utf8, DataType::Int64, MILLISECONDS])
+                let zone = match time {
+                    DataType::Timestamp(_, zone) => zone.clone(),
+                    _ => None,
+                };
+                let time = DataType::Timestamp(TimeUnit::Millisecond, zone);
+                Some(vec![DataType::Utf8, DataType::Int64, time])
             }
             _ => None,
         },
-        returns: |_| MILLISECONDS,
+        returns: |given| given[2].clone(),
         call: timestampadd,
     },
 ];
+
+fn time_cut(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
+    let to = arguments[0].values.data_type().clone();
+    let DataType::Timestamp(unit, _) = &to else { return exec_err!("only times have digits of a second") };
+    let held: u32 = match unit {
+        TimeUnit::Second => 0,
+        TimeUnit::Millisecond => 3,
+        TimeUnit::Microsecond => 6,
+        TimeUnit::Nanosecond => 9,
+    };
+    let times = cast(&expand(&arguments[0], rows)?, &DataType::Int64)?;
+    let digits = number(&arguments[1], 0).and_then(|digits| u32::try_from(digits).ok()).unwrap_or(held);
+    let step = 10_i64.pow(held.saturating_sub(digits));
+    let cut = times.as_primitive::<Int64Type>().unary::<_, Int64Type>(|time| time - time.rem_euclid(step));
+    Ok(cast(&cut, &to)?)
+}
 
 fn time_and_unit(given: &[DataType]) -> Option<Vec<DataType>> {
     match given {
@@ -263,7 +297,7 @@ fn timestampadd(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
             _ => None,
         });
     }
-    Ok(Arc::new(TimestampMillisecondArray::from(out)))
+    Ok(cast(&TimestampMillisecondArray::from(out), arguments[2].values.data_type())?)
 }
 
 fn is_time(given: &DataType) -> bool {

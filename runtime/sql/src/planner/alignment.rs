@@ -7,6 +7,7 @@ use super::catalog::DeclaredTable;
 use super::expressions;
 use super::mistakes::{Compiled, at, find_name, from_planner, placed};
 use super::special_forms::UNNAMED;
+use super::zones::Zone;
 use crate::diagnostic::Diagnostic;
 use crate::dialect::{Insert, Name};
 use crate::functions::CastTo;
@@ -18,7 +19,12 @@ use crate::similar::closest;
 ///
 /// # Errors
 /// Columns that the sink does not have, too many or too few, and types that do not fit.
-pub fn to_sink(insert: &Insert, sink: &DeclaredTable, query: LogicalPlan) -> Compiled<LogicalPlan> {
+pub fn to_sink(
+    insert: &Insert,
+    sink: &DeclaredTable,
+    query: LogicalPlan,
+    zone: &Zone,
+) -> Compiled<LogicalPlan> {
     let connector = sink.table.options.get("connector").map_or("", String::as_str);
     if let Some((name, key)) = sink.table.metadata.iter().find_map(|column| {
         let is_written = metadata::is_written(connector, &column.key);
@@ -66,7 +72,7 @@ pub fn to_sink(insert: &Insert, sink: &DeclaredTable, query: LogicalPlan) -> Com
     LogicalPlanBuilder::from(query)
         .project(columns)
         .and_then(LogicalPlanBuilder::build)
-        .and_then(analyse)
+        .and_then(|plan| analyse(plan, zone))
         .map_err(|error| vec![from_planner(&error, &insert.query.tokens)])
 }
 

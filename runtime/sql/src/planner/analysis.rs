@@ -13,23 +13,26 @@ use datafusion_optimizer::analyzer::Analyzer;
 use datafusion_optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion_optimizer::{Optimizer, OptimizerContext};
 
-use super::casts::FlinkCasts;
+use super::casts::{FlinkCasts, short_times};
 use super::common_types::CommonTypes;
 use super::conditions::Conditions;
 use super::decimal_arithmetic::DecimalArithmetic;
 use super::fractions::Fractions;
 use super::like::FlinkLike;
 use super::spreads::Spreads;
+use super::zones::{InZone, Zone};
 
-/// Resolves types, inserts casts, folds constants.
-pub fn analyse(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
+/// Resolves types, inserts casts, folds constants. `zone`: that of the job.
+pub fn analyse(plan: LogicalPlan, zone: &Zone) -> Result<LogicalPlan, DataFusionError> {
     // Before anything asks for types.
+    let plan = short_times(plan)?;
     let plan = CommonTypes.analyze(plan, &ConfigOptions::default())?;
     let plan = Spreads.analyze(plan, &ConfigOptions::default())?;
     let mut analyzer = Analyzer::new();
     analyzer.add_function_rewrite(Arc::new(DecimalArithmetic));
     analyzer.rules.insert(0, Arc::new(Conditions));
     analyzer.rules.push(Arc::new(FlinkLike));
+    analyzer.rules.push(Arc::new(InZone(zone.clone())));
     analyzer.rules.push(Arc::new(FlinkCasts));
     analyzer.rules.push(Arc::new(Fractions));
     let plan = analyzer.execute_and_check(plan, &ConfigOptions::default(), |_, _| {})?;

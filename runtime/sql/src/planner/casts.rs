@@ -1,17 +1,33 @@
 //! Puts Flink's CAST in the place of the planner's own, also of those that the planner has added by itself.
 
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::datatypes::{DataType, FieldRef, TimeUnit};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{DFSchema, DataFusionError, Diagnostic, Result};
 use datafusion_expr::expr::{Cast, TryCast};
-use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, ScalarUDF};
+use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, ScalarUDF, cast, try_cast};
 use datafusion_optimizer::AnalyzerRule;
 
 use super::analysis::in_every_expression;
 use super::words::{CANNOT_CAST, HINT};
 use crate::functions::CastTo;
 use crate::plan;
+
+/// The planner's TIME has nanoseconds, Flink's has milliseconds at most, as columns have. Comes before types are compared.
+pub fn short_times(plan: LogicalPlan) -> Result<LogicalPlan> {
+    in_every_expression(plan, |inner, _| Ok(short_time(inner)))
+}
+
+/// The same of one expression.
+pub fn short_time(inner: Expr) -> Transformed<Expr> {
+    let is_long = |field: &FieldRef| *field.data_type() == DataType::Time64(TimeUnit::Nanosecond);
+    let to = DataType::Time32(TimeUnit::Millisecond);
+    match inner {
+        Expr::Cast(Cast { expr, field }) if is_long(&field) => Transformed::yes(cast(*expr, to)),
+        Expr::TryCast(TryCast { expr, field }) if is_long(&field) => Transformed::yes(try_cast(*expr, to)),
+        other => Transformed::no(other),
+    }
+}
 
 /// Comes after the types of all expressions are known.
 #[derive(Debug)]
@@ -33,13 +49,11 @@ fn in_expression(inner: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         Expr::TryCast(TryCast { expr, field }) => (expr, field.data_type(), true),
         _ => return Ok(Transformed::no(inner)),
     };
-    // The planner's TIME has nanoseconds, Flink's has milliseconds at most.
     let from = value.get_type(schema)?;
     if let Some(cure) = CastTo::cure(&from, to) {
         return Err(refused(value, &from, to, cure));
     }
-    let is_time = *to == DataType::Time64(TimeUnit::Nanosecond);
-    let to = if is_time { &DataType::Time32(TimeUnit::Millisecond) } else { to };
+    let is_time = *to == DataType::Time32(TimeUnit::Millisecond) && from != *to;
     if !is_time && !CastTo::is_needed(&from, to) {
         return Ok(Transformed::no(inner));
     }

@@ -14,6 +14,7 @@ use datafusion_expr::{
 };
 use sqlparser::ast::BinaryOperator;
 
+use super::casts::short_time;
 use super::decimal_arithmetic::times;
 use crate::connectors::{self, Role};
 use crate::functions;
@@ -81,11 +82,14 @@ impl TableSource for Relation {
 
 impl Catalog {
     pub fn new() -> Self {
+        let mut options = datafusion_common::config::ConfigOptions::default();
+        // Of TIMESTAMP_LTZ, which is a point in time.
+        options.execution.time_zone = Some("UTC".to_owned());
         Catalog {
             relations: HashMap::new(),
             tables: HashMap::new(),
             expression_planners: vec![Arc::new(RowFields)],
-            options: Default::default(),
+            options,
         }
     }
 
@@ -206,6 +210,9 @@ struct RowFields;
 
 impl ExprPlanner for RowFields {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        // The planner asks for the types of both sides at once.
+        let RawBinaryExpr { op, left, right } = expr;
+        let expr = RawBinaryExpr { op, left: short_time(left).data, right: short_time(right).data };
         let scale = |side: &Expr| match side.get_type(schema) {
             Ok(DataType::Decimal128(_, scale)) => i32::from(scale),
             _ => 0,

@@ -21,6 +21,7 @@ use super::special_forms::{self, DEPTH_MAX};
 use super::streams::StreamBuilder;
 use super::unsupported;
 use super::window_node::{WINDOW_COLUMNS, WindowNode};
+use super::zones::Zone;
 use crate::connectors::{self};
 use crate::diagnostic::Diagnostic;
 use crate::dialect::{self, ColumnKind, CreateTable, CreateView, Insert, Name, Query, Statement, WindowCall};
@@ -88,7 +89,7 @@ pub fn statements(sql: &str) -> Compiled<Statements> {
 pub fn compile_declarations(sql: &str) -> Compiled<()> {
     on_large_stack(|| {
         let statements = dialect::parse(sql)?;
-        let mut compiler = Compiler::new();
+        let mut compiler = Compiler::new(&statements);
         let mut mistakes = compiler.declare(&statements);
         mistakes.extend(declarations::check(&statements));
         mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
@@ -153,7 +154,7 @@ fn too_deep(plan: &Plan, statements: &[Statement]) -> Option<Diagnostic> {
 
 fn compile_here(sql: &str) -> Compiled<Plan> {
     let statements = dialect::parse(sql)?;
-    let mut compiler = Compiler::new();
+    let mut compiler = Compiler::new(&statements);
     let mut mistakes = Vec::new();
     for statement in &statements {
         if let Err(found) = compiler.statement(statement) {
@@ -175,7 +176,7 @@ fn compile_here(sql: &str) -> Compiled<Plan> {
 
 fn compile_query_here(sql: &str) -> Compiled<ShownQuery> {
     let statements = dialect::parse(sql)?;
-    let mut compiler = Compiler::new();
+    let mut compiler = Compiler::new(&statements);
     let (last, declarations) = match statements.split_last() {
         Some((Statement::Select(query), declarations)) => (query, declarations),
         _ => {
@@ -210,11 +211,14 @@ struct Compiler {
     inserts: usize,
     /// Windows of the older form so far.
     group_windows: usize,
+    /// Of the whole job, wherever it is set.
+    zone: Zone,
 }
 
 impl Compiler {
-    fn new() -> Self {
-        Compiler { catalog: Catalog::new(), plan: StreamBuilder::new(), inserts: 0, group_windows: 0 }
+    fn new(statements: &[Statement]) -> Self {
+        let (catalog, plan, zone) = (Catalog::new(), StreamBuilder::new(), settings::zone(statements));
+        Compiler { catalog, plan, inserts: 0, group_windows: 0, zone }
     }
 }
 
@@ -269,7 +273,14 @@ impl Compiler {
     fn shown(&mut self, query: &Query) -> Compiled<bool> {
         let planned = self.query(query)?;
         let fields = planned.schema().fields().iter().map(|field| {
-            let data_type = expressions::data_type(field.data_type());
+            let data_type =
+                expressions::data_type(field.data_type()).map(|data_type| match data_type.kind() {
+                    // Shown as the clock of the job's zone shows it.
+                    TypeKind::TimestampLtz => {
+                        DataType::with_precision(TypeKind::Timestamp, data_type.precision)
+                    }
+                    _ => data_type,
+                });
             data_type.map(|data_type| plan::Field::new(field.name(), data_type))
         });
         let fields = fields.collect::<Result<_, _>>();
@@ -357,7 +368,7 @@ impl Compiler {
         LogicalPlanBuilder::from(scan)
             .project(columns)
             .and_then(LogicalPlanBuilder::build)
-            .and_then(analyse)
+            .and_then(|plan| analyse(plan, &self.zone))
             .map_err(|error| vec![from_planner(&error, &tokens)])
     }
 
@@ -393,7 +404,7 @@ impl Compiler {
         let both = LogicalPlanBuilder::from(plan.clone())
             .project(vec![plan_column(plan.schema(), index), expression.alias("__watermark")])
             .and_then(LogicalPlanBuilder::build)
-            .and_then(analyse)
+            .and_then(|plan| analyse(plan, &self.zone))
             .map_err(|error| vec![from_planner(&error, &watermark.expression)])?;
         let of_watermark = expressions::data_type(both.schema().field(1).data_type())
             .map_err(|error| vec![from_planner(&error, &watermark.expression)])?;
@@ -439,7 +450,7 @@ impl Compiler {
 
     fn connect(&mut self, insert: &Insert, sink: &DeclaredTable, query: LogicalPlan) -> Compiled<bool> {
         let sink = sink.as_sink();
-        let aligned = alignment::to_sink(insert, &sink, query)?;
+        let aligned = alignment::to_sink(insert, &sink, query, &self.zone)?;
         self.plan.insert(&self.catalog, &sink, aligned).map_err(|(error, place)| {
             let mut mistake = from_planner(&error, &insert.query.tokens);
             let place = place.and_then(|name| {
@@ -510,7 +521,7 @@ impl Compiler {
     fn plan_query(&self, parsed: ast::Query, source: &Query) -> Compiled<LogicalPlan> {
         SqlToRel::new_with_options(&self.catalog, parser_options())
             .sql_statement_to_plan(ast::Statement::Query(Box::new(parsed)))
-            .and_then(analyse)
+            .and_then(|plan| analyse(plan, &self.zone))
             .map_err(|error| vec![from_planner(&error, &source.tokens)])
     }
 
@@ -537,6 +548,18 @@ impl Compiler {
             })
         };
         let time = position(&call.time_column)?;
+        if let (Some(zone), arrow::datatypes::DataType::Timestamp(_, Some(_))) =
+            (self.zone.name(), planned.schema().field(time).data_type())
+        {
+            let name = &call.time_column.text;
+            let message = format!(
+                "a window over the TIMESTAMP_LTZ column '{name}' in the time zone {zone} is not supported yet"
+            );
+            let hint = format!(
+                "let the event time be what the clock shows: local AS CAST({name} AS TIMESTAMP(3)), WATERMARK FOR local AS …"
+            );
+            return Err(vec![at(call.time_column.span, message).hint(hint)]);
+        }
         let partition = call.partition.iter().map(position).collect::<Compiled<Vec<_>>>()?;
         if let Some(taken) =
             WINDOW_COLUMNS.iter().find(|name| planned.schema().has_column_with_unqualified_name(name))

@@ -26,6 +26,7 @@ mod streams;
 mod unsupported;
 mod window_node;
 mod words;
+mod zones;
 
 pub use compile::{
     ShownQuery, Statements, compile, compile_declarations, compile_query, is_complete, statements,

@@ -1,9 +1,10 @@
 //! SET: settings of a whole job, by Flink's names. Most of them are fields of the manifest here, and say so.
 
 use super::mistakes::at;
+use super::zones::Zone;
 use crate::connectors::parse_duration;
 use crate::diagnostic::Diagnostic;
-use crate::dialect::SetOption;
+use crate::dialect::{SetOption, Statement};
 use crate::similar::closest;
 
 /// What a job is set to.
@@ -11,7 +12,7 @@ use crate::similar::closest;
 pub enum Setting {
     /// Of sources that do not say it themselves: the option and its value.
     OfSources(&'static str, String),
-    /// It is so anyway.
+    /// Of the whole job: nothing is left to be done at its place.
     Given,
 }
 
@@ -44,11 +45,20 @@ pub fn read(set: &SetOption) -> Result<Setting, Diagnostic> {
         }
         IDLE_TIMEOUT => Err(at(set.value.span, format!("'{key}' = '{value}' is not a duration"))
             .hint("write such as '10 s' or '500 ms'")),
-        TIME_ZONE if ["UTC", "Z", "Etc/UTC", "GMT"].contains(&value) => Ok(Setting::Given),
-        TIME_ZONE => Err(at(set.value.span, format!("'{key}' = '{value}' is not supported yet"))
-            .hint("times are in 'UTC'; add an INTERVAL where others are wanted")),
+        TIME_ZONE if Zone::new(value).is_ok() => Ok(Setting::Given),
+        TIME_ZONE => Err(at(set.value.span, format!("'{key}' = '{value}' is no time zone"))
+            .hint("write a name such as 'Europe/Berlin', or a difference such as 'GMT+02:00'")),
         _ => Err(unknown(set)),
     }
+}
+
+/// The time zone of a job: that of the last SET, as if it came first. One that is wrong is told where it is.
+pub fn zone(statements: &[Statement]) -> Zone {
+    let set = statements.iter().rev().find_map(|statement| match statement {
+        Statement::Set(set) if set.key.text == TIME_ZONE => Some(&set.value.text),
+        _ => None,
+    });
+    set.and_then(|name| Zone::new(name).ok()).unwrap_or_default()
 }
 
 fn unknown(set: &SetOption) -> Diagnostic {

@@ -129,14 +129,12 @@ fn rewritten(expression: &Expr) -> Option<Expr> {
                 None => bytes,
             })
         }
-        // Without digits it has six, as in Flink.
-        Expr::Cast { kind, expr, data_type: ast::DataType::Timestamp(None, zone), .. } => Some(Expr::Cast {
-            kind: kind.clone(),
-            expr: expr.clone(),
-            data_type: ast::DataType::Timestamp(Some(6), *zone),
-            array: false,
-            format: None,
-        }),
+        Expr::Cast { kind, expr, data_type: ast::DataType::Timestamp(digits, zone), .. } => {
+            to_time(kind, expr, *digits, *zone)
+        }
+        Expr::Cast { kind, expr, data_type, .. } if digits_of_point(data_type).is_some() => {
+            to_time(kind, expr, digits_of_point(data_type), ast::TimezoneInfo::WithTimeZone)
+        }
         Expr::Cast { kind, expr, data_type, .. } => {
             let (length, is_padded) = length(data_type)?;
             let text = Expr::Cast {
@@ -238,6 +236,36 @@ fn accessed(root: &Expr, chain: &[AccessExpr]) -> Option<Expr> {
         };
     }
     Some(value)
+}
+
+/// A conversion to a time of so many digits of a second; without them it has six, as in Flink.
+fn to_time(kind: &ast::CastKind, value: &Expr, digits: Option<u64>, zone: ast::TimezoneInfo) -> Option<Expr> {
+    let digits = digits.unwrap_or(6);
+    // The planner counts in thousands.
+    let held = match digits {
+        0..=3 => 3,
+        4..=6 => 6,
+        7..=9 => 9,
+        _ => return None,
+    };
+    let time = Expr::Cast {
+        kind: kind.clone(),
+        expr: Box::new(value.clone()),
+        data_type: ast::DataType::Timestamp(Some(held), zone),
+        array: false,
+        format: None,
+    };
+    Some(match digits == held {
+        true => time,
+        false => call("time_cut", vec![time, Expr::value(number(digits as i64))]),
+    })
+}
+
+/// The digits of TIMESTAMP_LTZ, which the planner knows as a TIMESTAMP in a zone.
+fn digits_of_point(data_type: &ast::DataType) -> Option<u64> {
+    let ast::DataType::Custom(name, arguments) = data_type else { return None };
+    let digits = arguments.first().map_or(Some(6), |digits| digits.parse().ok())?;
+    name.to_string().eq_ignore_ascii_case("TIMESTAMP_LTZ").then_some(digits)
 }
 
 /// Flink's names of what the planner knows by another one.

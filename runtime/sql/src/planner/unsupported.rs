@@ -329,6 +329,24 @@ impl Found<'_> {
                     expression.span(),
                     &["FORMAT"],
                 )),
+                Expr::Cast {
+                    data_type:
+                        ast::DataType::Timestamp(_, ast::TimezoneInfo::WithTimeZone | ast::TimezoneInfo::Tz),
+                    ..
+                } => refused.push((
+                    "CAST to TIMESTAMP WITH TIME ZONE".to_owned(),
+                    "use TIMESTAMP_LTZ, a point in time",
+                    expression.span(),
+                    &["TIMESTAMP"],
+                )),
+                Expr::Cast { data_type: ast::DataType::Timestamp(Some(digits), _), .. } if *digits > 9 => {
+                    refused.push((
+                        format!("CAST to TIMESTAMP({digits})"),
+                        "give 0 to 9 digits of a second",
+                        expression.span(),
+                        &["TIMESTAMP"],
+                    ))
+                }
                 Expr::Cast { data_type: ast::DataType::Binary(Some(length)), .. }
                     if !(1..=BINARY_MAX).contains(length) =>
                 {

@@ -25,6 +25,21 @@ fn mistakes_are_shown_where_they_are() {
             Some("remove the comma, or write what is missing"),
         ),
         (
+            "SELECT auction FROM bid WHERE CAST(`dateTime` AS TIMESTAMP WITH TIME ZONE) IS NULL",
+            "1:50+9 CAST to TIMESTAMP WITH TIME ZONE is not supported yet",
+            Some("use TIMESTAMP_LTZ, a point in time"),
+        ),
+        (
+            "SELECT auction FROM bid WHERE CAST(`dateTime` AS TIMESTAMP(10)) IS NULL",
+            "1:50+9 CAST to TIMESTAMP(10) is not supported yet",
+            Some("give 0 to 9 digits of a second"),
+        ),
+        (
+            "SELECT auction FROM bid WHERE CONVERT_TZ(url, 'UTC', 'Mars') IS NULL",
+            "1:54+6 there is no time zone 'Mars'; it is a name such as 'Europe/Berlin', or a difference such as 'GMT+02:00'",
+            None,
+        ),
+        (
             "SELECT auction DIV 2 FROM bid",
             "1:16+3 the operator DIV is not supported",
             Some("write /: the quotient of whole numbers is a whole number"),
@@ -925,9 +940,9 @@ INSERT INTO out SELECT id FROM own;"
             "set spec.parallelism in the manifest",
         ),
         (
-            "SET 'table.local-time-zone' = 'Europe/Paris';",
-            "1:31+14 'table.local-time-zone' = 'Europe/Paris' is not supported yet",
-            "times are in 'UTC'",
+            "SET 'table.local-time-zone' = 'Europe/Pari';",
+            "1:31+13 'table.local-time-zone' = 'Europe/Pari' is no time zone",
+            "write a name such as 'Europe/Berlin'",
         ),
         (
             "SET 'table.exec.source.idle-timeout' = 'soon';",

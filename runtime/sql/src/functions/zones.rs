@@ -119,7 +119,9 @@ fn offset_of(zone: &Tz, time: NaiveDateTime) -> i64 {
     const BEFORE: TimeDelta = TimeDelta::days(2);
     let offset = match zone.offset_from_local_datetime(&time) {
         LocalResult::Single(offset) | LocalResult::Ambiguous(offset, _) => offset.fix(),
-        LocalResult::None => zone.offset_from_utc_datetime(&(time - BEFORE)).fix(),
+        LocalResult::None => {
+            zone.offset_from_utc_datetime(&time.checked_sub_signed(BEFORE).unwrap_or(time)).fix()
+        }
     };
     i64::from(offset.local_minus_utc())
 }
@@ -172,11 +174,10 @@ fn convert_tz(arguments: &[Argument], rows: usize) -> Result<ArrayRef> {
         };
         let (from, to) = (zone(from)?, zone(to)?);
         let shown = time_texts::usual(time).and_then(|time| {
-            let at = time - TimeDelta::seconds(offset_of(&from, time));
-            let there = at + TimeDelta::seconds(offset_at(&to, at.and_utc().timestamp()));
-            Some(there.format("%Y-%m-%d %H:%M:%S").to_string())
+            let at = time.checked_sub_signed(TimeDelta::seconds(offset_of(&from, time)))?;
+            at.checked_add_signed(TimeDelta::seconds(offset_at(&to, at.and_utc().timestamp())))
         });
-        out.append_option(shown);
+        out.append_option(shown.map(|time| time.format("%Y-%m-%d %H:%M:%S").to_string()));
     }
     Ok(Arc::new(out.finish()))
 }

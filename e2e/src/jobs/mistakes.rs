@@ -180,9 +180,9 @@ impl Jobs<'_> {
         if status["phase"] != "Running" || status["restarts"].as_u64().unwrap_or(0) > 0 || now != pods {
             whatever!("the job has not run on through the outage: {now:?} were {pods:?}; {status}");
         }
-        // Hundreds of checkpoints have failed for one cause.
+        // A hundred checkpoints have failed for one cause, at a few places.
         let told = self.times_told("outage", "CheckpointFailed")?;
-        if !(1..=2).contains(&told) {
+        if !(1..=10).contains(&told) {
             whatever!("one cause was told {told} times in a minute");
         }
         self.condition("outage", "Degraded", "False", "Healthy", &[])?;

@@ -16,9 +16,6 @@ const TURN_ROWS_MIN: u64 = 1 << 18;
 /// Turns at most: each looks at the hashes of all rows.
 const TURNS_MAX: u64 = 64;
 
-/// From one row in so many on a chunk is read whole: one read of all is quicker than many of a few.
-const WHOLE: usize = 32;
-
 /// In place of the number of a chunk: the row says that its key was removed.
 const REMOVED: u32 = u32::MAX;
 
@@ -61,6 +58,12 @@ impl<'a> SortedRows<'a> {
         rows.each(|place| counts[place.group as usize] += 1);
         rows.turns = turns(&counts);
         rows
+    }
+
+    /// The same in turns of these key groups, the last ones first.
+    #[cfg(test)]
+    pub fn in_turns(self, turns: Vec<Range<u32>>) -> Self {
+        SortedRows { turns, ..self }
     }
 
     /// The next turn.
@@ -125,12 +128,12 @@ impl<'a> Turn<'a> {
                 continue;
             }
             let chunk = match snapshot.chunks[number as usize].0.get() {
-                Stored::Cold(cold) if count * WHOLE < cold.hashes().len() => {
+                Stored::Cold(cold) => {
                     let offsets: Vec<usize> = rows.iter().map(|place| place.offset as usize).collect();
                     rows.iter_mut().enumerate().for_each(|(offset, place)| place.offset = offset as u32);
                     Arc::new(cold.rows(&offsets)?)
                 }
-                stored => stored.load()?,
+                Stored::Hot(chunk) => chunk,
             };
             let loaded = self.chunks.len() as u32;
             rows.iter_mut().for_each(|row| row.chunk = loaded);
@@ -146,6 +149,12 @@ impl<'a> Turn<'a> {
             chunk => chunks[chunk as usize].keys.key(place.offset as usize),
         };
         rows.sort_unstable_by(|a, b| a.group.cmp(&b.group).then_with(|| key(a).cmp(key(b))));
+    }
+
+    /// Rows that are in memory for it.
+    #[cfg(test)]
+    pub fn rows_in_memory(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.len()).sum()
     }
 
     /// The rows, in order.

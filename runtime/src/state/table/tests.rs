@@ -5,7 +5,9 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::model::MaxParallelism;
-use crate::state::{Arrivals, AwayRows, LocalDisk, SegmentReader, SegmentWriter, StateColumn, Unit};
+use crate::state::{
+    Arrivals, AwayRows, LocalDisk, SegmentReader, SegmentWriter, SortedRows, StateColumn, Unit,
+};
 
 fn table() -> StateTable {
     StateTable::new(Arc::new([StateType::I64]))
@@ -319,6 +321,31 @@ fn a_table_that_is_still_on_its_way_is_like_any_other() {
         drop(restored);
         assert_eq!(disk.used(), 0);
     }
+}
+
+#[test]
+fn of_chunks_on_the_disk_only_the_rows_of_a_turn_are_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = LocalDisk::new(folder.path());
+    let mut table = table();
+    // The hash of a key is the key.
+    (0..20_000_u64).for_each(|key| set(&mut table, key.wrapping_mul(0x9e37_79b9_7f4a_7c15), 1));
+    table.snapshot(Extent::Changes).unwrap();
+    table.spill(usize::MAX, &disk).unwrap();
+    let snapshot = table.snapshot(Extent::Everything).unwrap();
+    let groups = MaxParallelism::new(1024).unwrap();
+    // Few rows of each chunk, and most of them.
+    let turns = vec![8..1024, 0..8];
+
+    let mut sorted = SortedRows::new(&snapshot, groups).in_turns(turns);
+
+    let mut counts = Vec::new();
+    while let Some(turn) = sorted.next_turn().unwrap() {
+        assert_eq!(turn.rows_in_memory(), turn.rows().len());
+        counts.push(turn.rows().len());
+    }
+    assert!(counts[0] > 50 && counts[1] > 10_000, "{counts:?}");
+    assert_eq!(counts.iter().sum::<usize>(), 20_000);
 }
 
 #[test]

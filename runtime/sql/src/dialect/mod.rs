@@ -16,4 +16,5 @@ mod window;
 
 pub use create_table::{ColumnDeclaration, ColumnKind, CreateTable, WatermarkDeclaration};
 pub use statement::{CreateView, Insert, Name, Query, SetOption, Statement, parse};
+pub use synonyms::{ARRAY_PRESENT, OBJECT_ABSENT};
 pub use window::{Cut, WindowCall, milliseconds, sessions, windows};

@@ -7,7 +7,7 @@ use super::cursor::is_word;
 
 /// Replaces such words in the tokens of a text.
 pub fn replace_synonyms(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    with_points(without_asymmetric(tokens))
+    json_calls(with_points(without_asymmetric(tokens)))
 }
 
 fn is(token: &TokenWithSpan, word: &str) -> bool {
@@ -30,6 +30,75 @@ fn without_asymmetric(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         !is_dropped
     });
     kept
+}
+
+/// Calls of JSON_OBJECT and JSON_ARRAY whose values that are NULL are not what they are without being told.
+pub const OBJECT_ABSENT: &str = "JSON_OBJECT_ABSENT_ON_NULL";
+pub const ARRAY_PRESENT: &str = "JSON_ARRAY_NULL_ON_NULL";
+
+/// `JSON_OBJECT(KEY k VALUE v ABSENT ON NULL)` is a call with the arguments `k, v` under a name that says the rest.
+fn json_calls(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut tokens = tokens;
+    let mut dropped = vec![false; tokens.len()];
+    for name in 0..tokens.len() {
+        let is_object = is(&tokens[name], "JSON_OBJECT");
+        if !is_object && !is(&tokens[name], "JSON_ARRAY") {
+            continue;
+        }
+        let Some(inside) = arguments(&tokens, name) else { continue };
+        if let [.., case, on, null] = inside.as_slice()
+            && is(&tokens[*on], "ON")
+            && is(&tokens[*null], "NULL")
+        {
+            let other = match is_object {
+                true => is(&tokens[*case], "ABSENT").then_some(OBJECT_ABSENT),
+                false => is(&tokens[*case], "NULL").then_some(ARRAY_PRESENT),
+            };
+            if let (Some(other), Token::Word(word)) = (other, &mut tokens[name].token) {
+                other.clone_into(&mut word.value);
+            }
+            [*case, *on, *null].into_iter().for_each(|index| dropped[index] = true);
+        }
+        if is_object {
+            for item in inside
+                .split(|index| tokens[*index].token == Token::Comma)
+                .map(<[usize]>::to_vec)
+                .collect::<Vec<_>>()
+            {
+                let is_key = |of: &usize, word: &str| is(&tokens[*of], word);
+                let has_key = item.len() > 2 && is_key(&item[0], "KEY") && !is_key(&item[1], "VALUE");
+                let key = usize::from(has_key);
+                if has_key {
+                    dropped[item[0]] = true;
+                }
+                if let Some(value) = item.iter().skip(key + 1).find(|index| is(&tokens[**index], "VALUE")) {
+                    tokens[*value].token = Token::Comma;
+                }
+            }
+        }
+    }
+    let mut dropped = dropped.into_iter();
+    tokens.retain(|_| dropped.next() != Some(true));
+    tokens
+}
+
+/// The tokens within the parentheses after a name, without those within further ones.
+fn arguments(tokens: &[TokenWithSpan], name: usize) -> Option<Vec<usize>> {
+    let mut rest = (name + 1..tokens.len()).filter(|index| !is_space(&tokens[*index]));
+    if tokens[rest.next()?].token != Token::LParen {
+        return None;
+    }
+    let (mut depth, mut inside) = (0, Vec::new());
+    for index in rest {
+        match tokens[index].token {
+            Token::LParen | Token::LBracket => depth += 1,
+            Token::RParen if depth == 0 => return Some(inside),
+            Token::RParen | Token::RBracket => depth -= 1,
+            _ if depth == 0 => inside.push(index),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// `TIMESTAMP(3) WITH LOCAL TIME ZONE` is `TIMESTAMP_LTZ(3)`.

@@ -13,6 +13,7 @@ mod encodings;
 mod field;
 mod fractions;
 mod json;
+pub mod json_build;
 mod math;
 pub mod nested;
 mod numbers;
@@ -159,7 +160,7 @@ fn special() -> [(&'static str, &'static str); 6] {
     ]
 }
 
-fn tables() -> [&'static [Scalar]; 15] {
+fn tables() -> [&'static [Scalar]; 16] {
     [
         numbers::FUNCTIONS,
         math::FUNCTIONS,
@@ -176,5 +177,6 @@ fn tables() -> [&'static [Scalar]; 15] {
         charsets::FUNCTIONS,
         encodings::FUNCTIONS,
         json::FUNCTIONS,
+        json_build::FUNCTIONS,
     ]
 }

@@ -9,7 +9,8 @@ use sqlparser::ast::{
 };
 use sqlparser::tokenizer::Span;
 
-use crate::functions::{FIELD, clock};
+use crate::dialect::{ARRAY_PRESENT, OBJECT_ABSENT};
+use crate::functions::{FIELD, clock, json_build};
 use crate::plan::function;
 
 /// Levels of an expression: planning takes the square of them in time, and workers go down into them on stacks of their own.
@@ -377,6 +378,10 @@ fn rewritten_call(function: &Function) -> Option<Expr> {
         ("IF", [condition, then, otherwise]) => {
             Some(case(vec![(condition.clone(), then.clone())], otherwise.clone()))
         }
+        ("JSON_OBJECT", values) => Some(json(json_build::OBJECT, json_build::PRESENT, values)),
+        (OBJECT_ABSENT, values) => Some(json(json_build::OBJECT, json_build::ABSENT, values)),
+        ("JSON_ARRAY", values) => Some(json(json_build::ARRAY, json_build::ABSENT, values)),
+        (ARRAY_PRESENT, values) => Some(json(json_build::ARRAY, json_build::PRESENT, values)),
         // A unit is a word, and no column.
         ("TIMESTAMPDIFF" | "TIMESTAMPADD", [Expr::Identifier(unit), rest @ ..]) => {
             let rest = rest.iter().cloned();
@@ -389,6 +394,22 @@ fn rewritten_call(function: &Function) -> Option<Expr> {
         }
         _ => None,
     }
+}
+
+/// A call that makes JSON. What its values are is told with it: the texts of other such calls are JSON already.
+fn json(name: &str, nulls: char, arguments: &[Expr]) -> Expr {
+    let is_json = |value: &Expr| match value {
+        Expr::Function(function) => {
+            let name = function.name.to_string();
+            [json_build::OBJECT, json_build::ARRAY].contains(&name.as_str())
+        }
+        _ => false,
+    };
+    let step = if name == json_build::OBJECT { 2 } else { 1 };
+    let values = arguments.iter().skip(step - 1).step_by(step);
+    let kinds = values.map(|value| if is_json(value) { json_build::RAW } else { json_build::VALUE });
+    let kinds: String = std::iter::once(nulls).chain(kinds).collect();
+    call(name, std::iter::once(text(&kinds)).chain(arguments.iter().cloned()).collect())
 }
 
 /// The function that gives a part of a time.

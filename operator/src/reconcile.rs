@@ -1,6 +1,7 @@
 //! One job from what is wanted to what is: the only place that knows the order of the steps.
 
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -10,6 +11,7 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Resource, ResourceExt};
 use millrace_crds::StreamJob;
 use millrace_crds::v1alpha1::{Phase, StreamJobStatus};
+use regex::Regex;
 use snafu::{ResultExt, Snafu};
 use tracing::{info, warn};
 
@@ -273,14 +275,19 @@ fn news(old: &StreamJobStatus, new: &StreamJobStatus) -> Vec<(String, String, bo
     news
 }
 
-/// The words of a message without what counts on while one cause lasts: epochs, times, keys, ids.
-fn cause(message: &str) -> Vec<&str> {
-    let is_number = |word: &&str| {
-        word.contains(|letter: char| letter.is_ascii_digit())
-            || word.len() >= 4 && word.chars().all(|letter| letter.is_ascii_hexdigit())
-    };
-    let words = message.split(|letter: char| !letter.is_alphanumeric() && letter != '.');
-    words.filter(|word| !word.is_empty() && !is_number(word)).collect()
+/// What counts on in a message while one cause lasts: numbers in keys, ids of uploads and parts, times, and who leads or works.
+static COUNTS: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    let uuid = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}";
+    let of_run = r"(epoch|generation|attempt|worker) [0-9]+";
+    Regex::new(&format!(r"[0-9]{{20}}|{uuid}|part-[0-9a-f]{{8}}-\S+|[0-9.]+(ns|µs|us|ms|s)\b|{of_run}")).ok()
+});
+
+/// A message without that. Names stay: another topic is another cause.
+fn cause(message: &str) -> Cow<'_, str> {
+    match &*COUNTS {
+        Some(counts) => counts.replace_all(message, ""),
+        None => message.into(),
+    }
 }
 
 /// Publishes events on transitions.
@@ -371,19 +378,20 @@ mod tests {
                 ("True".to_owned(), message.to_owned());
             status
         };
-        let failed_write = |epoch: u32, id: &str, what: &str| {
-            degraded(&format!(
-                "failed to write 'segments/{epoch:020}' ?uploadId={id} in {epoch}.25ms: {what} 503"
-            ))
-        };
-        let first = failed_write(3, "836963cd-faec-4b3a", "SlowDown");
-        assert_eq!(news(&old, &first).len(), 1);
-        assert_eq!(news(&first, &failed_write(4, "b3ddc0aa-1234-beef", "SlowDown")), [], "the same cause");
-        assert_eq!(
-            news(&first, &failed_write(4, "836963cd-faec-4b3a", "NoSuchBucket")).len(),
-            1,
-            "another one"
-        );
+        let first = "failed to write 'segments/00000000000000000003-00000000000000000001' in 's3://a/b': PUT \
+                     http://s3/part-fa6a39a3-totals-1-14-0?uploadId=836963cd-2642-4b3a-a664-e676899b3ddc in 326.25ms: status 503";
+        let other = |from: &str, to: &str| first.replace(from, to);
+        assert_eq!(news(&old, &degraded(first)).len(), 1);
+        for (from, to, count) in [
+            ("00003-", "00004-", 0),
+            ("fa6a39a3-totals-1-14-0", "0b6a39a3-totals-0-15-1", 0),
+            ("836963cd-2642", "936963cd-beef", 0),
+            ("326.25ms", "1.5s", 0),
+            ("s3://a/b", "s3://a/b2", 1),
+            ("503", "507", 1),
+        ] {
+            assert_eq!(news(&degraded(first), &degraded(&other(from, to))).len(), count, "{to}");
+        }
         let failed = |why| status(Phase::Failed, Some(why));
         assert_eq!(news(&failed("line 1"), &failed("line 2")).len(), 1, "another mistake");
     }

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use millrace_crds::StreamJob;
-use millrace_crds::contract::ReportedPhase;
+use millrace_crds::contract::{Report, ReportedPhase};
 use millrace_crds::v1alpha1::{CheckpointStatus, FailureStatus, Phase, StreamJobStatus};
 
 use crate::decide::{Decision, Why};
@@ -17,6 +17,19 @@ const MESSAGE_MAX: usize = 1024;
 
 /// A checkpoint is written into the status at most this often, unless something else has changed.
 const CHECKPOINT_EVERY_MS: i64 = 60_000;
+
+/// How often the job was started again by itself since it was seen last. A coordinator counts its own recoveries, and begins with
+/// none; each start that leads has a generation of its own, and the first one of an attempt is no restart.
+fn restarts_since(old: &StreamJobStatus, report: &Report) -> u32 {
+    let Some(known) = old.reported_restarts else { return report.restarts };
+    let counted = match report.restarts.checked_sub(known) {
+        Some(more) => more,
+        // Another coordinator.
+        None => report.restarts.saturating_add(1),
+    };
+    let led = report.generation.saturating_sub(old.generation);
+    counted.max(u32::try_from(led).unwrap_or(u32::MAX))
+}
 
 /// The status after a reconcile; the job has a place for its state.
 pub fn compute(
@@ -33,6 +46,7 @@ pub fn compute(
     if let Decision::RecordAttempt { attempt, spec_hash } = decision {
         status.attempt = *attempt;
         status.spec_hash = spec_hash.clone();
+        status.reported_restarts = None;
         // Another release of the controller restarts nothing: its image is for the next attempt.
         status.image = job.spec.image.clone().unwrap_or_else(|| image.to_owned());
         status.checkpoint_location = job.spec.checkpoint.location.clone().unwrap_or_default();
@@ -42,14 +56,13 @@ pub fn compute(
     status.phase = phase(decision, status.attempt > 0, old.phase, report.map(|report| report.phase));
     if let Some(report) = report {
         status.generation = report.generation;
-        // Each attempt begins with a generation of its own, and each start after that is a restart: also that of a coordinator whose
-        // predecessor has counted before. What fails before it leads has no generation; the report counts that.
-        let again = report.generation.saturating_sub(status.attempt);
-        status.restarts = old.restarts.max(report.restarts).max(u32::try_from(again).unwrap_or(u32::MAX));
+        let again = restarts_since(&old, report);
+        status.restarts = old.restarts.saturating_add(again);
+        status.reported_restarts = Some(report.restarts);
         status.parallelism = report.parallelism;
         if let Some(message) = &report.last_failure {
             let message: String = message.chars().take(MESSAGE_MAX).collect();
-            let is_new = (report.generation, status.restarts) > (old.generation, old.restarts);
+            let is_new = again > 0 || report.generation > old.generation;
             if is_new || old.last_failure.as_ref().is_none_or(|known| known.message != message) {
                 let kind = report.last_failure_kind.clone().unwrap_or_default();
                 status.last_failure = Some(FailureStatus { at: Some(seconds(now)), kind, message });
@@ -261,7 +274,7 @@ fn conditions(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millrace_crds::contract::{Report, ReportedCheckpoint};
+    use millrace_crds::contract::ReportedCheckpoint;
     use millrace_crds::manifest;
 
     use crate::model::{Obstacle, Refusal};
@@ -372,17 +385,25 @@ mod tests {
             let mut seen = seen(ReportedPhase::Running, 1, 1_000);
             let report = seen.report.as_mut().unwrap();
             (report.attempt, report.generation, report.restarts) = (attempt, generation, reported);
-            job.status.as_mut().unwrap().attempt = attempt;
+            if job.status.as_ref().unwrap().attempt != attempt {
+                let record = Decision::RecordAttempt { attempt, spec_hash: String::new() };
+                job.status = Some(compute(&job, &record, &Observed::default(), "image:1", at(1)));
+            }
             job.status = Some(compute(&job, &Decision::Run { attempt }, &seen, "image:1", at(1)));
             job.status.as_ref().unwrap().restarts
         };
 
         assert_eq!(restarts_at(1, 1, 0), 0);
         assert_eq!(restarts_at(1, 3, 2), 2, "two recoveries");
-        assert_eq!(restarts_at(1, 4, 0), 3, "and another coordinator");
-        assert_eq!(restarts_at(2, 5, 0), 3, "a new attempt is none");
-        assert_eq!(restarts_at(2, 6, 9), 9, "tries without a generation");
-        assert_eq!(restarts_at(3, 1, 0), 9, "a state elsewhere");
+        assert_eq!(restarts_at(1, 3, 2), 2, "seen again");
+        assert_eq!(restarts_at(1, 4, 0), 3, "another coordinator");
+        assert_eq!(restarts_at(1, 5, 0), 4, "and another one");
+        assert_eq!(restarts_at(2, 6, 0), 4, "a new attempt is none");
+        assert_eq!(restarts_at(2, 6, 9), 13, "tries without a generation");
+        assert_eq!(restarts_at(2, 7, 1), 15, "a coordinator that had to try twice");
+        assert_eq!(restarts_at(5, 1, 0), 15, "a state elsewhere, after attempts that never led");
+        assert_eq!(restarts_at(5, 2, 1), 16);
+        assert_eq!(restarts_at(5, 3, 0), 17);
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub struct StreamJobStatus {
     pub generation: u64,
     /// How often the job was started again by itself: recoveries, and coordinators that took the place of another.
     pub restarts: u32,
+    /// Of those restarts how many the present coordinator has counted; none before it is seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reported_restarts: Option<u32>,
     /// Parallelism of the running tasks.
     pub parallelism: u32,
     /// Labels of the job's worker pods, for the scale subresource.

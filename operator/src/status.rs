@@ -21,6 +21,7 @@ const CHECKPOINT_EVERY_MS: i64 = 60_000;
 /// How often the job was started again by itself since it was seen last. A coordinator counts its own recoveries, and begins with
 /// none; each start that leads has a generation of its own, and the first one of an attempt is no restart.
 fn restarts_since(old: &StreamJobStatus, report: &Report) -> u32 {
+    // Nothing was heard of the attempt before.
     let Some(known) = old.reported_restarts else { return report.restarts };
     let counted = match report.restarts.checked_sub(known) {
         Some(more) => more,
@@ -58,7 +59,8 @@ pub fn compute(
         status.generation = report.generation;
         let again = restarts_since(&old, report);
         status.restarts = old.restarts.saturating_add(again);
-        status.reported_restarts = Some(report.restarts);
+        // What an attempt that is over has counted says nothing of the next one.
+        status.reported_restarts = (status.attempt == report.attempt).then_some(report.restarts);
         status.parallelism = report.parallelism;
         if let Some(message) = &report.last_failure {
             let message: String = message.chars().take(MESSAGE_MAX).collect();
@@ -383,12 +385,17 @@ mod tests {
         let mut job = job();
         let mut restarts_at = |attempt: u64, generation: u64, reported: u32| {
             let mut seen = seen(ReportedPhase::Running, 1, 1_000);
+            let before = job.status.clone().unwrap();
+            if before.attempt != attempt {
+                // The coordinator of the attempt that is over is still there.
+                let report = seen.report.as_mut().unwrap();
+                (report.attempt, report.generation) = (before.attempt, before.generation);
+                report.restarts = before.reported_restarts.unwrap_or_default();
+                let record = Decision::RecordAttempt { attempt, spec_hash: String::new() };
+                job.status = Some(compute(&job, &record, &seen, "image:1", at(1)));
+            }
             let report = seen.report.as_mut().unwrap();
             (report.attempt, report.generation, report.restarts) = (attempt, generation, reported);
-            if job.status.as_ref().unwrap().attempt != attempt {
-                let record = Decision::RecordAttempt { attempt, spec_hash: String::new() };
-                job.status = Some(compute(&job, &record, &Observed::default(), "image:1", at(1)));
-            }
             job.status = Some(compute(&job, &Decision::Run { attempt }, &seen, "image:1", at(1)));
             job.status.as_ref().unwrap().restarts
         };

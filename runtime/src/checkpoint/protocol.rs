@@ -190,8 +190,15 @@ pub async fn remove(store: &dyn Store, kept: &[Kept]) -> Result<usize, Checkpoin
 }
 
 async fn removal(store: &dyn Store, kept: &[Kept]) -> Result<Option<Removal>, CheckpointError> {
-    let prefixes =
-        [paths::EPOCHS, paths::MANIFESTS, paths::COMMITS, paths::SEGMENTS, paths::FLOORS, paths::GENERATIONS];
+    let prefixes = [
+        paths::EPOCHS,
+        paths::MANIFESTS,
+        paths::COMMITS,
+        paths::SEGMENTS,
+        paths::FLOORS,
+        paths::GENERATIONS,
+        paths::PROBES,
+    ];
     let mut keys = Vec::new();
     for prefix in prefixes {
         keys.extend(store.list(prefix).await?);

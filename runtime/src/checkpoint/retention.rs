@@ -51,6 +51,10 @@ pub fn plan(kept: &[Kept], keys: &[String]) -> Option<Removal> {
         if let Some(generation) = paths::number_of(key, paths::GENERATIONS) {
             return generation < led_by.0;
         }
+        // Asked before there was anything.
+        if key.starts_with(paths::PROBES) {
+            return true;
+        }
         let of = |prefix| paths::epoch_of(key, prefix);
         let record = of(paths::EPOCHS).or(of(paths::MANIFESTS)).or(of(paths::COMMITS)).or(of(paths::FLOORS));
         match (record, of(paths::SEGMENTS)) {
@@ -67,7 +71,7 @@ pub fn plan(kept: &[Kept], keys: &[String]) -> Option<Removal> {
 mod tests {
     use super::*;
     use crate::checkpoint::records::{Run, SubtaskState, TableState};
-    use crate::model::{Generation, WorkerId};
+    use crate::model::{JobUid, WorkerId};
 
     fn segment(epoch: u64) -> String {
         paths::segment(Epoch(epoch), Generation(2), WorkerId(1), 0)
@@ -87,7 +91,8 @@ mod tests {
             keep(&mut kept, Kept::of(&manifest(epoch, segments)), 2);
         }
         let of_epochs = |make: fn(u64) -> String| (1..=7).map(make);
-        let all: Vec<String> = [paths::JOB.to_owned(), paths::FINISHED.to_owned()]
+        let probe = paths::probe(&JobUid("a".to_owned()));
+        let all: Vec<String> = [paths::JOB.to_owned(), paths::FINISHED.to_owned(), probe.clone()]
             .into_iter()
             .chain((1..=6).map(|generation| paths::generation(Generation(generation))))
             .chain(of_epochs(|epoch| paths::epoch(Epoch(epoch))))
@@ -110,7 +115,7 @@ mod tests {
         }
         expected.extend([2, 3, 4].map(segment));
         expected.extend([1, 2, 3].map(|generation| paths::generation(Generation(generation))));
-        expected.push(paths::floor(Epoch(2)));
+        expected.extend([paths::floor(Epoch(2)), probe]);
         let sorted = |mut keys: Vec<String>| {
             keys.sort();
             keys

@@ -276,18 +276,16 @@ fn news(old: &StreamJobStatus, new: &StreamJobStatus) -> Vec<(String, String, bo
 }
 
 /// What counts on in a message while one cause lasts: numbers in keys, ids of uploads and parts, times, and who leads or works.
-static COUNTS: LazyLock<Option<Regex>> = LazyLock::new(|| {
+static COUNTS: LazyLock<Regex> = LazyLock::new(|| {
     let uuid = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}";
     let of_run = r"(epoch|generation|attempt|worker) [0-9]+";
-    Regex::new(&format!(r"[0-9]{{20}}|{uuid}|part-[0-9a-f]{{8}}-\S+|[0-9.]+(ns|µs|us|ms|s)\b|{of_run}")).ok()
+    Regex::new(&format!(r"[0-9]{{20}}|{uuid}|part-[0-9a-f]{{8}}-\S+|[0-9.]+(ns|µs|us|ms|s)\b|{of_run}"))
+        .expect("the pattern is well formed")
 });
 
 /// A message without that. Names stay: another topic is another cause.
 fn cause(message: &str) -> Cow<'_, str> {
-    match &*COUNTS {
-        Some(counts) => counts.replace_all(message, ""),
-        None => message.into(),
-    }
+    COUNTS.replace_all(message, "")
 }
 
 /// Publishes events on transitions.

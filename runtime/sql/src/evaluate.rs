@@ -805,6 +805,11 @@ mod tests {
                 "STRING",
                 r#"{"b":"Hello World"}"#,
             ),
+            (
+                "JSON_OBJECT(KEY (s) VALUE (n), (e) VALUE CAST(m AS STRING))",
+                "STRING",
+                r#"{"Hello World":7,"a-b_c":"-7"}"#,
+            ),
             ("JSON_OBJECT(s VALUE x NULL ON NULL)", "STRING", r#"{"Hello World":2.5}"#),
             (
                 "JSON_OBJECT('o' VALUE JSON_OBJECT('l' VALUE JSON_ARRAY(1, '2', nil)), 't' VALUE '{}')",

@@ -60,20 +60,11 @@ fn json_calls(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
             [*case, *on, *null].into_iter().for_each(|index| dropped[index] = true);
         }
         if is_object {
-            for item in inside
-                .split(|index| tokens[*index].token == Token::Comma)
-                .map(<[usize]>::to_vec)
-                .collect::<Vec<_>>()
-            {
-                let is_key = |of: &usize, word: &str| is(&tokens[*of], word);
-                let has_key = item.len() > 2 && is_key(&item[0], "KEY") && !is_key(&item[1], "VALUE");
-                let key = usize::from(has_key);
-                if has_key {
-                    dropped[item[0]] = true;
-                }
-                if let Some(value) = item.iter().skip(key + 1).find(|index| is(&tokens[**index], "VALUE")) {
-                    tokens[*value].token = Token::Comma;
-                }
+            let items = inside.split(|index| tokens[*index].token == Token::Comma);
+            let words: Vec<_> = items.map(|item| key_and_value(&tokens, item)).collect();
+            for (key, value) in words {
+                key.into_iter().for_each(|key| dropped[key] = true);
+                value.into_iter().for_each(|value| tokens[value].token = Token::Comma);
             }
         }
     }
@@ -82,7 +73,18 @@ fn json_calls(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     tokens
 }
 
-/// The tokens within the parentheses after a name, without those within further ones.
+/// Where the words KEY and VALUE of one pair are. Columns may have these names.
+fn key_and_value(tokens: &[TokenWithSpan], item: &[usize]) -> (Option<usize>, Option<usize>) {
+    let is_word = |index: &usize, word: &str| is(&tokens[*index], word);
+    let key = match item {
+        [key, next, _, ..] if is_word(key, "KEY") && !is_word(next, "VALUE") => Some(*key),
+        _ => None,
+    };
+    let behind = item.iter().skip(1 + usize::from(key.is_some()));
+    (key, behind.copied().find(|index| is_word(index, "VALUE")))
+}
+
+/// The tokens within the parentheses after a name; of further parentheses only how they open.
 fn arguments(tokens: &[TokenWithSpan], name: usize) -> Option<Vec<usize>> {
     let mut rest = (name + 1..tokens.len()).filter(|index| !is_space(&tokens[*index]));
     if tokens[rest.next()?].token != Token::LParen {
@@ -90,11 +92,15 @@ fn arguments(tokens: &[TokenWithSpan], name: usize) -> Option<Vec<usize>> {
     }
     let (mut depth, mut inside) = (0, Vec::new());
     for index in rest {
+        if depth == 0 && tokens[index].token == Token::RParen {
+            return Some(inside);
+        }
+        if depth == 0 {
+            inside.push(index);
+        }
         match tokens[index].token {
             Token::LParen | Token::LBracket => depth += 1,
-            Token::RParen if depth == 0 => return Some(inside),
             Token::RParen | Token::RBracket => depth -= 1,
-            _ if depth == 0 => inside.push(index),
             _ => {}
         }
     }

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, TimeUnit};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +13,7 @@ use datafusion_common::Result;
 use serde_json::Value;
 
 use super::scalar::{Argument, Scalar};
-use super::shape::text;
+use super::shape::{text, texts};
 use super::strings::{is_text, strings};
 use super::text::of_column;
 
@@ -86,11 +86,10 @@ pub const FUNCTIONS: &[Scalar] = &[
         returns: |_| DataType::Utf8,
         call: |arguments, rows| {
             let write = Json::new(&arguments[0].values, false)?;
-            let of_row = |row, out: &mut String| {
+            texts(rows, |row| {
                 let index = arguments[0].index(row);
-                (!write.is_null(index)).then(|| write.write(index, out)).is_some()
-            };
-            Ok(each(rows, of_row))
+                (!write.is_null(index)).then(|| write.text(index))
+            })
         },
     },
     Scalar {
@@ -99,14 +98,8 @@ pub const FUNCTIONS: &[Scalar] = &[
         accepts: |given| strings(given, 1, 1),
         returns: |_| DataType::Utf8,
         call: |arguments, rows| {
-            Ok(each(rows, |row, out| match text(arguments, 0, row) {
-                // A slash is quoted, too.
-                Some(text) => {
-                    out.push_str(&quoted(text).replace('/', "\\/"));
-                    true
-                }
-                None => false,
-            }))
+            // A slash is quoted, too.
+            texts(rows, |row| Some(quoted(text(arguments, 0, row)?).replace('/', "\\/")))
         },
     },
     Scalar {
@@ -115,33 +108,12 @@ pub const FUNCTIONS: &[Scalar] = &[
         accepts: |given| strings(given, 1, 1),
         returns: |_| DataType::Utf8,
         call: |arguments, rows| {
-            Ok(each(rows, |row, out| match text(arguments, 0, row) {
-                Some(text) => {
-                    // What is no JSON string stays as it is.
-                    match serde_json::from_str::<String>(text) {
-                        Ok(unquoted) => out.push_str(&unquoted),
-                        Err(_) => out.push_str(text),
-                    }
-                    true
-                }
-                None => false,
-            }))
+            // What is no JSON string stays as it is.
+            let unquoted = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| text.to_owned());
+            texts(rows, |row| text(arguments, 0, row).map(unquoted))
         },
     },
 ];
-
-/// A text a row, made by a function that says whether it is none.
-fn each(rows: usize, write: impl Fn(usize, &mut String) -> bool) -> ArrayRef {
-    let (mut texts, mut text) = (StringBuilder::new(), String::new());
-    for row in 0..rows {
-        text.clear();
-        match write(row, &mut text) {
-            true => texts.append_value(&text),
-            false => texts.append_null(),
-        }
-    }
-    Arc::new(texts.finish())
-}
 
 /// The writers of values, of which every `step`th argument from there on is one.
 fn writers(arguments: &[Argument], step: usize) -> Result<Vec<Json>> {
@@ -158,17 +130,16 @@ fn build(
     inside: impl Fn(usize, &mut String, bool, &mut dyn FnMut(&mut String)),
 ) -> Result<ArrayRef> {
     let is_left_out = text(arguments, 0, 0).is_some_and(|kinds| kinds.starts_with(ABSENT));
-    Ok(each(rows, |row, out| {
-        out.push(open);
-        let mut is_first = true;
-        inside(row, out, is_left_out, &mut |out| {
+    texts(rows, |row| {
+        let (mut out, mut is_first) = (String::from(open), true);
+        inside(row, &mut out, is_left_out, &mut |out| {
             if !std::mem::take(&mut is_first) {
                 out.push(',');
             }
         });
         out.push(close);
-        true
-    }))
+        Some(out)
+    })
 }
 
 fn quoted(text: &str) -> String {
@@ -229,6 +200,12 @@ impl Json {
 
     fn is_null(&self, index: usize) -> bool {
         matches!(self.form, Form::Null) || self.values.is_null(index)
+    }
+
+    fn text(&self, index: usize) -> String {
+        let mut text = String::new();
+        self.write(index, &mut text);
+        text
     }
 
     // Writing to a String cannot fail.

@@ -37,8 +37,8 @@ pub const FUNCTIONS: &[Scalar] = &[
         },
         returns: |given| DataType::Timestamp(unit_of(&given[0]), None),
         call: |arguments, rows| {
-            let shown = |zone: &Tz, seconds| seconds + offset_at(zone, seconds);
-            moved(arguments, rows, DataType::Timestamp(unit_of(arguments[0].values.data_type()), None), shown)
+            let unit = unit_of(arguments[0].values.data_type());
+            moved(arguments, rows, DataType::Timestamp(unit, None), offset_at)
         },
     },
     Scalar {
@@ -53,7 +53,7 @@ pub const FUNCTIONS: &[Scalar] = &[
         returns: |given| DataType::Timestamp(unit_of(&given[0]), Some("UTC".into())),
         call: |arguments, rows| {
             let unit = unit_of(arguments[0].values.data_type());
-            moved(arguments, rows, DataType::Timestamp(unit, Some("UTC".into())), shown_at)
+            moved(arguments, rows, DataType::Timestamp(unit, Some("UTC".into())), to_point)
         },
     },
     Scalar {
@@ -66,11 +66,7 @@ pub const FUNCTIONS: &[Scalar] = &[
             _ => None,
         },
         returns: |_| DataType::Int64,
-        call: |arguments, rows| {
-            // What is no time stays what it is.
-            let at = |zone: &Tz, seconds| if seconds == NO_TIME { seconds } else { shown_at(zone, seconds) };
-            moved(arguments, rows, DataType::Int64, at)
-        },
+        call: |arguments, rows| moved(arguments, rows, DataType::Int64, to_point),
     },
     Scalar {
         names: &["convert_tz"],
@@ -108,10 +104,9 @@ fn offset_at(zone: &Tz, seconds: i64) -> i64 {
     i64::from(zone.offset_from_utc_datetime(&time.naive_utc()).fix().local_minus_utc())
 }
 
-/// When a zone's clock shows these seconds since 1970.
-fn shown_at(zone: &Tz, seconds: i64) -> i64 {
-    let Some(time) = DateTime::from_timestamp(seconds, 0) else { return seconds };
-    seconds - offset_of(zone, time.naive_utc())
+/// What is to be added to the seconds since 1970 that a zone's clock shows.
+fn to_point(zone: &Tz, seconds: i64) -> i64 {
+    DateTime::from_timestamp(seconds, 0).map_or(0, |time| -offset_of(zone, time.naive_utc()))
 }
 
 fn offset_of(zone: &Tz, time: NaiveDateTime) -> i64 {
@@ -126,12 +121,12 @@ fn offset_of(zone: &Tz, time: NaiveDateTime) -> i64 {
     i64::from(offset.local_minus_utc())
 }
 
-/// Changes whole seconds of times, and leaves what is below them.
+/// Adds seconds to times, as many as a function of each time says; what is no time stays what it is.
 fn moved(
     arguments: &[Argument],
     rows: usize,
     to: DataType,
-    change: impl Fn(&Tz, i64) -> i64,
+    difference: fn(&Tz, i64) -> i64,
 ) -> Result<ArrayRef> {
     let per_second = match unit_of(arguments[0].values.data_type()) {
         TimeUnit::Second => 1,
@@ -143,10 +138,7 @@ fn moved(
     let times = times.as_primitive::<Int64Type>();
     let moved = |zone: &Tz, time: i64| match time {
         NO_TIME => NO_TIME,
-        time => {
-            let seconds = time.div_euclid(per_second);
-            time.saturating_add((change(zone, seconds) - seconds).saturating_mul(per_second))
-        }
+        time => time.saturating_add(difference(zone, time.div_euclid(per_second)) * per_second),
     };
     let mut known: Option<(String, Tz)> = None;
     let mut values = Vec::with_capacity(rows);
